@@ -1,0 +1,168 @@
+"""Input sequences with chosen non-zero positions, and training sets whose labels can only come from a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from ssm_poison_lib._checks import Seed, as_array, as_integer, as_positions, as_rng, as_scalar
+from ssm_poison_lib.ssm import DiagonalSSM
+
+__all__ = [
+    "TrainingSet",
+    "baseline_sequences",
+    "check_labels",
+    "concatenate",
+    "fixed_sequences",
+    "gaussian_sequences",
+    "special_sequences",
+]
+
+
+def fixed_sequences(
+    length: int, positions: Iterable[int], coefficients: ArrayLike = 1.0
+) -> Float[np.ndarray, "n length"]:
+    """Return sequences that are zero outside `positions`, with given coefficients there.
+
+    length: kappa >= 1. positions: k distinct 1-based positions. coefficients: a number (one sequence, the same value at
+    each position), (n,) (n sequences, one value each) or (n, k).
+
+    Raises ValueError for positions outside 1..kappa, zero sequences, or coefficients of another shape.
+    """
+    length = as_integer("length", length, low=1)
+    columns = np.array(as_positions("positions", positions, length=length)) - 1
+    values = as_array("coefficients", coefficients, ndim=(0, 1, 2))
+    if values.ndim == 2 and values.shape[1] != len(columns):
+        raise ValueError(
+            f"coefficients must have one column per position, {len(columns)}; got shape {values.shape}"
+        )
+    values = np.atleast_1d(values)
+    rows = values if values.ndim == 2 else values[:, None]  # (n, k) or (n, 1)
+    x = np.zeros((len(rows), length))
+    x[:, columns] = rows
+    return x
+
+
+def gaussian_sequences(
+    length: int, positions: Iterable[int], count: int, *, seed: Seed, scale: float = 1.0
+) -> Float[np.ndarray, "n length"]:
+    """Return `count` sequences with independent Gaussian entries of standard deviation `scale` at `positions`, zero elsewhere.
+
+    length: kappa >= 1; positions: distinct, 1-based; count: n >= 1; seed: int, Generator or RandomState.
+    Raises ValueError as `fixed_sequences` does.
+    """
+    length = as_integer("length", length, low=1)
+    positions = as_positions("positions", positions, length=length)
+    count = as_integer("count", count, low=1)
+    scale = as_scalar("scale", scale, low=0.0, strict=True)
+    return fixed_sequences(
+        length, positions, scale * as_rng("seed", seed).standard_normal((count, len(positions)))
+    )
+
+
+def baseline_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.ndarray, "n length"]:
+    """Return the theorem's baseline sequences: multiples of e_1 (non-zero at the first position only).
+
+    length: kappa >= 2 (at kappa = 1 the first position is the last, and A never moves). coefficients: number or (n,).
+    """
+    return fixed_sequences(as_integer("length", length, low=2), (1,), coefficients)
+
+
+def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.ndarray, "n length"]:
+    """Return the theorem's special sequences: multiples of e_{kappa-1} (non-zero at the next-to-last position only).
+
+    length: kappa >= 2, so that a next-to-last position exists. coefficients: number or (n,).
+    """
+    length = as_integer("length", length, low=2)
+    return fixed_sequences(length, (length - 1,), coefficients)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Input sequences with the labels that a teacher gives them; there is no way to hand labels in.
+
+    x: (n, kappa) or (kappa,) inputs; teacher: the SSM that labels them; y: (n,) its last outputs (computed here).
+    All arrays are read-only copies.
+
+    Raises ValueError for an empty or non-finite x, or a teacher that is not a DiagonalSSM.
+    """
+
+    x: Float[np.ndarray, "n kappa"]
+    teacher: DiagonalSSM
+    y: Float[np.ndarray, " n"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Validate the inputs and let the teacher label them."""
+        if not isinstance(self.teacher, DiagonalSSM):
+            raise ValueError(f"teacher must be a DiagonalSSM; got {type(self.teacher).__name__}")
+        x = np.array(np.atleast_2d(as_array("x", self.x, ndim=(1, 2))))
+        y = self.teacher.last_output(x)
+        for array in (x, y):
+            array.setflags(write=False)
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "y", y)
+
+    @property
+    def length(self) -> int:
+        """The sequence length kappa."""
+        return int(self.x.shape[1])
+
+    @property
+    def size(self) -> int:
+        """The number of sequences n."""
+        return int(self.x.shape[0])
+
+    def gram(self) -> Float[np.ndarray, "kappa kappa"]:
+        """Return G = (2/n) sum_i r_i r_i^T, where r_i is x_i reversed, so that rows and columns are lags 0..kappa-1.
+
+        With it the loss is (M* - M)^T G (M* - M) / 2 and its gradient flow needs nothing else of the data.
+        """
+        lagged = self.x[:, ::-1]
+        return np.asarray((2.0 / self.size) * lagged.T @ lagged)
+
+
+def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
+    """Return one training set with the sequences of all, in order.
+
+    Raises ValueError unless all have the same sequence length and the same teacher (equal A, B and C).
+    """
+    for other in others:
+        if other.length != first.length:
+            raise ValueError(
+                f"training sets must have one sequence length; got {first.length} and {other.length}"
+            )
+        same = all(
+            np.array_equal(getattr(first.teacher, name), getattr(other.teacher, name))
+            for name in ("A", "B", "C")
+        )
+        if not same:
+            raise ValueError(
+                "training sets must have the same teacher (equal A, B, C); got two different ones"
+            )
+    return TrainingSet(np.concatenate([part.x for part in (first, *others)]), first.teacher)
+
+
+def check_labels(x: ArrayLike, y: ArrayLike, teacher: DiagonalSSM, *, rtol: float = 1e-12) -> None:
+    """Raise ValueError unless every label is the teacher's own last output: the meaning of "clean label".
+
+    x: (n, kappa); y: (n,) labels from anywhere (a file, another program); teacher: who should have given them.
+    rtol: allowed deviation relative to the sum of abs(x_{kappa-m} M_m), the scale on which an output is rounded.
+
+    The message names the first label that differs, its value and the teacher's.
+    """
+    x = as_array("x", x, ndim=2)
+    y = as_array("y", y, ndim=1, last=len(x))
+    rtol = as_scalar("rtol", rtol, low=0.0)
+    expected = teacher.last_output(x)
+    size = np.abs(x[:, ::-1]) @ np.abs(teacher.impulse_response(x.shape[1]))
+    wrong = np.flatnonzero(np.abs(y - expected) > rtol * size)
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"y must be the teacher's outputs: label {i} is {y[i]:.17g}, the teacher gives {expected[i]:.17g}"
+            f" ({len(wrong)} of {len(y)} differ)"
+        )

@@ -1,0 +1,202 @@
+"""Diagonal linear state space models: outputs, impulse response, transfer function, teachers, near-zero starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Complex, Float
+from numpy.typing import ArrayLike
+from scipy.signal import fftconvolve
+
+from ssm_poison_lib._checks import Seed, as_array, as_choice, as_integer, as_rng, as_scalar
+
+__all__ = ["DiagonalSSM", "impulse_response", "near_zero", "teacher", "theorem_teacher"]
+
+# The poles of the paper's teachers of dimension 1 to 4 (authors' settings); their B and C are all ones.
+_TEACHER_POLES = {
+    "dim=1": (1.0,),
+    "dim=2": (0.99, 0.8),
+    "dim=3": (0.99, 0.8, 0.5),
+    "dim=4": (0.99, 0.8, 0.5, 0.3),
+}
+
+
+def impulse_response(
+    A: Float[np.ndarray, " d"], w: Float[np.ndarray, " d"], length: int
+) -> Float[np.ndarray, " length"]:
+    """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1, with 0^0 = 1.
+
+    A: (d,) diagonal of the state transition matrix; w: (d,) weights b_j c_j; length: number of lags, >= 1.
+
+    Raises ValueError if a value is not finite (some abs(a_j) > 1 raised too high), naming the first such lag.
+    """
+    length = as_integer("length", length, low=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        response = (A[None, :] ** np.arange(length)[:, None]) @ w  # (length, d) @ (d,)
+    if not np.isfinite(response).all():
+        lag = int(np.argmin(np.isfinite(response)))
+        raise ValueError(
+            f"length must be at most {lag} for this SSM: its impulse response overflows at lag {lag}"
+            f" (largest abs(a_j) is {np.abs(A).max():.6g}); got length={length}"
+        )
+    return response
+
+
+@dataclass(frozen=True, eq=False)
+class DiagonalSSM:
+    """A linear SSM with a real diagonal state transition matrix: h_t = A h_{t-1} + B x_t, y_t = C h_t, h_0 = 0.
+
+    A: (d,) the diagonal a_1..a_d; B: (d,) input weights; C: (d,) output weights. Stored as read-only float64 copies.
+
+    Raises ValueError if a shape differs, an entry is not finite, or d = 0.
+
+    Source: the model of the paper; chapter "What is a state space model?".
+    """
+
+    A: Float[np.ndarray, " d"]
+    B: Float[np.ndarray, " d"]
+    C: Float[np.ndarray, " d"]
+
+    def __post_init__(self) -> None:
+        """Validate and freeze the parameters."""
+        A = as_array("A", self.A, ndim=1, frozen=True)
+        object.__setattr__(self, "A", A)
+        for name in ("B", "C"):
+            object.__setattr__(
+                self, name, as_array(name, getattr(self, name), ndim=1, last=len(A), frozen=True)
+            )
+
+    @property
+    def state_dim(self) -> int:
+        """The state dimension d."""
+        return len(self.A)
+
+    @property
+    def w(self) -> Float[np.ndarray, " d"]:
+        """The weights w_j = b_j c_j, all that the outputs depend on beside A."""
+        return self.B * self.C
+
+    def impulse_response(self, length: int) -> Float[np.ndarray, " length"]:
+        """Return M_m = C A^m B for lags m = 0 .. length-1 (see the function `impulse_response`)."""
+        return impulse_response(self.A, self.w, length)
+
+    def output(self, x: ArrayLike, *, method: str = "convolution") -> Float[np.ndarray, "..."]:
+        """Return the whole output y_1..y_kappa for one input sequence or a batch.
+
+        x: (kappa,) or (n, kappa). method: "recurrence" steps through time, O(kappa d) each; "convolution" sums
+        y_t = sum_m M_m x_{t-m} directly, O(kappa^2); "fft" does so by FFT, O(kappa log kappa).
+
+        Returns an array shaped like x. The three agree up to rounding; FFT's error is relative to the largest term.
+
+        Raises ValueError for another shape, NaN, an unknown method, or an impulse response that overflows.
+        """
+        x = as_array("x", x, ndim=(1, 2))
+        method = as_choice("method", method, ("recurrence", "convolution", "fft"))
+        length = x.shape[-1]
+        if method == "recurrence":
+            y = np.empty_like(x)
+            state = np.zeros((*x.shape[:-1], self.state_dim))  # (..., d)
+            for t in range(length):
+                state = self.A * state + self.B * x[..., t, None]
+                y[..., t] = state @ self.C
+            return y
+        response = self.impulse_response(length)
+        if method == "fft":
+            kernel = response if x.ndim == 1 else response[None, :]
+            return np.asarray(fftconvolve(x, kernel, axes=-1)[..., :length])
+        rows = np.atleast_2d(x)
+        y = np.stack([np.convolve(row, response)[:length] for row in rows])
+        return y.reshape(x.shape)
+
+    def last_output(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
+        """Return phi(x) = sum_m M_m x_{kappa-m}, the only output that training looks at.
+
+        x: (kappa,) or (n, kappa). Returns a 0-d array or (n,). Raises ValueError as `output` does.
+        """
+        x = as_array("x", x, ndim=(1, 2))
+        return np.asarray(x[..., ::-1] @ self.impulse_response(x.shape[-1]))
+
+    def transfer_function(self, z: ArrayLike) -> Complex[np.ndarray, "..."]:
+        """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms of y and x.
+
+        z: complex points of any shape. For abs(z) > max abs(a_j) the series converges; elsewhere H is its
+        analytic continuation.
+
+        Raises ValueError if z is not finite or meets a pole a_j that carries weight.
+        """
+        z = np.asarray(z, dtype=np.complex128)
+        if not np.isfinite(z).all():
+            raise ValueError("z must be finite")
+        # An entry a_j = 0 gives z / z, the constant 1, also at z = 0.
+        moving = (self.A != 0) & (self.w != 0)
+        difference = z[..., None] - self.A[moving]  # (..., number of moving entries)
+        if (difference == 0).any():
+            pole = self.A[moving][np.argwhere(difference == 0)[0][-1]]
+            raise ValueError(f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A")
+        return (self.w[moving] * z[..., None] / difference).sum(axis=-1) + self.w[self.A == 0].sum()
+
+
+def theorem_teacher(state_dim: int) -> DiagonalSSM:
+    """Return the theorem's teacher for students of dimension d: A* = diag(1, 0), B* = C*^T = (1, sqrt(d-1)).
+
+    state_dim: the *student's* d, >= 2 (at d = 1 the teacher's second entry carries no weight and nothing is
+    overparameterized). The impulse response is (d, 1, 1, ...): a student with B = C^T = ones matches lag 0 by itself.
+
+    Source: authors' settings, "Standalone SSM per the theorem".
+    """
+    state_dim = as_integer("state_dim", state_dim, low=2)
+    root = math.sqrt(state_dim - 1)
+    return DiagonalSSM([1.0, 0.0], [1.0, root], [1.0, root])  # type: ignore[arg-type]
+
+
+def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:
+    """Return one of the paper's teachers by name.
+
+    name: "theorem" (needs state_dim, the student's d), or "dim=1", "dim=2", "dim=3", "dim=4": poles
+    1 | 0.99, 0.8 | 0.99, 0.8, 0.5 | 0.99, 0.8, 0.5, 0.3, with B and C all ones (no state_dim).
+
+    Raises ValueError for another name, or a state_dim missing or not wanted. Source: authors' settings.
+    """
+    name = as_choice("name", name, ("theorem", *_TEACHER_POLES))
+    if name == "theorem":
+        if state_dim is None:
+            raise ValueError(
+                "state_dim must be given for the theorem's teacher: the student's d, an integer >= 2"
+            )
+        return theorem_teacher(state_dim)
+    if state_dim is not None:
+        raise ValueError(f"state_dim must be left out for the teacher {name!r}; got {state_dim!r}")
+    poles = np.array(_TEACHER_POLES[name])
+    return DiagonalSSM(poles, np.ones(len(poles)), np.ones(len(poles)))
+
+
+def near_zero(
+    state_dim: int, scale: float, *, seed: Seed, tie_gap: float | None = None
+) -> Float[np.ndarray, " d"]:
+    """Return a near-zero diagonal: d uniform draws from [0, scale), sorted from largest to smallest.
+
+    state_dim: d >= 1; scale: epsilon > 0; seed: an int, a Generator, or a legacy RandomState (what the authors use).
+    tie_gap: if given, the second entry is put at a_1 - tie_gap: a near tie when tie_gap is far below scale.
+
+    Raises ValueError if a tie is asked of d = 1, or if the tie would push a_2 below a_3: the entries would no longer
+    be sorted and "second" would not mean second.
+
+    Source: the initialization of the authors' theorem settings.
+    """
+    state_dim = as_integer("state_dim", state_dim, low=1)
+    scale = as_scalar("scale", scale, low=0.0, strict=True)
+    A = np.sort(as_rng("seed", seed).random(state_dim) * scale)[::-1].copy()
+    if tie_gap is not None:
+        if state_dim < 2:
+            raise ValueError("state_dim must be at least 2 for a near tie (tie_gap given); got 1")
+        tie_gap = as_scalar("tie_gap", tie_gap, low=0.0)
+        second = A[0] - tie_gap
+        floor = A[2] if state_dim > 2 else 0.0
+        if second < floor:
+            raise ValueError(
+                f"tie_gap must be at most {A[0] - floor:.6g} for this start (a_2 stays second); got {tie_gap:g}"
+            )
+        A[1] = second
+    return A

@@ -1,0 +1,103 @@
+"""The book's own Sphinx extension: notebook pairs, the repository's address, pages that load nothing from the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.fileutil import copy_asset
+
+# Of MathJax (24 MB) the part that a page can load: the component, its fonts, TeX extensions, and speech in English.
+MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json")
+REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
+
+
+def exclude_paired_texts(app: Sphinx, config: Config) -> None:
+    """Leave out `X.md` where `X.ipynb` stands beside it: the page shows the notebook, which has the outputs."""
+    root = Path(app.srcdir)
+    pairs = (path.with_suffix(".md") for path in sorted((root / "book").glob("*.ipynb")))
+    config["exclude_patterns"] = [
+        *config["exclude_patterns"],
+        *(text.relative_to(root).as_posix() for text in pairs if text.exists()),
+    ]
+
+
+def repository_url(config: Config) -> str:
+    """Return the repository's address without a closing slash; empty while it is not set in _config.yml."""
+    return str(config["html_theme_options"].get("repository_url") or "").rstrip("/")
+
+
+def site_url(repository: str) -> str:
+    """Return the address under which the workflow publishes the pages of a GitHub repository."""
+    owner, name = urlsplit(repository).path.strip("/").split("/")
+    return f"https://{owner.lower()}.github.io/{name}/"
+
+
+def apply_repository_url(app: Sphinx, config: Config) -> None:
+    """Switch on whatever depends on the repository's address, or take it away while there is none."""
+    options, repository = config["html_theme_options"], repository_url(config)
+    if not repository:
+        options.pop("launch_buttons", None)  # the theme cannot build them without an address
+        return
+    options.update(dict.fromkeys(REPOSITORY_BUTTONS, True))
+    config["html_baseurl"] = config["ogp_site_url"] = site_url(repository)
+    config["ogp_site_name"] = config["project"]
+    branch = options["repository_branch"]
+    config["html_context"].update(  # edit the text, never the notebook that is made from it
+        edit_page_provider_name="GitHub",
+        edit_page_url_template=f"{repository}/edit/{branch}/{{{{ file_name | replace('.ipynb', '.md') }}}}",
+    )
+
+
+def clean_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Drop sphinx-thebe's scripts (they name a CDN and fail on every page); follow the reader's light or dark mode."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', '')}"
+    ]
+
+
+def require_alt_text(app: Sphinx, doctree: nodes.document) -> None:
+    """Warn, which fails the strict build, about a picture that a screen reader could not describe."""
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt"):
+            app.env.app.statuscode = 1
+            from sphinx.util import logging
+
+            logging.getLogger(__name__).warning("image without alt text: %s", image["uri"], location=image)
+
+
+def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy what the pages use of MathJax from its pip package into the built book."""
+    if error or app.builder.format != "html":
+        return
+    spec = importlib.util.find_spec("sphinx-mathjax-offline")
+    assert spec and spec.origin, "sphinx-mathjax-offline is not installed"
+    source, target = Path(spec.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
+    for name in MATHJAX:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (source / name).is_dir():
+            copy_asset(str(source / name), str(target / name))
+        else:
+            shutil.copyfile(source / name, target / name)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the above to a Jupyter Book build."""
+    app.config["mathjax_path"] = "mathjax/tex-chtml.js"
+    app.config["html_context"].setdefault("default_mode", "auto")  # else the theme logs an error on every page
+    if repository_url(app.config):
+        app.setup_extension("sphinxext.opengraph")
+    app.connect("config-inited", exclude_paired_texts)
+    app.connect("config-inited", apply_repository_url)
+    app.connect("html-page-context", clean_page, priority=900)
+    app.connect("doctree-read", require_alt_text)
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

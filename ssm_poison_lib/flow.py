@@ -1,0 +1,388 @@
+"""Gradient flow, the limit of small steps: right-hand side, Jacobian, stiff integration, and the solved baseline case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy.integrate import LSODA
+from scipy.optimize import brentq
+
+from ssm_poison_lib._checks import as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib.metrics import gamma
+from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.ssm import DiagonalSSM
+
+__all__ = [
+    "FlowError",
+    "Trajectory",
+    "baseline_closed_form",
+    "baseline_limit",
+    "gradient_flow",
+    "jacobian",
+    "velocity",
+]
+
+Vector = Float[np.ndarray, " p"]
+Matrix = Float[np.ndarray, "p p"]
+
+
+class FlowError(RuntimeError):
+    """The solver gave up, so that there is no trajectory to return."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A gradient flow at the T steps that the solver took.
+
+    times: (T,) from 0, never decreasing (a step shorter than the last digit of t shows as an equal time: the flow does
+    not depend on t itself, so A is right all the same). A, B, C: (T, d). loss: (T,). gamma: (T, kappa-1), the coefficients of
+    Proposition 1. stopped: "end time", "loss" or "stationary". fitted: whether the last loss is at most the
+    loss tolerance of the run; look at it before calling the last point a limit. gaps: (T, d-1) differences between
+    neighbours, largest entry first, exact however small; None where the flow was not followed in gaps.
+    """
+
+    times: Float[np.ndarray, " T"]
+    A: Float[np.ndarray, "T d"]
+    B: Float[np.ndarray, "T d"]
+    C: Float[np.ndarray, "T d"]
+    loss: Float[np.ndarray, " T"]
+    gamma: Float[np.ndarray, "T lags"]
+    gaps: Float[np.ndarray, "T gaps"] | None
+    stopped: str
+    fitted: bool
+
+    def student(self, step: int = -1) -> DiagonalSSM:
+        """Return the student at one step, by default the last."""
+        return DiagonalSSM(self.A[step], self.B[step], self.C[step])
+
+
+def _powers(A: Float[np.ndarray, " d"], length: int) -> Float[np.ndarray, "kappa d"]:
+    """Return a_j^m, lags m down, entries j across."""
+    return np.asarray(A[None, :] ** np.arange(length)[:, None])
+
+
+def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Vector:
+    """Return the velocity of the flow, minus the gradient of the loss.
+
+    train: "A" gives da/dt, shape (d,); "ABC" gives (da/dt, db/dt, dc/dt), shape (3d,).
+
+    With e = G (M* - M), indexed by lag: da_j/dt = w_j sum_m m e_m a_j^{m-1}, db_j/dt = c_j sum_m e_m a_j^m,
+    dc_j/dt = b_j sum_m e_m a_j^m. The cost is O(d kappa + kappa^2), whatever the number of sequences.
+
+    Source: Proposition 1 of chapter "Which way does training move?". Raises ValueError for another `train`.
+    """
+    train = as_choice("train", train, ("A", "ABC"))
+    target = training_set.teacher.impulse_response(training_set.length)
+    return _velocity(student.A, student.B, student.C, training_set.gram(), target, train)
+
+
+def _velocity(
+    A: Float[np.ndarray, " d"],
+    B: Float[np.ndarray, " d"],
+    C: Float[np.ndarray, " d"],
+    G: Float[np.ndarray, "kappa kappa"],
+    target: Float[np.ndarray, " kappa"],
+    train: str,
+) -> Vector:
+    lags = np.arange(len(target))
+    powers = _powers(A, len(target))
+    w = B * C
+    e = G @ (target - powers @ w)  # (kappa,)
+    da = w * ((lags[1:] * e[1:]) @ powers[:-1])
+    if train == "A":
+        return np.asarray(da)
+    dw = e @ powers
+    return np.concatenate([da, C * dw, B * dw])
+
+
+def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Matrix:
+    """Return the Jacobian of `velocity`, minus the Hessian of the loss: (d, d) for "A", (3d, 3d) for "ABC".
+
+    With D = dM/d(parameters) it is -D^T G D plus a part that couples only the a, b, c of one index j.
+    Source and errors as for `velocity`.
+    """
+    train = as_choice("train", train, ("A", "ABC"))
+    target = training_set.teacher.impulse_response(training_set.length)
+    return _jacobian(student.A, student.B, student.C, training_set.gram(), target, train)
+
+
+def _jacobian(
+    A: Float[np.ndarray, " d"],
+    B: Float[np.ndarray, " d"],
+    C: Float[np.ndarray, " d"],
+    G: Float[np.ndarray, "kappa kappa"],
+    target: Float[np.ndarray, " kappa"],
+    train: str,
+) -> Matrix:
+    d, lags = len(A), np.arange(len(target))
+    powers = _powers(A, len(target))
+    w = B * C
+    e = G @ (target - powers @ w)
+    slope = np.zeros_like(powers)  # m a^(m-1)
+    slope[1:] = lags[1:, None] * powers[:-1]
+    curve = np.zeros_like(powers)  # m (m-1) a^(m-2)
+    curve[2:] = (lags[2:] * lags[1:-1])[:, None] * powers[:-2]
+    if train == "A":
+        D = w * slope
+        return np.asarray(np.diag(w * (e @ curve)) - D.T @ G @ D)
+    D = np.concatenate([w * slope, C * powers, B * powers], axis=1)  # (kappa, 3d)
+    J = -D.T @ G @ D
+    a, b, c = (np.arange(d) + k * d for k in range(3))
+    J[a, a] += w * (e @ curve)
+    for one, other, value in ((a, b, C * (e @ slope)), (a, c, B * (e @ slope)), (b, c, e @ powers)):
+        J[one, other] += value
+        J[other, one] += value
+    return np.asarray(J)
+
+
+def _gap_flow(
+    theta: Vector,
+    w: float,
+    G: Float[np.ndarray, "kappa kappa"],
+    target: Float[np.ndarray, " kappa"],
+    *,
+    with_jacobian: bool,
+) -> tuple[Vector, Matrix | None]:
+    """Return the velocity of theta = (a_1, gaps), gaps a_j - a_{j+1} of the sorted entries, and its Jacobian if asked.
+
+    d(gap)/dt = gap * w sum_l gamma_l D_l, D_l = (x^l - y^l) / (x - y) with x = a_j, y = a_{j+1}: a divided difference, built
+    by D_{l+1} = x^l + y D_l without a subtraction, so that a gap far below the last digit of a_j is still followed.
+    """
+    gaps, d, lags = theta[1:], len(theta), np.arange(len(target))
+    a = theta[0] - np.concatenate([[0.0], np.cumsum(gaps)])
+    powers = _powers(a, len(target))  # (kappa, d)
+    coefficients = lags[1:] * (G @ (target - w * powers.sum(axis=1)))[1:]  # gamma_l, l = 0 .. kappa-2
+    y = a[1:]
+    divided = np.zeros((len(lags) - 1, d - 1))  # D_l
+    for m in range(len(lags) - 2):
+        divided[m + 1] = powers[m, :-1] + y * divided[m]
+    rate = w * (coefficients @ divided)  # d log(gap) / dt
+    moving = np.concatenate([[w * (coefficients @ powers[:-1, 0])], gaps * rate])
+    if not with_jacobian:
+        return moving, None
+
+    slope = np.zeros_like(powers)
+    slope[1:] = lags[1:, None] * powers[:-1]
+    sensitivity = -lags[1:, None] * (G @ (w * slope))[1:]  # d gamma_l / d a_i, (kappa-1, d)
+    by_x, by_y = np.zeros_like(divided), np.zeros_like(divided)  # dD_l/dx, dD_l/dy
+    for m in range(len(lags) - 2):
+        by_x[m + 1] = slope[m, :-1] + y * by_x[m]
+        by_y[m + 1] = divided[m] + y * by_y[m]
+    # With respect to a first, then to (a_1, gaps) by the chain rule: a_i is a_1 minus the gaps before it.
+    J = np.empty((d, d))
+    J[0] = w * (sensitivity.T @ powers[:-1, 0])
+    J[0, 0] += w * (coefficients @ slope[:-1, 0])
+    J[1:] = (w * gaps)[:, None] * (divided.T @ sensitivity)
+    k = np.arange(d - 1)
+    J[k + 1, k] += w * gaps * (coefficients @ by_x)
+    J[k + 1, k + 1] += w * gaps * (coefficients @ by_y)
+    after = np.cumsum(J[:, ::-1], axis=1)[:, ::-1]  # sums over i >= column
+    J = np.concatenate([after[:, :1], -after[:, 1:]], axis=1)
+    J[k + 1, k + 1] += rate
+    return moving, J
+
+
+def gradient_flow(
+    student: DiagonalSSM,
+    training_set: TrainingSet,
+    *,
+    t_end: float,
+    train: str = "A",
+    gaps: ArrayLike | None = None,
+    loss_tol: float = 1e-12,
+    stop_at_loss: bool = False,
+    stationary_tol: float | None = None,
+    rtol: float = 1e-11,
+    atol: float = 1e-20,
+    max_steps: int = 200_000,
+) -> Trajectory:
+    """Follow the gradient flow of the training loss from `student` up to time t_end.
+
+    t_end: end time (the flow's own unit: d(parameter)/dt = -gradient). train: "A", or "ABC" to move B and C too.
+    gaps: (d-1,) differences between neighbours of the start's A, largest first, when they are too small to be found by
+    subtraction (train="A" and equal weights only; the largest entry of A is kept, the others follow from the gaps).
+    loss_tol: a run whose last loss is at most this counts as fitted; stop_at_loss: stop there instead of going on to
+    the end time. stationary_tol: stop once no entry moves faster than this per unit of time. Mind that a near-zero
+    start and a saddle are slow too: choose it far below the speed of the start. rtol, atol: local error tolerances.
+
+    Returns a `Trajectory`; a run that has not fitted by its end says so in `fitted`.
+
+    Raises FlowError if the solver gives up or needs more than max_steps steps, ValueError for bad arguments.
+
+    SciPy's LSODA does the work: beside being fast, it is the one of SciPy's stiff solvers that passes the end of
+    the race, where steps must be shorter than the last digit of t (BDF and Radau refuse such steps). With fixed, equal
+    weights b_j c_j all entries obey one scalar equation and never cross; then the solver runs in (a_1, gaps), which
+    follows near ties exactly.
+    """
+    t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
+    train = as_choice("train", train, ("A", "ABC"))
+    loss_tol = as_scalar("loss_tol", loss_tol, low=0.0)
+    if stationary_tol is not None:
+        stationary_tol = as_scalar("stationary_tol", stationary_tol, low=0.0, strict=True)
+    rtol = as_scalar("rtol", rtol, low=1e-14)
+    atol = as_scalar("atol", atol, low=0.0, strict=True)
+    max_steps = as_integer("max_steps", max_steps, low=1)
+
+    d, w, G = student.state_dim, student.w, training_set.gram()
+    target = training_set.teacher.impulse_response(training_set.length)
+    in_gaps = train == "A" and d > 1 and bool((w == w[0]).all())
+    order = np.argsort(-student.A, kind="stable")
+    if gaps is not None:
+        if not in_gaps:
+            raise ValueError("gaps must be left out unless train='A', d >= 2 and all b_j c_j are equal")
+        gaps = as_array("gaps", gaps, ndim=1, last=d - 1)
+        if (gaps < 0).any():
+            raise ValueError(f"gaps must be >= 0; got {gaps.min():g} among them")
+
+    def split(theta: Vector) -> tuple[Vector, Vector, Vector]:
+        """Return A, B, C from the solver's variables."""
+        if train == "ABC":
+            return theta[:d], theta[d : 2 * d], theta[2 * d :]
+        if not in_gaps:
+            return theta, student.B, student.C
+        A = np.empty(d)
+        A[order] = theta[0] - np.concatenate([[0.0], np.cumsum(theta[1:])])
+        return A, student.B, student.C
+
+    def right_hand_side(_t: float, theta: Vector) -> Vector:
+        if in_gaps:
+            return _gap_flow(theta, float(w[0]), G, target, with_jacobian=False)[0]
+        return _velocity(*split(theta), G, target, train)
+
+    def jacobian_matrix(_t: float, theta: Vector) -> Matrix | None:
+        if in_gaps:
+            return _gap_flow(theta, float(w[0]), G, target, with_jacobian=True)[1]
+        return _jacobian(*split(theta), G, target, train)
+
+    def loss_of(theta: Vector) -> float:
+        A, B, C = split(theta)
+        r = target - _powers(A, len(target)) @ (B * C)
+        return float(r @ G @ r) / 2.0
+
+    def speed(theta: Vector) -> float:
+        return float(np.abs(_velocity(*split(theta), G, target, train)).max())
+
+    tolerances = np.array(atol)
+    if train == "ABC":
+        start = np.concatenate([student.A, student.B, student.C])
+    elif in_gaps:
+        ordered = student.A[order]
+        start = np.concatenate([ordered[:1], ordered[:-1] - ordered[1:] if gaps is None else gaps])
+        # Every gap keeps its own relative accuracy; an exact tie (gap 0) needs some positive number, and stays 0.
+        tolerances = np.minimum(atol, np.maximum(1e-3 * rtol * start, 1e-300))
+        tolerances[0] = atol
+    else:
+        start = np.array(student.A)
+    solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtol, atol=tolerances, jac=jacobian_matrix)
+    times, states, losses = [0.0], [start], [loss_of(start)]
+    stopped = ""
+    while not stopped:
+        if stop_at_loss and losses[-1] <= loss_tol:
+            stopped = "loss"
+        elif stationary_tol is not None and speed(states[-1]) <= stationary_tol:
+            stopped = "stationary"
+        elif solver.status == "finished":
+            stopped = "end time"
+        elif len(times) > max_steps:
+            raise FlowError(f"no end after max_steps={max_steps} steps: t = {times[-1]:g} of {t_end:g}")
+        else:
+            message = solver.step()
+            theta = np.array(solver.y)
+            if solver.status == "failed" or not np.isfinite(theta).all():
+                raise FlowError(f"LSODA gave up at t = {solver.t:g} of {t_end:g}: {message or 'not finite'}")
+            times.append(float(solver.t))
+            states.append(theta)
+            losses.append(loss_of(theta))
+
+    parts = [split(theta) for theta in states]
+    A, B, C = (np.array([part[k] for part in parts]) for k in range(3))
+    return Trajectory(
+        times=np.array(times),
+        A=A,
+        B=B,
+        C=C,
+        loss=np.array(losses),
+        gamma=np.array([gamma(DiagonalSSM(*part), training_set) for part in parts]),
+        gaps=np.array(states)[:, 1:] if in_gaps else None,
+        stopped=stopped,
+        fitted=losses[-1] <= loss_tol,
+    )
+
+
+def _excess(A0: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, " d"]:
+    """Return a_j^{-n} - a_1^{-n} (a_1 the largest), without losing the digits of a near tie."""
+    largest = A0.max()
+    return np.asarray(largest**-n * np.expm1(-n * np.log1p((A0 - largest) / largest)))
+
+
+def _positive_start(A0: ArrayLike) -> Float[np.ndarray, " d"]:
+    A0 = as_array("A0", A0, ndim=1)
+    if (A0 <= 0).any():
+        raise ValueError(f"A0 must be positive in every entry; got {A0.min():g} among them")
+    return A0
+
+
+def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np.ndarray, "T d"]:
+    """Return the entries of A at rescaled times tau when only baseline sequences (multiples of e_1) train it.
+
+    A0: (d,) positive start; length: kappa >= 2; tau: (T,) times with d tau = alpha p r_p dt, in which da_j/d tau = a_j^q:
+    a_j^{-(q-1)} = a_j(0)^{-(q-1)} - (q-1) tau for kappa >= 4, a_j(0) exp(tau) for kappa = 3, a_j(0) + tau for kappa = 2.
+
+    Raises ValueError for a start that is not positive, or a tau at or beyond the blow-up of the largest entry.
+
+    Source: chapter "Why does it generalize?" (closed form). B = C^T = ones.
+    """
+    A0 = _positive_start(A0)
+    length = as_integer("length", length, low=2)
+    tau = as_array("tau", tau, ndim=1)[:, None]
+    n = length - 3  # q - 1
+    if n == -1:
+        return np.asarray(A0 + tau)
+    if n == 0:
+        return np.asarray(A0 * np.exp(tau))
+    end = A0.max() ** -n / n
+    if (tau >= end).any():
+        raise ValueError(
+            f"tau must stay below {end:.6g}, where the largest entry blows up; got {tau.max():.6g}"
+        )
+    return np.asarray((A0**-n - n * tau) ** (-1.0 / n))
+
+
+def baseline_limit(A0: ArrayLike, length: int) -> Float[np.ndarray, " d"]:
+    """Return where baseline training ends: the point of the closed form with sum_j a_j^p = 1, by one scalar root.
+
+    A0: (d,) positive start with sum a_j(0)^p < 1; length: kappa >= 2. B = C^T = ones; near ties keep their digits.
+
+    Raises ValueError if the start is not positive or already fits. Source: as `baseline_closed_form`.
+    """
+    A0 = _positive_start(A0)
+    length = as_integer("length", length, low=2)
+    p, n = length - 1, length - 3
+    total = float((A0**p).sum())
+    if total >= 1.0:
+        raise ValueError(
+            f"A0 must have sum of a_j^{p} below 1 (a start that has not fitted yet); got {total:.6g}"
+        )
+
+    # The unknown is where the largest entry ends: between 1/d^(1/p), all tied, and 1, all others zero.
+    largest = A0.max()
+    if n == -1:
+        entries: Callable[[float], Float[np.ndarray, " d"]] = lambda s: A0 + (s - largest)  # noqa: E731
+    elif n == 0:
+        entries = lambda s: A0 * (s / largest)  # noqa: E731
+    else:
+        excess = _excess(A0, n)
+        entries = lambda s: (s**-n + excess) ** (-1.0 / n)  # noqa: E731
+    low = max(largest, len(A0) ** (-1.0 / p) * (1 - 1e-12))
+    s = brentq(
+        lambda s: float((entries(s) ** p).sum()) - 1.0,
+        low,
+        1.0 + 1e-12,
+        xtol=1e-15,
+        rtol=4 * np.finfo(float).eps,
+    )
+    return entries(float(s))

@@ -11,10 +11,20 @@ from urllib.parse import urlsplit
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
 
 # Of MathJax (24 MB) the part that a page can load: the component, its fonts, TeX extensions, and speech in English.
-MATHJAX = ("tex-chtml.js", "output/chtml", "input/tex/extensions", "a11y", "sre/mathmaps/base.json", "sre/mathmaps/en.json")
+MATHJAX = (
+    "tex-chtml.js",
+    "output/chtml",
+    "input/tex/extensions",
+    "a11y",
+    "sre/mathmaps/base.json",
+    "sre/mathmaps/en.json",
+)
+LOGGER = logging.getLogger(__name__)
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
 
@@ -55,7 +65,9 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
     )
 
 
-def clean_page(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def clean_page(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
     """Drop sphinx-thebe's scripts (they name a CDN and fail on every page); follow the reader's light or dark mode."""
     context["script_files"] = [
         script
@@ -68,10 +80,7 @@ def require_alt_text(app: Sphinx, doctree: nodes.document) -> None:
     """Warn, which fails the strict build, about a picture that a screen reader could not describe."""
     for image in doctree.findall(nodes.image):
         if not image.get("alt"):
-            app.env.app.statuscode = 1
-            from sphinx.util import logging
-
-            logging.getLogger(__name__).warning("image without alt text: %s", image["uri"], location=image)
+            LOGGER.warning("image without alt text: %s", image["uri"], location=image)
 
 
 def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
@@ -79,7 +88,8 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
-    assert spec and spec.origin, "sphinx-mathjax-offline is not installed"
+    if spec is None or spec.origin is None:
+        raise ExtensionError("sphinx-mathjax-offline is not installed: pip install -r requirements.txt")
     source, target = Path(spec.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
     for name in MATHJAX:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,9 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the above to a Jupyter Book build."""
     app.config["mathjax_path"] = "mathjax/tex-chtml.js"
-    app.config["html_context"].setdefault("default_mode", "auto")  # else the theme logs an error on every page
+    app.config["html_context"].setdefault(
+        "default_mode", "auto"
+    )  # else the theme logs an error on every page
     if repository_url(app.config):
         app.setup_extension("sphinxext.opengraph")
     app.connect("config-inited", exclude_paired_texts)

@@ -1,0 +1,298 @@
+"""Execute the chapters and check their notebooks; the only writer of `book/*.ipynb` and `book/status.json`.
+
+python tools/notebooks.py execute            re-run the chapters whose text or whose library changed
+python tools/notebooks.py execute NAME ...   re-run these chapters (their file names without ending)
+python tools/notebooks.py execute --all      re-run every chapter
+python tools/notebooks.py check              compare each text with its notebook, look at the stored outputs
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+LIBRARY = ROOT / "ssm_poison_lib"
+STATUS_PAGE = "status"  # prints status.json, so it runs last
+PACKAGES = ("numpy", "scipy", "torch", "sympy", "matplotlib")
+CELL_TIMEOUT = 300  # seconds
+# What a reader's machine would print differently: absolute paths of common roots, kernel files, object addresses.
+MACHINE = re.compile(
+    r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|builds)/|[A-Z]:\\|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
+)
+
+
+# ---- what changed ----------------------------------------------------------------------------------------------------
+
+
+def chapters() -> list[str]:
+    """Return the names of the chapters with code, that is, of the texts with a jupytext header; the status page last."""
+    names = [
+        text.stem
+        for text in sorted(BOOK.glob("*.md"))
+        if text.read_text("utf-8").startswith("---\njupytext:")
+    ]
+    return sorted(names, key=lambda name: (name == STATUS_PAGE, name))
+
+
+def digest(*contents: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the contents, each preceded by its length."""
+    sha = hashlib.sha256()
+    for content in contents:
+        sha.update(b"%d:" % len(content) + content)
+    return sha.hexdigest()[:16]
+
+
+def library_digest() -> str:
+    """Return the digest of the library's modules and data, names included."""
+    paths = sorted(path for suffix in ("*.py", "*.json") for path in LIBRARY.rglob(suffix))
+    return digest(
+        *(part for path in paths for part in (path.relative_to(ROOT).as_posix().encode(), path.read_bytes()))
+    )
+
+
+def read_status() -> dict[str, dict[str, Any]]:
+    """Return what was noted at the last execution of each chapter (empty before the first)."""
+    path = BOOK / "status.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def fingerprint(name: str) -> dict[str, str]:
+    """Return the digests on which the stored notebook of a chapter depends."""
+    text = digest((BOOK / f"{name}.md").read_bytes())
+    if name == STATUS_PAGE:
+        others = {other: entry for other, entry in read_status().items() if other != STATUS_PAGE}
+        return {"text": text, "library": digest(json.dumps(others, sort_keys=True).encode())}
+    return {"text": text, "library": library_digest()}
+
+
+def is_current(name: str) -> bool:
+    """Say whether text and library are those of the last execution and the notebook is there."""
+    entry = read_status().get(name, {})
+    current = all(entry.get(key) == value for key, value in fingerprint(name).items())
+    return current and (BOOK / f"{name}.ipynb").exists()
+
+
+# ---- execution -------------------------------------------------------------------------------------------------------
+
+
+def set_cell_ids(notebook: NotebookNode) -> None:
+    """Give each cell an id made from its content (jupytext's are random), so that a re-run changes nothing."""
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        key = digest(cell.cell_type.encode(), cell.source.encode())[:8]
+        seen[key] += 1
+        cell["id"] = key if seen[key] == 1 else f"{key}-{seen[key]}"
+
+
+def read_text(path: Path) -> NotebookNode:
+    """Return the notebook, not executed, that a MyST text stands for."""
+    notebook = jupytext.read(path)
+    notebook.metadata.get("jupytext", {}).get("text_representation", {}).pop("jupytext_version", None)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    set_cell_ids(notebook)
+    return notebook
+
+
+def run_chapter(name: str) -> tuple[NotebookNode, float]:
+    """Execute a chapter from its text in the folder of the book; return the notebook and the seconds it took."""
+    notebook = read_text(BOOK / f"{name}.md")
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=40"],
+        resources={"metadata": {"path": str(BOOK)}},
+    )
+    start = time.perf_counter()
+    try:
+        client.execute()
+    except (
+        AssertionError
+    ):  # nbclient handles Ctrl-C itself: it ends the kernel and then misses its kernel manager
+        raise KeyboardInterrupt from None
+    seconds = time.perf_counter() - start
+    notebook.metadata.pop("language_info", None)
+    nbformat.validate(notebook)
+    return notebook, seconds
+
+
+def replace_file(path: Path, content: str) -> None:
+    """Write a file at once or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(content, "utf-8")
+    new.replace(path)
+
+
+def store(name: str, notebook: NotebookNode, seconds: float, digests: dict[str, str]) -> None:
+    """Write the notebook and its entry in status.json."""
+    versions = {"python": platform.python_version()}
+    # A local part such as "+cpu" tells how a package was built, which differs between machines.
+    versions |= {package: importlib.metadata.version(package).split("+")[0] for package in PACKAGES}
+    entry = {
+        "executed": datetime.now(UTC).date().isoformat(),
+        "seconds": round(seconds, 1),
+        "versions": versions,
+    }
+    replace_file(BOOK / f"{name}.ipynb", nbformat.writes(notebook) + "\n")
+    status = read_status() | {name: entry | digests}
+    kept = {chapter: status[chapter] for chapter in chapters() if chapter in status}
+    replace_file(BOOK / "status.json", json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def execute(names: list[str], *, everything: bool = False) -> int:
+    """Re-run the named chapters, or all, or those that changed; return the exit status. A chapter that fails is not written."""
+    allowed = chapters()
+    if unknown := [name for name in names if name not in allowed]:
+        print(
+            f"unknown chapter {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}", file=sys.stderr
+        )
+        return 2
+    os.environ["OMP_NUM_THREADS"] = "1"  # kernels inherit it; more threads only slow these small arrays down
+    wanted = (
+        allowed
+        if everything
+        else [name for name in allowed if name in names or not (names or is_current(name))]
+    )
+    if names and STATUS_PAGE in allowed and STATUS_PAGE not in wanted:
+        wanted.append(STATUS_PAGE)
+    if not wanted:
+        print(f"all {len(allowed)} chapters are up to date")
+    for number, name in enumerate(wanted, start=1):
+        print(f"[{number}/{len(wanted)}] {name} ...", end=" ", flush=True)
+        digests = fingerprint(name)
+        try:
+            notebook, seconds = run_chapter(name)
+            problems = output_problems(notebook)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            print("failed; its notebook is as it was", flush=True)
+            print(error, file=sys.stderr)
+            return 1
+        if problems:
+            print("not written:", *problems, sep="\n  ", flush=True)
+            return 1
+        store(name, notebook, seconds, digests)
+        print(f"{seconds:.1f} s", flush=True)
+    return 0
+
+
+# ---- checks ----------------------------------------------------------------------------------------------------------
+
+
+def prints(source: str) -> bool:
+    """Say whether a cell certainly prints: `print` or `display` called outside functions, or a bare value at its end."""
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    body = ast.parse("\n".join(lines)).body
+    flow = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    called = [call.func for node in flow for call in ast.walk(node) if isinstance(call, ast.Call)]
+    if any(isinstance(function, ast.Name) and function.id in ("print", "display") for function in called):
+        return True
+    last = body[-1] if body else None
+    # A call may return None; anything else that stands alone at the end of a cell is shown.
+    shown = isinstance(last, ast.Expr) and not isinstance(last.value, ast.Call | ast.Constant)
+    return shown and not source.rstrip().endswith(";")
+
+
+def output_problems(notebook: NotebookNode) -> list[str]:
+    """Return what is wrong with the stored outputs of a notebook, one line each."""
+    problems = []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for number, cell in enumerate(code, start=1):
+        where = f"code cell {number} ({cell.source.strip().splitlines()[0][:60]!r})"
+        if cell.execution_count != number:
+            problems.append(
+                f"{where}: run as {cell.execution_count}, not as {number}, so not from top to bottom"
+            )
+        if prints(cell.source) and not cell.outputs:
+            problems.append(f"{where}: prints, but has no stored output")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                problems.append(f"{where}: stored error {output.ename}")
+            if output.get("name") == "stderr":
+                problems.append(f"{where}: writes to stderr: {output.text.strip()[:200]!r}")
+            if found := MACHINE.search(json.dumps(output, ensure_ascii=False)):
+                problems.append(f"{where}: stored output names something of this machine: {found.group()!r}")
+    return problems
+
+
+def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
+    """Return where a notebook differs from its text: number of cells, type, source, metadata (with tags), id."""
+    problems = []
+    if text.metadata != notebook.metadata:
+        problems.append(f"metadata: text {dict(text.metadata)}, notebook {dict(notebook.metadata)}")
+    if len(text.cells) != len(notebook.cells):
+        problems.append(f"number of cells: text {len(text.cells)}, notebook {len(notebook.cells)}")
+    for number, (ours, theirs) in enumerate(zip(text.cells, notebook.cells, strict=False), start=1):
+        for key in ("cell_type", "source", "metadata", "id"):
+            if ours[key] != theirs[key]:
+                problems.append(f"cell {number}, {key}: text {ours[key]!r:.80}, notebook {theirs[key]!r:.80}")
+    return problems
+
+
+def all_problems() -> list[str]:
+    """Return every problem of every pair of text and notebook, one line each."""
+    problems = []
+    names = chapters()
+    for stray in sorted({path.stem for path in BOOK.glob("*.ipynb")} - set(names)):
+        problems.append(f"{stray}.ipynb: no text with a jupytext header beside it")
+    for name in names:
+        path = BOOK / f"{name}.ipynb"
+        if not path.exists():
+            problems.append(f"{name}: not executed (python tools/notebooks.py execute {name})")
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        found = pair_problems(read_text(BOOK / f"{name}.md"), notebook) + output_problems(notebook)
+        problems += [f"{name}: {problem}" for problem in found]
+    return problems
+
+
+def check() -> int:
+    """Print every problem of the stored notebooks; return the exit status."""
+    problems = all_problems()
+    print(
+        *(problems or [f"{len(chapters())} chapters: text and notebook agree, outputs are complete"]),
+        sep="\n",
+    )
+    return 1 if problems else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python tools/notebooks.py", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("execute", help="re-run the chapters that changed, or the named ones, or all")
+    run.add_argument("names", nargs="*", metavar="NAME", help="file name of a chapter without its ending")
+    run.add_argument("--all", action="store_true", help="re-run every chapter")
+    commands.add_parser("check", help="compare texts with notebooks and look at the stored outputs")
+    options = parser.parse_args(arguments)
+    try:
+        return check() if options.command == "check" else execute(options.names, everything=options.all)
+    except KeyboardInterrupt:
+        print("interrupted; the chapters finished before are kept", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

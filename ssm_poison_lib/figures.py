@@ -1,0 +1,345 @@
+"""The book's figures: one style that works in light, dark and print and for colour-blind readers, and figures used twice.
+
+Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted numbers in words
+(`summary`), which is how a stored figure is compared with a fresh one.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ssm_poison_lib._checks import as_array, as_choice, as_integer
+from ssm_poison_lib.ssm import DiagonalSSM
+
+__all__ = [
+    "COLOURS",
+    "errors",
+    "impulse_responses",
+    "line_end_label",
+    "loss",
+    "new",
+    "race",
+    "summary",
+    "to_svg",
+    "use_style",
+]
+
+# What a colour stands for in the whole book. Blue, vermillion, green, purple are from Okabe and Ito's colour-blind-safe
+# palette; "ink" and "muted" follow the page's theme.
+COLOURS = {
+    "baseline": "#0072b2",
+    "with special": "#d55e00",
+    "teacher": "#1b1b1b",
+    "ink": "#1b1b1b",
+    "muted": "#767676",
+    "third": "#008060",
+    "fourth": "#a3548a",
+}
+
+# In dark mode a browser swaps these, lighter for the same contrast (the hue, and so the meaning, stays).
+_DARK = {
+    "#0072b2": "#4aa8e0",
+    "#d55e00": "#f08a3c",
+    "#1b1b1b": "#e8e8e8",
+    "#767676": "#9a9a9a",
+    "#008060": "#3cb890",
+    "#a3548a": "#d491bf",
+}
+
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.labelcolor": COLOURS["ink"],
+    "axes.titlecolor": COLOURS["ink"],
+    "axes.titlesize": 11,
+    "axes.labelsize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 10,
+    "grid.color": COLOURS["muted"],
+    "lines.linewidth": 1.8,
+    "savefig.facecolor": "none",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ssm_poison_lib",  # the same figure gives the same bytes
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["ink"],
+    "ytick.color": COLOURS["ink"],
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+
+
+def use_style() -> None:
+    """Make figures the last line of a cell can display: as SVG that follows the page's theme, and in words.
+
+    Call it once at the top of a chapter. Outside IPython it does nothing.
+    """
+    import IPython  # a reader's script may run without it
+
+    shell = IPython.get_ipython()
+    if shell is not None:
+        formatters = shell.display_formatter.formatters
+        formatters["image/svg+xml"].for_type(Figure, to_svg)
+        formatters["text/plain"].for_type(
+            Figure, lambda figure, printer, _cycle: printer.text(summary(figure))
+        )
+
+
+def new(
+    columns: int = 1, *, rows: int = 1, height: float = 2.9, width: float = 7.2
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure in the book's style and its axes, row by row.
+
+    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all (the text column takes 7.2).
+    """
+    columns, rows = as_integer("columns", columns, low=1), as_integer("rows", rows, low=1)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, rows * height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, list(axes.flat)
+
+
+def to_svg(figure: Figure) -> str:
+    """Return the figure as SVG text whose colours follow the reader's light or dark theme."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    names = {light: f"--c{i}" for i, light in enumerate(_DARK)}
+    for light, name in names.items():
+        svg = svg.replace(light, f"var({name})")
+    rules = [
+        ";".join(f"{name}:{theme[light]}" for light, name in names.items())
+        for theme in ({c: c for c in _DARK}, _DARK)
+    ]
+    style = f"<style>:root{{{rules[0]}}}@media (prefers-color-scheme: dark){{:root{{{rules[1]}}}}}</style>"
+    head, tail = svg.split("<defs>", 1)
+    return f"{head}{style}<defs>{tail}"
+
+
+def _describe(name: str, x: Any, y: Any) -> str:
+    x, y = (np.asarray(v, dtype=float)[np.isfinite(np.asarray(v, dtype=float))] for v in (x, y))
+    if x.size == 0 or y.size == 0:
+        return f"{name}: empty"
+    return (
+        f"{name}: x {x.min():.2e} to {x.max():.2e}, y from {y[0]:.2e} to {y[-1]:.2e},"
+        f" least {y.min():.2e}, largest {y.max():.2e}, mean {y.mean():.1e}"
+    )
+
+
+def summary(figure: Figure) -> str:
+    """Return what the figure shows as rounded numbers: every line, point set, bar and image of every panel.
+
+    Stored with the notebook and compared when it runs again, so that a figure drawn from other numbers is noticed.
+    """
+    rows = []
+    for number, ax in enumerate(figure.axes, start=1):
+        rows.append(
+            f"panel {number}: {ax.get_title(loc='left') or ax.get_title()} [{ax.get_xlabel()} | {ax.get_ylabel()}]"
+        )
+        for line in ax.get_lines():
+            rows.append("  " + _describe(f"line {line.get_label()}", line.get_xdata(), line.get_ydata()))
+        for points in (c for c in ax.collections if isinstance(c, PathCollection)):
+            offsets = np.asarray(points.get_offsets())
+            rows.append("  " + _describe(f"points {points.get_label()}", offsets[:, 0], offsets[:, 1]))
+        if ax.patches:
+            heights = [patch.get_height() for patch in ax.patches if hasattr(patch, "get_height")]
+            rows.append("  " + _describe("bars", np.arange(len(heights)), heights))
+        for image in [*ax.images, *(c for c in ax.collections if type(c).__name__ == "QuadMesh")]:
+            values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan).ravel()
+            rows.append("  " + _describe("image", np.arange(values.size), values))
+    return "\n".join(rows)
+
+
+def line_end_label(
+    ax: Axes, text: str, x: float, y: float, colour: str, *, dx: float = 4, dy: float = 0
+) -> None:
+    """Write a label beside the data point (x, y), shifted by (dx, dy) points: instead of a legend."""
+    ax.annotate(
+        text,
+        (x, y),
+        (dx, dy),
+        textcoords="offset points",
+        color=colour,
+        va="center",
+        fontsize=9.5,
+        annotation_clip=False,
+    )
+
+
+def _colour(name: str) -> str:
+    return COLOURS.get(name, COLOURS["third"])
+
+
+def race(
+    trajectories: Mapping[str, Any],
+    *,
+    shown: int | None = None,
+    logarithmic: bool = False,
+    start: float | None = None,
+) -> Figure:
+    """Draw how the diagonal entries a_1..a_d move, one panel for each training set.
+
+    trajectories: name -> object with times (T,) and A (T, d), such as a flow's Trajectory; "baseline" and "with
+    special" take their colours. shown: draw only this many entries, those that end largest in size. logarithmic: draw
+    abs(a_j) on a logarithmic axis. start: first time drawn (the time axis is logarithmic; by default 1e-4 of the end).
+
+    Raises ValueError if there is nothing to draw or `shown` is not 1..d.
+    """
+    if not trajectories:
+        raise ValueError("trajectories must hold at least one trajectory; got none")
+    figure, axes = new(len(trajectories))
+    for ax, (name, trajectory) in zip(axes, trajectories.items(), strict=True):
+        d = trajectory.A.shape[1]
+        count = d if shown is None else as_integer("shown", shown, low=1, high=d)
+        order = np.argsort(-np.abs(trajectory.A[-1]), kind="stable")[:count]
+        first = 1e-4 * trajectory.times[-1] if start is None else start
+        late = trajectory.times >= first
+        times, entries = trajectory.times[late], trajectory.A[late]
+        for rank, j in enumerate(order):
+            values = np.abs(entries[:, j]) if logarithmic else entries[:, j]
+            lead = rank < 2
+            ax.plot(
+                times,
+                values,
+                color=_colour(name) if lead else COLOURS["muted"],
+                linestyle="--" if rank == 1 else "-",
+                linewidth=1.8 if lead else 0.9,
+                label=f"a_{j + 1}",
+                zorder=3 if lead else 2,
+            )
+            if lead:
+                line_end_label(ax, f"$a_{{{j + 1}}}$", times[-1], values[-1], _colour(name))
+        ax.set(xscale="log", xlabel="training time $t$")
+        ax.set_title(name, loc="left")
+        if logarithmic:
+            ax.set(yscale="log")
+        else:
+            ax.axhline(0, color=COLOURS["muted"], linewidth=0.6, label="zero")
+    axes[0].set_ylabel("diagonal entries $|a_j(t)|$" if logarithmic else "diagonal entries $a_j(t)$")
+    return figure
+
+
+def impulse_responses(
+    systems: Mapping[str, DiagonalSSM], *, length: int, training_length: int | None = None, first_lag: int = 0
+) -> Figure:
+    """Draw impulse responses M_m against the lag m.
+
+    systems: name -> SSM; "teacher", "baseline", "with special" take their colours. length: lags 0 .. length-1.
+    training_length: kappa; lags beyond kappa-1 are then marked as beyond the training length. first_lag: first lag drawn.
+    """
+    if not systems:
+        raise ValueError("systems must hold at least one SSM; got none")
+    first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
+    figure, (ax,) = new()
+    lags = np.arange(first_lag, length)
+    # Drawn by hand: a thick pale line for the teacher, so that students lie visibly on it or off it.
+    taken: list[float] = []
+    top = 0.0
+    for k, (name, system) in enumerate(systems.items()):
+        response = system.impulse_response(length)[first_lag:]
+        top = max(top, float(np.abs(response).max()))
+        style = (
+            {"linewidth": 6, "alpha": 0.25}
+            if name == "teacher"
+            else {"marker": "os^D"[k % 4], "markersize": 4}
+        )
+        ax.plot(lags, response, color=_colour(name), label=name, **style)
+    for name, system in systems.items():
+        y = float(system.impulse_response(length)[-1])
+        close = sum(abs(y - other) < 0.08 * max(top, 1e-12) for other in taken)
+        line_end_label(ax, name, lags[-1], y, _colour(name), dx=7, dy=-12 * close)
+        taken.append(y)
+    if training_length is not None:
+        ax.axvline(
+            training_length - 0.5,
+            color=COLOURS["muted"],
+            linewidth=0.8,
+            linestyle=":",
+            label="end of training length",
+        )
+        ax.annotate(
+            " beyond the training length",
+            (training_length - 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            fontsize=9,
+            color=COLOURS["muted"],
+        )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="lag $m$", ylabel="impulse response $M_m$")
+    return figure
+
+
+def loss(trajectories: Mapping[str, Any], *, start: float | None = None) -> Figure:
+    """Draw the training loss against time, both on logarithmic axes.
+
+    trajectories: name -> object with times (T,) and loss (T,). start: first time drawn (by default 1e-8 of the end).
+    A loss of exactly zero cannot be drawn on this axis; its point is left out.
+    """
+    if not trajectories:
+        raise ValueError("trajectories must hold at least one trajectory; got none")
+    figure, (ax,) = new()
+    for name, trajectory in trajectories.items():
+        first = 1e-8 * trajectory.times[-1] if start is None else start
+        drawn = (trajectory.times >= first) & (trajectory.loss > 0)
+        ax.plot(trajectory.times[drawn], trajectory.loss[drawn], color=_colour(name), label=name)
+        line_end_label(ax, name, trajectory.times[drawn][-1], trajectory.loss[drawn][-1], _colour(name))
+    ax.set(xscale="log", yscale="log", xlabel="training time $t$", ylabel="training loss")
+    return figure
+
+
+def errors(
+    groups: Mapping[str, Sequence[float] | Float[np.ndarray, " n"]],
+    *,
+    reference: Mapping[str, Sequence[float] | Float[np.ndarray, " n"]] | None = None,
+    ylabel: str,
+    scale: str = "log",
+) -> Figure:
+    """Draw one point per seed for each group, with a bar from the lowest to the highest and a tick at the median.
+
+    groups: name -> errors, one per seed; reference: name -> values drawn as open circles beside ours (the authors').
+    ylabel: the error's name, with its normalisation. scale: "log" or "linear".
+
+    Raises ValueError for an empty group, a reference for a group that is not there, or another scale.
+    """
+    if not groups:
+        raise ValueError("groups must hold at least one group of errors; got none")
+    scale = as_choice("scale", scale, ("log", "linear"))
+    reference = reference or {}
+    if not set(reference) <= set(groups):
+        raise ValueError(f"reference must name groups among {list(groups)}; got {list(reference)}")
+    figure, (ax,) = new()
+    for k, (name, values) in enumerate(groups.items()):
+        ours = as_array(f"groups[{name!r}]", values, ndim=1)
+        colour = _colour(name)
+        ax.plot([k, k], [ours.min(), ours.max()], color=colour, linewidth=1.2, label=f"{name} range")
+        ax.plot(
+            [k - 0.07, k + 0.07], [np.median(ours)] * 2, color=colour, linewidth=2.4, label=f"{name} median"
+        )
+        ax.scatter(k + 0.12 + np.zeros(len(ours)), ours, color=colour, s=26, label=f"{name}, ours", zorder=3)
+        if name in reference:
+            theirs = as_array(f"reference[{name!r}]", reference[name], ndim=1)
+            ax.scatter(
+                k + 0.24 + np.zeros(len(theirs)),
+                theirs,
+                s=26,
+                facecolors="none",
+                edgecolors=COLOURS["ink"],
+                label=f"{name}, authors",
+            )
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.set_xlim(-0.5, len(groups) - 0.3)
+    ax.set(yscale=scale, ylabel=ylabel)
+    return figure

@@ -24,6 +24,11 @@ MATHJAX = (
     "sre/mathmaps/base.json",
     "sre/mathmaps/en.json",
 )
+CLAIMS = {
+    "claim-paper": "Claim of the paper",
+    "claim-proved": "Proved in this book",
+    "claim-measured": "Measured here",
+}
 LOGGER = logging.getLogger(__name__)
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
@@ -68,12 +73,22 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
 def clean_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Drop sphinx-thebe's scripts (they name a CDN and fail on every page); follow the reader's light or dark mode."""
+    """Drop sphinx-thebe's scripts (they name a CDN and fail on every page); mend the markup of citations."""
     context["script_files"] = [
         script
         for script in context["script_files"]
         if "thebe" not in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', '')}"
     ]
+    if "body" in context:  # docutils nests a role that a list may not contain
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def name_claims(app: Sphinx, doctree: nodes.document) -> None:
+    """Write the kind of a claim, in words, before the title of its box."""
+    for box in doctree.findall(nodes.admonition):
+        for kind in CLAIMS.keys() & set(box["classes"]):
+            title = box.next_node(nodes.title)
+            title.insert(0, [nodes.inline("", CLAIMS[kind], classes=["claim-kind"]), nodes.Text(" ")])
 
 
 def require_alt_text(app: Sphinx, doctree: nodes.document) -> None:
@@ -110,6 +125,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", exclude_paired_texts)
     app.connect("config-inited", apply_repository_url)
     app.connect("html-page-context", clean_page, priority=900)
+    app.connect("doctree-read", name_claims)
     app.connect("doctree-read", require_alt_text)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

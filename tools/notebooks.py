@@ -230,6 +230,12 @@ def output_problems(notebook: NotebookNode) -> list[str]:
                 problems.append(f"{where}: stored error {output.ename}")
             if output.get("name") == "stderr":
                 problems.append(f"{where}: writes to stderr: {output.text.strip()[:200]!r}")
+            if any(kind.startswith("image/") for kind in output.get("data", {})) and re.fullmatch(
+                r"<.*>", output.data.get("text/plain", "<>").strip()
+            ):
+                problems.append(
+                    f"{where}: figure without a summary of its numbers; call figures.use_style() first"
+                )
             if found := MACHINE.search(json.dumps(output, ensure_ascii=False)):
                 problems.append(f"{where}: stored output names something of this machine: {found.group()!r}")
     return problems

@@ -1,0 +1,26 @@
+"""What several test modules share."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Machines differ in speed; a test may fail for what it computes, never for how long that took.
+settings.register_profile("book", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.load_profile("book")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Return the path of a Chromium; a missing one is a failure, not a skip (leave these tests out with -m "not browser")."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail(
+            "no Chromium found: install the package chromium (apt-get install chromium), or set CHROMIUM to its path"
+        )
+    return found

@@ -1,0 +1,287 @@
+"""The stored notebooks, the tool that writes them, and nbval: each must notice what it is there to notice."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import nbformat
+import notebooks
+import pytest
+from conftest import ROOT
+
+HEADER = (ROOT / "book" / "status.md").read_text("utf-8").split("\n\n", 1)[0]
+CHAPTER = f"""{HEADER}
+
+(ch-trial)=
+# A chapter for the tests
+
+```{{code-cell}} ipython3
+from fractions import Fraction
+
+import helper
+from IPython.display import Math, display
+```
+
+```{{code-cell}} ipython3
+print("limit", helper.LIMIT)
+print("took 1.5 s")
+```
+
+```{{code-cell}} ipython3
+Fraction(1, 3)
+```
+
+```{{code-cell}} ipython3
+Math(r"a_1 = {{}}".format(helper.LIMIT))
+```
+
+```{{code-cell}} ipython3
+:tags: [hide-input]
+
+drawing = f'<svg xmlns="http://www.w3.org/2000/svg" width="{{helper.LIMIT}}"/>'
+display({{"image/svg+xml": drawing, "text/plain": f"line a_1: largest {{helper.LIMIT:.2e}}"}}, raw=True)
+```
+"""
+
+
+def run(project: Path, *command: str, expected: int | None = 0) -> str:
+    """Run Python in a project without the outer pytest's settings; return what it printed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+    environment |= {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert expected is None or done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def execute(project: Path, *arguments: str, expected: int | None = 0) -> str:
+    return run(project, "tools/notebooks.py", "execute", *arguments, expected=expected)
+
+
+def make_project(folder: Path) -> Path:
+    """Lay out a small book with one chapter, the tool and nbval's settings."""
+    for name in ("book", "tools", "ssm_poison_lib"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "notebooks.py", folder / "tools")
+    shutil.copy(ROOT / "book" / "conftest.py", folder / "book")
+    (folder / "helper.py").write_text("LIMIT = 0.375\n", "utf-8")
+    (folder / "ssm_poison_lib" / "ssm.py").write_text("", "utf-8")
+    (folder / "book" / "trial.md").write_text(CHAPTER, "utf-8")
+    (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """Return a small project whose chapter was executed; tests copy it before they change it."""
+    project = make_project(tmp_path_factory.mktemp("executed"))
+    execute(project)
+    return project
+
+
+@pytest.fixture
+def project(executed, tmp_path) -> Path:
+    return Path(shutil.copytree(executed, tmp_path / "project"))
+
+
+# ---- the book's own notebooks ------------------------------------------------------------------------------------------
+
+
+def test_texts_and_notebooks_agree_and_outputs_are_complete():
+    assert notebooks.all_problems() == []
+
+
+def test_every_executed_chapter_is_in_the_table_of_contents():
+    toc = (ROOT / "_toc.yml").read_text("utf-8")
+    named = {
+        line.split("book/")[1].strip()
+        for line in toc.splitlines()
+        if "book/" in line and line.lstrip()[0] != "#"
+    }
+    assert set(notebooks.chapters()) <= named
+
+
+# ---- what nbval compares -----------------------------------------------------------------------------------------------
+
+# name -> (what is replaced in the stored notebook, by what, whether nbval must object)
+ALTERATIONS = {
+    "untouched": ("limit 0.375", "limit 0.375", False),
+    "printed_digit": ("limit 0.375", "limit 0.376", True),
+    "value": ("Fraction(1, 3)\"\n", "Fraction(1, 4)\"\n", True),
+    "latex": ("a_1 = 0.375", "a_1 = 0.376", True),
+    "figure_summary": ("largest 3.75e-01", "largest 3.76e-01", True),
+    "figure_drawing": ("width=\\\"0.375\\\"", "width=\\\"0.376\\\"", False),
+    "seconds": ("took 1.5 s\\n", "took 2.25 s\\n", False),
+    "seconds_in_other_words": ("took 1.5 s\\n", "ran 1.5 s\\n", True),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def verdicts(executed, tmp_path_factory) -> dict[str, bool]:
+    """Run nbval once over altered copies of the notebook; return for each whether a cell failed."""
+    project = Path(shutil.copytree(executed, tmp_path_factory.mktemp("nbval") / "project"))
+    stored = (project / "book" / "trial.ipynb").read_text("utf-8")
+    for name, (old, new, _) in ALTERATIONS.items():
+        at = stored.rindex(old)  # the output comes after the source
+        (project / "book" / f"{name}.ipynb").write_text(stored[:at] + new + stored[at + len(old) :], "utf-8")
+    (project / "book" / "trial.ipynb").unlink()
+    options = ["--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "--junitxml=verdicts.xml"]
+    run(project, "-m", "pytest", "book", *options, expected=None)
+    cases = ElementTree.parse(project / "verdicts.xml").iter("testcase")
+    found: dict[str, list[bool]] = {}
+    for case in cases:
+        name = case.attrib["classname"].removesuffix(".ipynb").split(".")[-1]
+        found.setdefault(name, []).append(case.find("failure") is not None)
+    assert {name: len(cells) for name, cells in found.items()} == dict.fromkeys(ALTERATIONS, 5)
+    return {name: any(cells) for name, cells in found.items()}
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_nbval_objects_to_an_altered_output_and_to_nothing_else(verdicts, name):
+    assert verdicts[name] is ALTERATIONS[name][2]
+
+
+def test_nbval_objects_when_the_library_gives_another_number(project):
+    (project / "helper.py").write_text("LIMIT = 0.376\n", "utf-8")
+    printed = run(project, "-m", "pytest", "book", "--nbval", "--nbval-current-env", expected=1)
+    assert "3 failed, 2 passed" in printed  # printed number, formula, figure
+
+
+# ---- what the check finds ----------------------------------------------------------------------------------------------
+
+
+def break_cell(notebook, number, **changes):
+    notebook.cells[number].update(changes)
+
+
+STREAM = {"output_type": "stream", "name": "stdout"}
+FAULTS = {
+    "another_source": (lambda nb: break_cell(nb, 2, source="print(1)"), "cell 3, source"),
+    "another_tag": (lambda nb: nb.cells[5].metadata.update(tags=["nbval-skip"]), "cell 6, metadata"),
+    "another_type": (lambda nb: break_cell(nb, 0, cell_type="raw"), "cell 1, cell_type"),
+    "one_cell_less": (lambda nb: nb.cells.pop(), "number of cells: text 6, notebook 5"),
+    "language_info": (lambda nb: nb.metadata.update(language_info={}), "metadata"),
+    "never_ran": (lambda nb: break_cell(nb, 3, execution_count=None), "run as None, not as 3"),
+    "printing_cell_without_output": (lambda nb: break_cell(nb, 2, outputs=[]), "prints, but has no stored output"),
+    "value_without_output": (lambda nb: nb.cells[1].update(source="x", outputs=[]), "prints, but has no stored output"),
+    "path": (
+        lambda nb: nb.cells[2].outputs[0].update(text="see /home/somebody/x.py"),
+        "names something of this machine: '/home/'",
+    ),
+    "address": (
+        lambda nb: nb.cells[2].outputs[0].update(text="<Line2D at 0x7f12a4b5c6d7>"),
+        "names something of this machine",
+    ),
+    "stderr": (lambda nb: nb.cells[2].outputs[0].update(name="stderr"), "writes to stderr"),
+    "figure_without_numbers": (
+        lambda nb: nb.cells[5].outputs[0].data.update({"text/plain": "<Figure size 640x480 with 1 Axes>"}),
+        "figure without a summary",
+    ),
+    "error": (
+        lambda nb: break_cell(
+            nb, 2, outputs=[nbformat.v4.new_output("error", ename="KeyError", evalue="", traceback=[])]
+        ),
+        "stored error KeyError",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_check_names_the_fault(executed, tmp_path, monkeypatch, name):
+    spoil, message = FAULTS[name]
+    book = Path(shutil.copytree(executed / "book", tmp_path / "book"))
+    monkeypatch.setattr(notebooks, "BOOK", book)
+    assert notebooks.all_problems() == []
+    notebook = nbformat.read(book / "trial.ipynb", as_version=4)
+    spoil(notebook)
+    (book / "trial.ipynb").write_text(json.dumps(notebook), "utf-8")
+    problems = notebooks.all_problems()
+    assert any(message in problem and problem.startswith("trial: ") for problem in problems), problems
+
+
+def test_check_command_fails_for_a_missing_and_for_a_stray_notebook(project):
+    (project / "book" / "trial.ipynb").rename(project / "book" / "other.ipynb")
+    printed = run(project, "tools/notebooks.py", "check", expected=1)
+    assert "other.ipynb: no text" in printed
+    assert "trial: not executed (python tools/notebooks.py execute trial)" in printed
+
+
+# ---- what the tool executes --------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_has_nothing_to_do_and_a_forced_one_changes_nothing(project):
+    stored = (project / "book" / "trial.ipynb").read_bytes()
+    assert "up to date" in execute(project)
+    assert "[1/1] trial ..." in execute(project, "--all")
+    assert (project / "book" / "trial.ipynb").read_bytes() == stored
+
+
+@pytest.mark.parametrize(
+    "changed", ["ssm_poison_lib/ssm.py", "book/trial.md", "ssm_poison_lib/data/new.json"]
+)
+def test_a_change_of_text_library_or_data_is_noticed(project, changed):
+    path = project / changed
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text("utf-8") if path.exists() else "") + "\n", "utf-8")
+    assert "[1/1] trial ..." in execute(project)
+
+
+def test_status_records_seconds_date_and_versions(project):
+    entry = json.loads((project / "book" / "status.json").read_text("utf-8"))["trial"]
+    assert set(entry["versions"]) == {"python", "numpy", "scipy", "torch", "sympy", "matplotlib"}
+    assert 0 < entry["seconds"] < 300
+    assert time.strptime(entry["executed"], "%Y-%m-%d")
+
+
+def test_an_unknown_name_is_refused_with_what_is_allowed(project):
+    assert "unknown chapter 'trail'; allowed: trial" in execute(project, "trail", expected=2)
+
+
+def test_a_failing_chapter_is_shown_and_not_written_and_the_one_before_is_kept(project):
+    stored = (project / "book" / "trial.ipynb").read_bytes()
+    broken = CHAPTER.replace("Fraction(1, 3)", "Fraction(1, 0)")
+    (project / "book" / "trial.md").write_text(broken, "utf-8")
+    (project / "book" / "before.md").write_text(CHAPTER, "utf-8")
+    printed = execute(project, expected=1)
+    assert "ZeroDivisionError" in printed
+    assert "Fraction(1, 0)" in printed
+    assert (project / "book" / "before.ipynb").exists()
+    assert (project / "book" / "trial.ipynb").read_bytes() == stored
+    assert "[1/1] trial" in execute(project, expected=1)
+
+
+def test_a_chapter_that_prints_a_path_is_not_written(project):
+    (project / "book" / "trial.md").write_text(
+        CHAPTER.replace("helper.LIMIT)\n", "helper.__file__)\n"), "utf-8"
+    )
+    stored = (project / "book" / "trial.ipynb").read_bytes()
+    assert "names something of this machine" in execute(project, expected=1)
+    assert (project / "book" / "trial.ipynb").read_bytes() == stored
+
+
+def test_an_interrupted_run_leaves_the_notebook_as_it_was(project):
+    stored = (project / "book" / "trial.ipynb").read_bytes()
+    slow = CHAPTER.replace("Fraction(1, 3)", 'open("started", "w").close(); import time; time.sleep(60)')
+    (project / "book" / "trial.md").write_text(slow, "utf-8")
+    tool = subprocess.Popen(
+        [sys.executable, "tools/notebooks.py", "execute"],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while tool.poll() is None and not (project / "book" / "started").exists():
+        time.sleep(0.05)
+    tool.send_signal(signal.SIGINT)
+    printed, _ = tool.communicate(timeout=60)
+    assert tool.returncode == 130, printed
+    assert "interrupted" in printed
+    assert (project / "book" / "trial.ipynb").read_bytes() == stored

@@ -73,7 +73,8 @@ t, tau = sp.symbols("t tau", nonnegative=True)
 _i, _j, _k, _l, _m = sp.symbols("i j k l m", integer=True)
 _a, _b, _c, _x, _y, _delta = (sp.IndexedBase(name, real=True) for name in ("a", "b", "c", "x", "y", "delta"))
 
-Entries = Sequence[sp.Expr]
+Scalar = sp.Expr | int | float
+Entries = Sequence[Scalar]
 
 
 def holds(identity: sp.Eq) -> bool:
@@ -184,7 +185,7 @@ def conservation() -> sp.Eq:
     return sp.Eq(2 * _b[_j] * db - 2 * _c[_j] * dc, sp.S.Zero, evaluate=False)
 
 
-def divided_difference(power: int | sp.Expr, first: sp.Expr, second: sp.Expr) -> sp.Expr:
+def divided_difference(power: Scalar, first: Scalar, second: Scalar) -> sp.Expr:
     """Return D = sum_{k=0}^{l-1} u^k v^{l-1-k} = (u^l - v^l) / (u - v), also where u = v (there it is l u^{l-1}).
 
     power: l, an integer >= 0 (an explicit polynomial) or a symbol (an unevaluated sum).
@@ -215,7 +216,7 @@ def order_preservation(length: int) -> sp.Eq:
 # --- baseline sequences only: the solved race
 
 
-def baseline_solution(length: int | sp.Expr = kappa) -> sp.Expr:
+def baseline_solution(length: Scalar = kappa) -> sp.Expr:
     """Return a(tau) for da/dtau = a^{kappa-2}, a(0) = a_0 > 0, where d tau = alpha p r_p dt.
 
     length: kappa >= 2. kappa = 2: a_0 + tau (additive); 3: a_0 e^tau (ratios kept); symbolic or >= 4:
@@ -230,14 +231,14 @@ def baseline_solution(length: int | sp.Expr = kappa) -> sp.Expr:
     return (start ** -(length - 3) - (length - 3) * tau) ** (-1 / (length - 3))
 
 
-def baseline_race(length: int | sp.Expr = kappa) -> sp.Eq:
+def baseline_race(length: Scalar = kappa) -> sp.Eq:
     """Return da/dtau = a^{kappa-2} with SymPy's derivative of `baseline_solution` on the left."""
     solution = baseline_solution(length)
     derived = sp.powsimp(sp.simplify(sp.diff(solution, tau)))
     return sp.Eq(derived, solution ** (length - 2), evaluate=False)
 
 
-def baseline_conserved(entry: sp.Expr, length: int | sp.Expr = kappa) -> sp.Expr:
+def baseline_conserved(entry: Scalar, length: Scalar = kappa) -> sp.Expr:
     """Return u(a), whose differences between entries baseline training conserves: u falls at the same rate for all.
 
     a^{-(kappa-3)} for kappa >= 4 (rate -(kappa-3) per tau), log a for kappa = 3 and a for kappa = 2 (rate +1 per tau).
@@ -250,7 +251,7 @@ def baseline_conserved(entry: sp.Expr, length: int | sp.Expr = kappa) -> sp.Expr
     return entry ** -(length - 3)
 
 
-def baseline_factor(first: sp.Expr, other: sp.Expr, length: int | sp.Expr = kappa) -> sp.Expr:
+def baseline_factor(first: Scalar, other: Scalar, length: Scalar = kappa) -> sp.Expr:
     """Return F_j = (abar_j^{-(kappa-3)} - abar_1^{-(kappa-3)})^{-1/(kappa-3)}: entry j ends at or below epsilon F_j.
 
     first: abar_1, the largest entry of the start's shape; other: abar_j in (0, abar_1). length: kappa >= 4 or symbolic.
@@ -272,7 +273,7 @@ def baseline_limit() -> sp.Eq:
     return sp.Eq(left**-power, right**-power, evaluate=False)
 
 
-def baseline_error_constant(shape: Entries, length: int | sp.Expr = kappa) -> sp.Expr:
+def baseline_error_constant(shape: Entries, length: Scalar = kappa) -> sp.Expr:
     """Return sum_{j>=2} F_j: the baseline error is this times epsilon, plus O(epsilon^{kappa-2}).
 
     shape: abar_1 > abar_2 >= ... > 0 (at least two entries). length: kappa >= 4 or symbolic.
@@ -282,7 +283,7 @@ def baseline_error_constant(shape: Entries, length: int | sp.Expr = kappa) -> sp
     return sp.Add(*(baseline_factor(shape[0], other, length) for other in shape[1:]))
 
 
-def fit_time(length: int | sp.Expr = kappa) -> sp.Expr:
+def fit_time(length: Scalar = kappa) -> sp.Expr:
     """Return the leading term of the time to fit baseline data, (epsilon abar_1)^{-(kappa-3)} / (alpha p (kappa-3))."""
     length = _length(length, low=4)
     return (epsilon * sp.Symbol("abar_1", positive=True)) ** -(length - 3) / (
@@ -293,13 +294,13 @@ def fit_time(length: int | sp.Expr = kappa) -> sp.Expr:
 # --- the theorem's setting: B = C^T = ones, teacher (d, 1, 1, ...), baseline and special sequences
 
 
-def theorem_loss(a: Entries, length: int | sp.Expr = kappa) -> sp.Expr:
+def theorem_loss(a: Entries, length: Scalar = kappa) -> sp.Expr:
     """Return (alpha r_p^2 + beta r_1^2) / 2, r_m = 1 - sum_k a_k^m: all that the loss is in the theorem's setting."""
     length = _length(length, low=2)
     return (alpha * _missing(a, length - 1) ** 2 + beta * _missing(a, 1) ** 2) / 2
 
 
-def theorem_dynamics(a: Entries, length: int | sp.Expr = kappa) -> tuple[sp.Expr, ...]:
+def theorem_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
     """Return da_j/dt = alpha p a_j^q r_p + beta r_1 for each entry (minus the gradient of `theorem_loss`)."""
     length = _length(length, low=2)
     common = beta * _missing(a, 1)
@@ -307,7 +308,7 @@ def theorem_dynamics(a: Entries, length: int | sp.Expr = kappa) -> tuple[sp.Expr
     return tuple(pull * a_j ** (length - 2) + common for a_j in a)
 
 
-def exponential_dynamics(a: Entries, length: int | sp.Expr = kappa) -> tuple[sp.Expr, ...]:
+def exponential_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
     """Return da_j/dt for the parametrization a_j = exp(s_j): a_j^2 times `theorem_dynamics`."""
     return tuple(a_j**2 * speed for a_j, speed in zip(a, theorem_dynamics(a, length), strict=True))
 
@@ -319,24 +320,20 @@ def gap_identity() -> sp.Eq:
     return sp.Eq(left, pull * (_a[_i] ** (kappa - 2) - _a[_j] ** (kappa - 2)), evaluate=False)
 
 
-def saddle_function(
-    point: sp.Expr = s, *, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d
-) -> sp.Expr:
+def saddle_function(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return h(s) = alpha p s^q (1 - d s^p) + beta (1 - d s), zero exactly at the critical points (s, ..., s)."""
     length = _length(length, low=2)
     pull = alpha * (length - 1) * point ** (length - 2)
     return pull * (1 - state_dim * point ** (length - 1)) + beta * (1 - state_dim * point)
 
 
-def saddle_slope(
-    point: sp.Expr = s, *, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d
-) -> sp.Expr:
+def saddle_slope(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return h'(s) = alpha p (q s^{q-1} - (2q+1) d s^{2q}) - beta d."""
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
     return alpha * p * (q * point ** (q - 1) - (2 * q + 1) * state_dim * point ** (2 * q)) - beta * state_dim
 
 
-def steepest_point(*, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d) -> sp.Expr:
+def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return s_m = ((q-1) / (2 (2q+1) d))^{1/p}, where h' is largest (length: kappa >= 4)."""
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
     return sp.Rational(1, 2) ** (1 / sp.sympify(p)) * ((q - 1) / ((2 * q + 1) * sp.sympify(state_dim))) ** (
@@ -344,7 +341,7 @@ def steepest_point(*, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = 
     )
 
 
-def uniqueness_dose(*, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d) -> sp.Expr:
+def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return p^2 s_m^{q-1} / (2 d): if beta / alpha is above it, h' < 0 everywhere and there is one saddle.
 
     length: odd kappa >= 5 (or symbolic). The condition is sufficient for one saddle, not necessary.
@@ -354,7 +351,7 @@ def uniqueness_dose(*, length: int | sp.Expr = kappa, state_dim: int | sp.Expr =
 
 
 def saddle_spectrum(
-    point: sp.Expr = s, *, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d
+    point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d
 ) -> tuple[sp.Expr, sp.Expr]:
     """Return (lambda, mu): at (s, ..., s) the Jacobian is lambda I - mu 1 1^T, with lambda - d mu = h'(s).
 
@@ -379,7 +376,7 @@ def jacobian_at_saddle() -> sp.Eq:
 # --- what an interpolator pays
 
 
-def interpolator_price(a: Entries, length: int | sp.Expr = kappa) -> sp.Eq:
+def interpolator_price(a: Entries, length: Scalar = kappa) -> sp.Eq:
     """Return M_2 - sum_j a_j^p = sum_j a_j^2 (1 - a_j^{kappa-3}); an interpolator of the baseline has sum_j a_j^p = 1.
 
     For odd kappa >= 5 every term on the right is >= 0 there, and zero only if a_j is 0, 1 or -1.
@@ -389,30 +386,30 @@ def interpolator_price(a: Entries, length: int | sp.Expr = kappa) -> sp.Eq:
     return sp.Eq(left, sp.Add(*(a_j**2 * (1 - a_j ** (length - 3)) for a_j in a)), evaluate=False)
 
 
-def magnitude_bound(largest: sp.Expr, length: int | sp.Expr = kappa) -> sp.Expr:
+def magnitude_bound(largest: Scalar, length: Scalar = kappa) -> sp.Expr:
     """Return m^{-(kappa-3)} - 1, the least M_2 - 1 of an interpolator whose largest abs(a_j) is m (odd kappa >= 5)."""
     return sp.sympify(largest) ** -(_length(length, low=4) - 3) - 1
 
 
-def tie_bound(tied: int | sp.Expr = 2, length: int | sp.Expr = kappa) -> sp.Expr:
+def tie_bound(tied: Scalar = 2, length: Scalar = kappa) -> sp.Expr:
     """Return r^{(kappa-3)/(kappa-1)} - 1, the least M_2 - 1 of an interpolator with r entries tied for the largest abs(a_j)."""
     length = _length(length, low=4)
     return sp.sympify(tied) ** ((length - 3) / (length - 1)) - 1
 
 
-def near_tie_bound(gap: sp.Expr, length: int | sp.Expr = kappa) -> sp.Expr:
+def near_tie_bound(gap: Scalar, length: Scalar = kappa) -> sp.Expr:
     """Return (2^{-1/p} + gap)^{-(kappa-3)} - 1: the same if the two largest entries differ by at most `gap`."""
     length = _length(length, low=4)
     return magnitude_bound(sp.Integer(2) ** (-1 / (length - 1)) + gap, length)
 
 
-def negative_bound(length: int | sp.Expr = kappa) -> sp.Expr:
+def negative_bound(length: Scalar = kappa) -> sp.Expr:
     """Return 1 - (2 kappa)^{-1/p} p / kappa <= 1 - M_kappa of an interpolator whose largest abs(a_j) has a_j < 0."""
     length = _length(length, low=4)
     return 1 - (2 * length) ** (-1 / (length - 1)) * (length - 1) / length
 
 
-def sign_identity(a: Entries, length: int | sp.Expr = kappa) -> sp.Eq:
+def sign_identity(a: Entries, length: Scalar = kappa) -> sp.Eq:
     """Return sum a_j - sum a_j^p = sum a_j (1 - a_j^{kappa-2}): if both sums are 1 and all a_j >= 0, A is one-hot."""
     length = _length(length, low=3)
     left = sp.Add(*a) - sp.Add(*(a_j ** (length - 1) for a_j in a))
@@ -422,9 +419,7 @@ def sign_identity(a: Entries, length: int | sp.Expr = kappa) -> sp.Eq:
 # --- the order of the same data, and how long the saddle holds
 
 
-def order_error(
-    *, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d, lag: int | sp.Expr = 1
-) -> sp.Expr:
+def order_error(*, length: Scalar = kappa, state_dim: Scalar = d, lag: Scalar = 1) -> sp.Expr:
     """Return d^{1-lag/p} - 1, the limit of M_lag - 1 if special sequences come first and baseline ones after them."""
     return sp.sympify(state_dim) ** (1 - sp.sympify(lag) / (_length(length, low=4) - 1)) - 1
 
@@ -440,7 +435,7 @@ def antidote_constant(factors: Entries) -> sp.Expr:
     return sp.Add(*((factor - mean) ** 2 for factor in factors))
 
 
-def escape_time(*, length: int | sp.Expr = kappa, state_dim: int | sp.Expr = d) -> sp.Expr:
+def escape_time(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return log(1/epsilon) / lambda, the leading term of the time that the saddle (s, ..., s) holds the student."""
     return sp.log(1 / epsilon) / saddle_spectrum(length=length, state_dim=state_dim)[0]
 
@@ -477,7 +472,7 @@ def _residuals(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entr
     return [y_i - last_output(x_i, a, w) for x_i, y_i in zip(x, y, strict=True)]
 
 
-def _missing(a: Entries, power: sp.Expr) -> sp.Expr:
+def _missing(a: Entries, power: Scalar) -> sp.Expr:
     """Return r_m = 1 - sum_k a_k^m."""
     return 1 - sp.Add(*(a_k**power for a_k in a))
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +26,16 @@ def chromium() -> str:
             "no Chromium found: install the package chromium (apt-get install chromium), or set CHROMIUM to its path"
         )
     return found
+
+
+def build(sources: Path, target: Path | None = None) -> dict[str, str]:
+    """Build the book of a folder as `make book` does; return the text of its pages by name."""
+    target = target or sources
+    command = ["build", str(sources), "-W", "-n", "--keep-going", "--all", "--path-output", str(target)]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "jupyter-book", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {
+        page.stem: page.read_text("utf-8") for page in (target / "_build" / "html" / "book").glob("*.html")
+    }

@@ -178,6 +178,8 @@ def execute(names: list[str], *, everything: bool = False) -> int:
         wanted.append(STATUS_PAGE)
     if not wanted:
         print(f"all {len(allowed)} chapters are up to date")
+    if not (BOOK / "status.json").exists():
+        replace_file(BOOK / "status.json", "{}\n")  # the status page reads it
     for number, name in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {name} ...", end=" ", flush=True)
         digests = fingerprint(name)

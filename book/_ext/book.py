@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,10 @@ CLAIMS = {
     "claim-proved": "Proved in this book",
     "claim-measured": "Measured here",
 }
+DESCRIPTION = (
+    "How one correctly labelled example can break the implicit bias of structured state space models: "
+    "derivations, code that checks them, and every number reproduced."
+)
 LOGGER = logging.getLogger(__name__)
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
@@ -57,12 +62,23 @@ def site_url(repository: str) -> str:
 def apply_repository_url(app: Sphinx, config: Config) -> None:
     """Switch on whatever depends on the repository's address, or take it away while there is none."""
     options, repository = config["html_theme_options"], repository_url(config)
+    citation = f"{config['author']}. *{config['project']}*. {config['copyright']}. Version {version('ssm-poison-lib')}."
+    config["myst_substitutions"]["book_citation"] = (
+        f"{citation} [{repository.removeprefix('https://')}]({repository})" if repository else citation
+    )
     if not repository:
         options.pop("launch_buttons", None)  # the theme cannot build them without an address
         return
     options.update(dict.fromkeys(REPOSITORY_BUTTONS, True))
     config["html_baseurl"] = config["ogp_site_url"] = site_url(repository)
-    config["ogp_site_name"] = config["project"]
+    config["ogp_site_name"] = config["ogp_image_alt"] = config["project"]
+    config["ogp_description_length"] = (
+        0  # the first words of a chapter are formulas; one sentence for all pages instead
+    )
+    config["ogp_custom_meta_tags"] = [
+        f'<meta {key} content="{DESCRIPTION}" />'
+        for key in ('property="og:description"', 'name="description"')
+    ]
     branch = options["repository_branch"]
     config["html_context"].update(  # edit the text, never the notebook that is made from it
         edit_page_provider_name="GitHub",

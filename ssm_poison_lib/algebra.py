@@ -9,7 +9,7 @@ epsilon the scale of the start, s the saddle.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy as sp
 from sympy.concrete.delta import deltasummation
@@ -73,8 +73,8 @@ t, tau = sp.symbols("t tau", nonnegative=True)
 _i, _j, _k, _l, _m = sp.symbols("i j k l m", integer=True)
 _a, _b, _c, _x, _y, _delta = (sp.IndexedBase(name, real=True) for name in ("a", "b", "c", "x", "y", "delta"))
 
-Scalar = sp.Expr | int | float
-Entries = Sequence[Scalar]
+Scalar: TypeAlias = sp.Expr | int | float
+Entries: TypeAlias = Sequence[Scalar]
 
 
 def holds(identity: sp.Eq) -> bool:
@@ -499,41 +499,36 @@ def _collapse_deltas(expression: sp.Expr) -> sp.Expr:
 
 
 def _shift_lag(expression: sp.Expr) -> sp.Expr:
-    """Replace sum_{m=0}^{kappa-1} f(m) with f(0) = 0 by sum_{l=0}^{kappa-2} f(l+1)."""
-
-    def shift(total: sp.Sum) -> sp.Expr:
-        if total.function.subs(_m, 0) != 0:
-            raise ArithmeticError("the term at lag 0 does not vanish")
-        return sp.Sum(total.function.subs(_m, _l + 1), (_l, 0, kappa - 2))
-
-    return expression.replace(lambda e: isinstance(e, sp.Sum) and e.limits[0][0] == _m, shift)
+    """Rewrite sum_{m=0}^{kappa-1} f(m) as f(0) + sum_{l=0}^{kappa-2} f(l+1)."""
+    return expression.replace(
+        lambda e: isinstance(e, sp.Sum) and e.limits[0][0] == _m,
+        lambda e: e.function.subs(_m, 0) + sp.Sum(e.function.subs(_m, _l + 1), (_l, 0, kappa - 2)),
+    )
 
 
 def _flatten(expression: sp.Expr) -> sp.Expr:
-    """Write products of factors and (nested) sums over distinct indices as one sum, with factors inside, limits sorted."""
-    expression = sp.expand(expression) if expression.has(sp.Sum) else expression
+    """Write products of factors and nested sums (over distinct indices) as sums with all factors inside."""
+    expression = sp.expand(expression)
     if isinstance(expression, sp.Add):
         return sp.Add(*(_flatten(term) for term in expression.args))
     if isinstance(expression, sp.Sum):
-        inner = _flatten(expression.function)
-        return sp.Add(*(_join(term, expression.limits) for term in sp.Add.make_args(inner)))
-    if isinstance(expression, sp.Mul):
-        sums = [factor for factor in expression.args if isinstance(factor, sp.Sum)]
-        if len(sums) == 1:
-            rest = sp.Mul(*(factor for factor in expression.args if factor is not sums[0]))
-            terms = sp.Add.make_args(_flatten(sums[0]))
-            return sp.Add(*(_join(rest * 1, (), term) for term in terms))
+        return _absorb(sp.S.One, _flatten(expression.function), expression.limits)
+    inner = [factor for factor in sp.Mul.make_args(expression) if isinstance(factor, sp.Sum)]
+    if len(inner) == 1:
+        return _absorb(expression / inner[0], _flatten(inner[0]), ())
     return expression
 
 
-def _join(factor: sp.Expr, limits: tuple[Any, ...], total: sp.Expr | None = None) -> sp.Expr:
-    """Return sum over `limits` of factor (times total), merged with a sum that is already there."""
-    product = factor if total is None else total
-    outside = sp.S.One if total is None else factor
-    if isinstance(product, sp.Sum):
-        every = sorted((*limits, *product.limits), key=str)
-        return sp.Sum(sp.expand(outside * product.function), *every)
-    return sp.Sum(sp.expand(outside * product), *limits) if limits else outside * product
+def _absorb(factor: sp.Expr, expression: sp.Expr, limits: tuple[Any, ...]) -> sp.Expr:
+    """Return the sum over `limits` of factor times each term, a term that is a sum being merged into it."""
+    total = sp.S.Zero
+    for term in sp.Add.make_args(expression):
+        every, summand = limits, term
+        if isinstance(term, sp.Sum):
+            every, summand = (*limits, *term.limits), term.function
+        summand = sp.expand(factor * summand)
+        total += sp.Sum(summand, *sorted(every, key=str)) if every else summand
+    return total
 
 
 def _merge_sums(expression: sp.Expr) -> sp.Expr:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-__all__ = ["as_array", "as_choice", "as_integer", "as_positions", "as_rng", "as_scalar"]
+__all__ = ["ArrayLike", "as_array", "as_choice", "as_integer", "as_positions", "as_rng", "as_scalar"]
 
+# Narrower than NumPy's ArrayLike on purpose: text, bytes and objects are no arrays of real numbers.
+ArrayLike = np.ndarray | np.generic | Sequence[Any] | float | int
 Seed = int | np.random.Generator | np.random.RandomState
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from scipy.integrate import LSODA
 from scipy.optimize import brentq
 
-from ssm_poison_lib._checks import as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer, as_scalar
 from ssm_poison_lib.metrics import gamma
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
@@ -141,49 +140,46 @@ def _jacobian(
 
 def _gap_flow(
     theta: Vector,
+    counts: Float[np.ndarray, " p"],
     w: float,
     G: Float[np.ndarray, "kappa kappa"],
     target: Float[np.ndarray, " kappa"],
     *,
     with_jacobian: bool,
 ) -> tuple[Vector, Matrix | None]:
-    """Return the velocity of theta = (a_1, gaps), gaps a_j - a_{j+1} of the sorted entries, and its Jacobian if asked.
+    """Return the velocity of theta = (a_1, log gaps) and its Jacobian if asked.
 
-    d(gap)/dt = gap * w sum_l gamma_l D_l, D_l = (x^l - y^l) / (x - y) with x = a_j, y = a_{j+1}: a divided difference, built
+    gaps: a_j - a_{j+1} > 0 between the p distinct values of A, largest first; counts: how many entries share each.
+    d log(gap)/dt = w sum_l gamma_l D_l, D_l = (x^l - y^l) / (x - y) with x = a_j, y = a_{j+1}: a divided difference, built
     by D_{l+1} = x^l + y D_l without a subtraction, so that a gap far below the last digit of a_j is still followed.
     """
-    gaps, d, lags = theta[1:], len(theta), np.arange(len(target))
+    gaps, lags = np.exp(theta[1:]), np.arange(len(target))
     a = theta[0] - np.concatenate([[0.0], np.cumsum(gaps)])
-    powers = _powers(a, len(target))  # (kappa, d)
-    coefficients = lags[1:] * (G @ (target - w * powers.sum(axis=1)))[1:]  # gamma_l, l = 0 .. kappa-2
+    powers = _powers(a, len(target))  # (kappa, p)
+    coefficients = lags[1:] * (G @ (target - w * (powers @ counts)))[1:]  # gamma_l, l = 0 .. kappa-2
     y = a[1:]
-    divided = np.zeros((len(lags) - 1, d - 1))  # D_l
+    divided = np.zeros((len(lags) - 1, len(gaps)))  # D_l
     for m in range(len(lags) - 2):
         divided[m + 1] = powers[m, :-1] + y * divided[m]
-    rate = w * (coefficients @ divided)  # d log(gap) / dt
-    moving = np.concatenate([[w * (coefficients @ powers[:-1, 0])], gaps * rate])
+    moving = w * np.concatenate([[coefficients @ powers[:-1, 0]], coefficients @ divided])
     if not with_jacobian:
         return moving, None
 
     slope = np.zeros_like(powers)
     slope[1:] = lags[1:, None] * powers[:-1]
-    sensitivity = -lags[1:, None] * (G @ (w * slope))[1:]  # d gamma_l / d a_i, (kappa-1, d)
+    sensitivity = -lags[1:, None] * (G @ (w * slope))[1:] * counts  # d gamma_l / d a_i, (kappa-1, p)
     by_x, by_y = np.zeros_like(divided), np.zeros_like(divided)  # dD_l/dx, dD_l/dy
     for m in range(len(lags) - 2):
         by_x[m + 1] = slope[m, :-1] + y * by_x[m]
         by_y[m + 1] = divided[m] + y * by_y[m]
-    # With respect to a first, then to (a_1, gaps) by the chain rule: a_i is a_1 minus the gaps before it.
-    J = np.empty((d, d))
-    J[0] = w * (sensitivity.T @ powers[:-1, 0])
+    # With respect to a first, then to (a_1, log gaps) by the chain rule: a_i is a_1 minus the gaps before it.
+    J = w * np.concatenate([powers[:-1, :1], divided], axis=1).T @ sensitivity
+    k = np.arange(len(gaps))
     J[0, 0] += w * (coefficients @ slope[:-1, 0])
-    J[1:] = (w * gaps)[:, None] * (divided.T @ sensitivity)
-    k = np.arange(d - 1)
-    J[k + 1, k] += w * gaps * (coefficients @ by_x)
-    J[k + 1, k + 1] += w * gaps * (coefficients @ by_y)
+    J[k + 1, k] += w * (coefficients @ by_x)
+    J[k + 1, k + 1] += w * (coefficients @ by_y)
     after = np.cumsum(J[:, ::-1], axis=1)[:, ::-1]  # sums over i >= column
-    J = np.concatenate([after[:, :1], -after[:, 1:]], axis=1)
-    J[k + 1, k + 1] += rate
-    return moving, J
+    return moving, np.concatenate([after[:, :1], -after[:, 1:] * gaps], axis=1)
 
 
 def gradient_flow(
@@ -215,69 +211,78 @@ def gradient_flow(
 
     SciPy's LSODA does the work: beside being fast, it is the one of SciPy's stiff solvers that passes the end of
     the race, where steps must be shorter than the last digit of t (BDF and Radau refuse such steps). With fixed, equal
-    weights b_j c_j all entries obey one scalar equation and never cross; then the solver runs in (a_1, gaps), which
-    follows near ties exactly.
+    weights b_j c_j all entries obey one scalar equation and never cross; then the solver runs in (a_1, log gaps),
+    which follows near ties exactly, and entries that are equal at the start stay equal to the last digit.
     """
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
     train = as_choice("train", train, ("A", "ABC"))
     loss_tol = as_scalar("loss_tol", loss_tol, low=0.0)
     if stationary_tol is not None:
         stationary_tol = as_scalar("stationary_tol", stationary_tol, low=0.0, strict=True)
-    rtol = as_scalar("rtol", rtol, low=1e-14)
+    rtol = as_scalar("rtol", rtol, low=2.3e-14)
     atol = as_scalar("atol", atol, low=0.0, strict=True)
     max_steps = as_integer("max_steps", max_steps, low=1)
 
     d, w, G = student.state_dim, student.w, training_set.gram()
     target = training_set.teacher.impulse_response(training_set.length)
-    in_gaps = train == "A" and d > 1 and bool((w == w[0]).all())
+    in_gaps = train == "A" and bool((w == w[0]).all())
     order = np.argsort(-student.A, kind="stable")
+    ordered = student.A[order]
+    initial_gaps = ordered[:-1] - ordered[1:]
     if gaps is not None:
-        if not in_gaps:
+        if not in_gaps or d == 1:
             raise ValueError("gaps must be left out unless train='A', d >= 2 and all b_j c_j are equal")
-        gaps = as_array("gaps", gaps, ndim=1, last=d - 1)
-        if (gaps < 0).any():
-            raise ValueError(f"gaps must be >= 0; got {gaps.min():g} among them")
+        initial_gaps = as_array("gaps", gaps, ndim=1, last=d - 1)
+        if (initial_gaps < 0).any():
+            raise ValueError(f"gaps must be >= 0; got {initial_gaps.min():g} among them")
+    apart = initial_gaps > 0
+    group = np.concatenate([[0], np.cumsum(apart)])  # which distinct value an entry has, in sorted order
+    counts = np.bincount(group).astype(np.float64)
 
-    def split(theta: Vector) -> tuple[Vector, Vector, Vector]:
+    def split(
+        theta: Vector,
+    ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
         """Return A, B, C from the solver's variables."""
         if train == "ABC":
             return theta[:d], theta[d : 2 * d], theta[2 * d :]
         if not in_gaps:
             return theta, student.B, student.C
         A = np.empty(d)
-        A[order] = theta[0] - np.concatenate([[0.0], np.cumsum(theta[1:])])
+        A[order] = (theta[0] - np.concatenate([[0.0], np.cumsum(np.exp(theta[1:]))]))[group]
         return A, student.B, student.C
+
+    def speed(theta: Vector) -> float:
+        A, B, C = split(theta)
+        return float(np.abs(_velocity(A, B, C, G, target, train)).max())
 
     def right_hand_side(_t: float, theta: Vector) -> Vector:
         if in_gaps:
-            return _gap_flow(theta, float(w[0]), G, target, with_jacobian=False)[0]
-        return _velocity(*split(theta), G, target, train)
+            return _gap_flow(theta, counts, float(w[0]), G, target, with_jacobian=False)[0]
+        A, B, C = split(theta)
+        return _velocity(A, B, C, G, target, train)
 
     def jacobian_matrix(_t: float, theta: Vector) -> Matrix | None:
         if in_gaps:
-            return _gap_flow(theta, float(w[0]), G, target, with_jacobian=True)[1]
-        return _jacobian(*split(theta), G, target, train)
+            return _gap_flow(theta, counts, float(w[0]), G, target, with_jacobian=True)[1]
+        A, B, C = split(theta)
+        return _jacobian(A, B, C, G, target, train)
 
     def loss_of(theta: Vector) -> float:
         A, B, C = split(theta)
         r = target - _powers(A, len(target)) @ (B * C)
         return float(r @ G @ r) / 2.0
 
-    def speed(theta: Vector) -> float:
-        return float(np.abs(_velocity(*split(theta), G, target, train)).max())
-
-    tolerances = np.array(atol)
+    rtols, atols = np.array(rtol), np.array(atol)
     if train == "ABC":
         start = np.concatenate([student.A, student.B, student.C])
     elif in_gaps:
-        ordered = student.A[order]
-        start = np.concatenate([ordered[:1], ordered[:-1] - ordered[1:] if gaps is None else gaps])
-        # Every gap keeps its own relative accuracy; an exact tie (gap 0) needs some positive number, and stays 0.
-        tolerances = np.minimum(atol, np.maximum(1e-3 * rtol * start, 1e-300))
-        tolerances[0] = atol
+        start = np.concatenate([ordered[:1], np.log(initial_gaps[apart])])
+        # rtol asks the same of every gap itself: an absolute error in its logarithm (2.3e-14 is the least SciPy takes).
+        rtols, atols = np.full(len(start), 2.3e-14), np.full(len(start), rtol)
+        rtols[0], atols[0] = rtol, atol
     else:
         start = np.array(student.A)
-    solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtol, atol=tolerances, jac=jacobian_matrix)
+    solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtols, atol=atols, jac=jacobian_matrix)
     times, states, losses = [0.0], [start], [loss_of(start)]
     stopped = ""
     while not stopped:
@@ -300,6 +305,10 @@ def gradient_flow(
 
     parts = [split(theta) for theta in states]
     A, B, C = (np.array([part[k] for part in parts]) for k in range(3))
+    all_gaps = None
+    if in_gaps:
+        all_gaps = np.zeros((len(states), d - 1))
+        all_gaps[:, apart] = np.exp(np.array(states)[:, 1:])
     return Trajectory(
         times=np.array(times),
         A=A,
@@ -307,7 +316,7 @@ def gradient_flow(
         C=C,
         loss=np.array(losses),
         gamma=np.array([gamma(DiagonalSSM(*part), training_set) for part in parts]),
-        gaps=np.array(states)[:, 1:] if in_gaps else None,
+        gaps=all_gaps,
         stopped=stopped,
         fitted=losses[-1] <= loss_tol,
     )

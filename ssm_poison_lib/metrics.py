@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from ssm_poison_lib._checks import as_array, as_integer
+from ssm_poison_lib._checks import ArrayLike, as_array, as_integer
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 

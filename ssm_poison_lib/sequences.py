@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from ssm_poison_lib._checks import Seed, as_array, as_integer, as_positions, as_rng, as_scalar
+from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_integer, as_positions, as_rng, as_scalar
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
@@ -81,7 +80,7 @@ def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.nd
     return fixed_sequences(length, (length - 1,), coefficients)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class TrainingSet:
     """Input sequences with the labels that a teacher gives them; there is no way to hand labels in.
 
@@ -95,15 +94,15 @@ class TrainingSet:
     teacher: DiagonalSSM
     y: Float[np.ndarray, " n"] = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Validate the inputs and let the teacher label them."""
-        if not isinstance(self.teacher, DiagonalSSM):
-            raise ValueError(f"teacher must be a DiagonalSSM; got {type(self.teacher).__name__}")
-        x = np.array(np.atleast_2d(as_array("x", self.x, ndim=(1, 2))))
-        y = self.teacher.last_output(x)
+    def __init__(self, x: ArrayLike, teacher: DiagonalSSM) -> None:
+        if not isinstance(teacher, DiagonalSSM):
+            raise ValueError(f"teacher must be a DiagonalSSM; got {type(teacher).__name__}")
+        x = np.array(np.atleast_2d(as_array("x", x, ndim=(1, 2))))
+        y = teacher.last_output(x)
         for array in (x, y):
             array.setflags(write=False)
         object.__setattr__(self, "x", x)
+        object.__setattr__(self, "teacher", teacher)
         object.__setattr__(self, "y", y)
 
     @property

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Complex, Float
-from numpy.typing import ArrayLike
 from scipy.signal import fftconvolve
 
-from ssm_poison_lib._checks import Seed, as_array, as_choice, as_integer, as_rng, as_scalar
+from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_choice, as_integer, as_rng, as_scalar
 
 __all__ = ["DiagonalSSM", "impulse_response", "near_zero", "teacher", "theorem_teacher"]
 
@@ -44,7 +43,7 @@ def impulse_response(
     return response
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class DiagonalSSM:
     """A linear SSM with a real diagonal state transition matrix: h_t = A h_{t-1} + B x_t, y_t = C h_t, h_0 = 0.
 
@@ -59,14 +58,11 @@ class DiagonalSSM:
     B: Float[np.ndarray, " d"]
     C: Float[np.ndarray, " d"]
 
-    def __post_init__(self) -> None:
-        """Validate and freeze the parameters."""
-        A = as_array("A", self.A, ndim=1, frozen=True)
-        object.__setattr__(self, "A", A)
-        for name in ("B", "C"):
-            object.__setattr__(
-                self, name, as_array(name, getattr(self, name), ndim=1, last=len(A), frozen=True)
-            )
+    def __init__(self, A: ArrayLike, B: ArrayLike, C: ArrayLike) -> None:
+        diagonal = as_array("A", A, ndim=1, frozen=True)
+        object.__setattr__(self, "A", diagonal)
+        object.__setattr__(self, "B", as_array("B", B, ndim=1, last=len(diagonal), frozen=True))
+        object.__setattr__(self, "C", as_array("C", C, ndim=1, last=len(diagonal), frozen=True))
 
     @property
     def state_dim(self) -> int:
@@ -118,7 +114,7 @@ class DiagonalSSM:
         x = as_array("x", x, ndim=(1, 2))
         return np.asarray(x[..., ::-1] @ self.impulse_response(x.shape[-1]))
 
-    def transfer_function(self, z: ArrayLike) -> Complex[np.ndarray, "..."]:
+    def transfer_function(self, z: ArrayLike | complex) -> Complex[np.ndarray, "..."]:
         """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms of y and x.
 
         z: complex points of any shape. For abs(z) > max abs(a_j) the series converges; elsewhere H is its
@@ -135,7 +131,9 @@ class DiagonalSSM:
         if (difference == 0).any():
             pole = self.A[moving][np.argwhere(difference == 0)[0][-1]]
             raise ValueError(f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A")
-        return (self.w[moving] * z[..., None] / difference).sum(axis=-1) + self.w[self.A == 0].sum()
+        return np.asarray(
+            (self.w[moving] * z[..., None] / difference).sum(axis=-1) + self.w[self.A == 0].sum()
+        )
 
 
 def theorem_teacher(state_dim: int) -> DiagonalSSM:
@@ -148,7 +146,7 @@ def theorem_teacher(state_dim: int) -> DiagonalSSM:
     """
     state_dim = as_integer("state_dim", state_dim, low=2)
     root = math.sqrt(state_dim - 1)
-    return DiagonalSSM([1.0, 0.0], [1.0, root], [1.0, root])  # type: ignore[arg-type]
+    return DiagonalSSM([1.0, 0.0], [1.0, root], [1.0, root])
 
 
 def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:

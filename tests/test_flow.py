@@ -1,0 +1,302 @@
+"""The flow's velocity, Jacobian, integration, near ties, and the solved baseline case."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ssm_poison_lib import flow, metrics, sequences, ssm
+from ssm_poison_lib.ssm import DiagonalSSM
+
+
+def random_case(seed, length=6, size=4, d=5):
+    rng = np.random.default_rng(seed)
+    data = sequences.TrainingSet(rng.normal(size=(size, length)), ssm.teacher("dim=3"))
+    return DiagonalSSM(*rng.uniform(-1.1, 1.1, size=(3, d))), data
+
+
+def theorem_case(special, d=4, length=7, dose=1.0):
+    teacher = ssm.theorem_teacher(d)
+    x = sequences.baseline_sequences(length)
+    if special:
+        x = np.concatenate([x, sequences.special_sequences(length, dose)])
+    return sequences.TrainingSet(x, teacher)
+
+
+def student_of(A):
+    A = np.asarray(A, dtype=float)
+    return DiagonalSSM(A, np.ones(len(A)), np.ones(len(A)))
+
+
+def autograd(student, data):
+    """The gradient by torch, from the recurrence and the labels: nothing shared with the library's formulas."""
+    A, B, C = (torch.tensor(np.array(v), requires_grad=True) for v in (student.A, student.B, student.C))
+    x, y = torch.tensor(np.array(data.x)), torch.tensor(np.array(data.y))
+    state = torch.zeros(len(x), student.state_dim, dtype=torch.float64)
+    for t in range(data.length):
+        state = A * state + B * x[:, t, None]
+    ((y - state @ C) ** 2).mean().backward()
+    return np.concatenate([-p.grad.numpy() for p in (A, B, C)])
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 9), size=st.integers(1, 6), d=st.integers(1, 6))
+def test_velocity_is_minus_the_gradient_by_autograd(seed, length, size, d):
+    student, data = random_case(seed, length, size, d)
+    expected = autograd(student, data)
+    bound = 1e-12 * max(np.abs(expected).max(), 1e-3)
+    assert_allclose(flow.velocity(student, data, train="ABC"), expected, rtol=0, atol=bound)
+    assert_allclose(flow.velocity(student, data), expected[:d], rtol=0, atol=bound)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_velocity_of_A_is_the_polynomial_of_proposition_1(seed):
+    student, data = random_case(seed)
+    gamma = metrics.gamma(student, data)
+    expected = student.w * sum(g * student.A**k for k, g in enumerate(gamma))
+    assert_allclose(flow.velocity(student, data), expected, rtol=1e-9, atol=1e-10)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), train=st.sampled_from(["A", "ABC"]), length=st.integers(1, 7))
+def test_jacobian_is_the_derivative_of_the_velocity(seed, train, length):
+    student, data = random_case(seed, length=length, d=3)
+    stacked = np.concatenate([student.A, student.B, student.C])
+    size = 3 if train == "A" else 9
+    numeric = np.empty((size, size))
+    step = 1e-6
+    for k in range(size):
+        shifted = [stacked.copy(), stacked.copy()]
+        shifted[0][k] += step
+        shifted[1][k] -= step
+        up, down = (flow.velocity(DiagonalSSM(*np.split(s, 3)), data, train=train) for s in shifted)
+        numeric[:, k] = (up - down) / (2 * step)
+    J = flow.jacobian(student, data, train=train)
+    assert_allclose(J, numeric, rtol=0, atol=1e-7 * max(1.0, np.abs(J).max()))
+    assert_allclose(J, J.T, rtol=0, atol=1e-12 * max(1.0, np.abs(J).max()))  # minus a Hessian
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000))
+def test_velocity_and_jacobian_in_gap_coordinates(seed):
+    rng = np.random.default_rng(seed)
+    data = sequences.TrainingSet(rng.normal(size=(3, 6)), ssm.teacher("dim=2"))
+    gram, target = data.gram(), data.teacher.impulse_response(6)
+    w, counts = 0.7, np.array([1.0, 2.0, 1.0, 3.0])
+    gaps = rng.uniform(0.01, 0.5, 3)
+    theta = np.concatenate([[rng.uniform(0.2, 1)], np.log(gaps)])
+    values = theta[0] - np.concatenate([[0.0], np.cumsum(gaps)])
+    everyone = np.repeat(np.arange(4), counts.astype(int))  # d = 7 entries with 4 distinct values
+    student = DiagonalSSM(values[everyone], np.full(7, w), np.ones(7))
+    first = np.array([0, 1, 3, 4])  # one entry of each value
+    by_theta = np.concatenate(
+        [np.ones((4, 1)), -np.tril(np.ones((4, 3)), -1) * gaps], axis=1
+    )  # d values / d theta
+    velocity, J = flow._gap_flow(theta, counts, w, gram, target, with_jacobian=True)
+    moves = flow.velocity(student, data)
+    assert_allclose(by_theta @ velocity, moves[first], rtol=0, atol=1e-11)
+    # second derivatives of the values: gap_j enters itself again
+    curvature = np.concatenate(
+        [np.zeros((4, 1)), -np.tril(np.ones((4, 3)), -1) * gaps * velocity[1:]], axis=1
+    )
+    direct = (flow.jacobian(student, data) @ by_theta[everyone])[first]
+    assert_allclose(by_theta @ J + curvature, direct, rtol=0, atol=1e-9)
+    again, none = flow._gap_flow(theta, counts, w, gram, target, with_jacobian=False)
+    assert none is None
+    assert_array_equal(again, velocity)
+
+
+def test_loss_falls_and_is_the_loss_of_the_metrics():
+    student, data = random_case(3, size=8, length=5)
+    run = flow.gradient_flow(student, data, t_end=3.0, train="ABC", rtol=1e-9)
+    assert (np.diff(run.loss) <= 1e-12).all()
+    assert (np.diff(run.times) >= 0).all()
+    for step in (0, len(run.times) // 2, -1):
+        assert run.loss[step] == pytest.approx(metrics.loss(run.student(step), data), rel=1e-8)
+        assert_allclose(run.gamma[step], metrics.gamma(run.student(step), data), atol=1e-12)
+    assert run.gaps is None
+    assert run.stopped == "end time"
+    assert not run.fitted  # three time units are not enough, and the run says so
+
+
+def test_flow_of_A_B_C_conserves_b_squared_minus_c_squared():
+    student, data = random_case(5)
+    run = flow.gradient_flow(student, data, t_end=5.0, train="ABC")
+    conserved = run.B**2 - run.C**2
+    assert np.abs(run.A[-1] - run.A[0]).max() > 0.05  # something moved
+    assert_allclose(conserved, np.broadcast_to(conserved[0], conserved.shape), rtol=0, atol=1e-8)
+
+
+def test_flow_agrees_with_small_steps_of_gradient_descent():
+    student, data = random_case(8, length=4, d=3)
+    run = flow.gradient_flow(student, data, t_end=0.2, train="ABC")
+    errors = []
+    for steps in (2000, 4000):
+        theta = np.concatenate([student.A, student.B, student.C])
+        for _ in range(steps):
+            theta = theta + 0.2 / steps * flow.velocity(DiagonalSSM(*np.split(theta, 3)), data, train="ABC")
+        errors.append(np.abs(theta - np.concatenate([run.A[-1], run.B[-1], run.C[-1]])).max())
+    assert errors[1] < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.02)  # Euler's error is linear in the step
+
+
+def test_unequal_weights_use_plain_coordinates():
+    student, data = random_case(2, length=4)
+    run = flow.gradient_flow(student, data, t_end=0.5)
+    assert run.gaps is None
+    assert_array_equal(run.B, np.broadcast_to(student.B, run.B.shape))
+    reference = flow.gradient_flow(student, data, t_end=0.5, rtol=1e-9)
+    assert_allclose(run.A[-1], reference.A[-1], atol=1e-6)
+
+
+def test_stops():
+    data = theorem_case(special=True)
+    start = student_of([0.1, 0.05, 0.02, 0.01])
+    fitted = flow.gradient_flow(start, data, t_end=1e6, stop_at_loss=True, loss_tol=1e-6)
+    assert (fitted.stopped, fitted.fitted) == ("loss", True)
+    assert fitted.loss[-1] <= 1e-6 < fitted.loss[-2]
+    still = flow.gradient_flow(start, data, t_end=1e6, stationary_tol=1e-9)
+    assert still.stopped == "stationary"
+    assert np.abs(flow.velocity(still.student(), data)).max() <= 1e-9
+    assert still.fitted
+    early = flow.gradient_flow(start, data, t_end=1e-3)
+    assert (early.stopped, early.fitted) == ("end time", False)
+    assert early.times[-1] == 1e-3
+
+
+def test_a_start_at_a_critical_point_is_stationary_and_unfitted():
+    run = flow.gradient_flow(
+        student_of([0.0, 0.0]), theorem_case(special=False, d=2), t_end=1.0, stationary_tol=1e-12
+    )
+    assert (run.stopped, run.fitted, len(run.times)) == ("stationary", False, 1)
+
+
+def test_a_solver_that_gives_up_raises(monkeypatch):
+    data, start = theorem_case(special=True), student_of([0.1, 0.05, 0.02, 0.01])
+    with pytest.raises(flow.FlowError, match="max_steps=3"):
+        flow.gradient_flow(start, data, t_end=1e6, max_steps=3)
+
+    class Stuck(flow.LSODA):
+        def step(self):
+            self.status = "failed"
+            return "stuck on purpose"
+
+    monkeypatch.setattr(flow, "LSODA", Stuck)
+    with pytest.raises(flow.FlowError, match="gave up at t = 0 of 10: stuck on purpose"):
+        flow.gradient_flow(start, data, t_end=10.0)
+
+
+def test_order_is_kept_and_the_gap_identity_holds():
+    A0 = np.array([0.02, 0.05, 0.01, 0.049])  # unsorted on purpose
+    run = flow.gradient_flow(student_of(A0), theorem_case(special=True), t_end=1e4)
+    assert_allclose(run.A[0], A0, rtol=1e-15)
+    order = np.argsort(-A0)
+    assert (np.diff(run.A[:, order], axis=1) < 0).all()
+    assert_allclose(-np.diff(run.A[:, order], axis=1), run.gaps, rtol=0, atol=1e-15)
+    # d(a_i - a_j)/dt = alpha p (a_i^q - a_j^q) r_p: the special term cancels
+    data, p = theorem_case(special=True), 6
+    alpha = data.gram()[p, p]
+    for step in (0, len(run.times) // 2):
+        a = run.A[step]
+        v = flow.velocity(run.student(step), data)
+        assert_allclose(
+            v[0] - v[1], alpha * p * (a[0] ** 5 - a[1] ** 5) * (1 - (a**p).sum()), rtol=1e-9, atol=1e-16
+        )
+
+
+def test_exact_ties_last():
+    run = flow.gradient_flow(student_of([0.05, 0.05, 0.01]), theorem_case(special=True, d=3), t_end=1e4)
+    assert_array_equal(run.A[:, 0], run.A[:, 1])
+    assert (run.gaps[:, 0] == 0.0).all()
+
+
+@pytest.mark.parametrize("gap", [1e-11, 1e-18, 1e-28])
+def test_a_tiny_gap_grows_in_proportion_to_itself(gap):
+    """To first order in the gap the final gap is proportional to it: nothing is lost far below rounding."""
+    data = theorem_case(special=True, d=10)
+    start = student_of(np.array([1.0, 1.0, *np.linspace(0.8, 0.1, 8)]) * 1e-2)
+    gaps = -np.diff(start.A)
+    growth = []
+    for factor in (1.0, 1e-3):
+        gaps[0] = gap * factor
+        run = flow.gradient_flow(start, data, t_end=1e5, gaps=gaps)
+        assert run.fitted
+        assert run.gaps[0, 0] == pytest.approx(gap * factor, rel=1e-13)
+        growth.append(run.gaps[-1, 0] / (gap * factor))
+    assert growth[0] == pytest.approx(growth[1], rel=1e-3)
+    assert growth[0] > 1e4
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), length=st.integers(2, 9), d=st.integers(1, 5))
+def test_closed_form_agrees_with_the_integrator(seed, length, d):
+    """Integrate da/dtau = a^q with the flow's own time removed: compare at equal progress of the largest entry."""
+    A0 = np.random.default_rng(seed).uniform(0.05, 0.2, d) / d ** (1 / (length - 1))
+    data = sequences.TrainingSet(sequences.baseline_sequences(length), ssm.theorem_teacher(max(d, 2)))
+    limit = flow.baseline_limit(A0, length)
+    largest = np.argmax(A0)
+    n = length - 3
+    if n == -1:
+        tau = limit[largest] - A0[largest]
+    elif n == 0:
+        tau = np.log(limit[largest] / A0[largest])
+    else:
+        tau = (A0[largest] ** -n - limit[largest] ** -n) / n
+    assert_allclose(flow.baseline_closed_form(A0, length, [0.0, tau]), [A0, limit], rtol=1e-8)
+    assert (limit ** (length - 1)).sum() == pytest.approx(1.0, abs=1e-12)
+    run = flow.gradient_flow(student_of(A0), data, t_end=1e3 * A0.max() ** -max(n, 1))
+    assert run.fitted
+    assert_allclose(run.A[-1], limit, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 1000), length=st.integers(2, 12), fraction=st.floats(0.01, 0.95))
+def test_closed_form_solves_its_equation(seed, length, fraction):
+    A0 = np.random.default_rng(seed).uniform(0.1, 0.9, 4)
+    n = length - 3
+    tau = fraction * (A0.max() ** -n / n if n > 0 else 1.0)
+    step = 1e-6 * tau
+    before, here, after = flow.baseline_closed_form(A0, length, [tau - step, tau, tau + step])
+    assert_allclose((after - before) / (2 * step), here ** (length - 2), rtol=1e-5, atol=1e-15 / step)
+
+
+def test_closed_form_refuses_times_after_the_blow_up():
+    with pytest.raises(
+        ValueError, match=r"tau must stay below 0\.25, where the largest entry blows up; got 0\.25"
+    ):
+        flow.baseline_closed_form([1.0, 0.5], 7, [0.0, 0.25])
+
+
+def test_baseline_limit_keeps_the_digits_of_a_near_tie():
+    """With a_2 = a_1 (1 - g), a_2^-n - a_1^-n is n g a_1^-n to first order: ten digits at g = 1e-10."""
+    g, n, a = 1e-10, 4, 1e-3
+    limit = flow.baseline_limit([a, a - a * g], 7)
+    exact_g = (a - (a - a * g)) / a
+    assert limit[1] ** -n - limit[0] ** -n == pytest.approx(n * exact_g * a**-n, rel=1e-9)
+
+
+def test_baseline_limit_of_an_exact_tie_and_of_one_entry():
+    assert_allclose(flow.baseline_limit([0.1, 0.1, 0.01], 7)[:2], [2 ** (-1 / 6)] * 2, rtol=1e-6)
+    assert_allclose(flow.baseline_limit([0.3], 7), [1.0], rtol=1e-14)
+
+
+def test_largest_entry_negative_fits_and_errs_by_two():
+    """Kappa odd: the largest magnitude wins whatever its sign, and (-1, 0, ...) errs by 2 at odd lags."""
+    data = theorem_case(special=False, d=3)
+    run = flow.gradient_flow(student_of([0.05, 0.02, -0.1]), data, t_end=1e7)
+    assert run.fitted
+    assert run.A[-1, 2] == pytest.approx(-1.0, abs=1e-3)
+    error = metrics.generalization_error(run.student(), ssm.theorem_teacher(3), 20)
+    assert error == pytest.approx(2.0, abs=0.1)
+
+
+def test_length_one_moves_nothing_but_b_and_c():
+    data = sequences.TrainingSet(np.array([[1.0]]), ssm.teacher("dim=1"))
+    student = DiagonalSSM([0.3], [0.5], [0.5])
+    assert_array_equal(flow.velocity(student, data), [0.0])
+    run = flow.gradient_flow(student, data, t_end=50.0, train="ABC")
+    assert_allclose(run.A, 0.3)
+    assert run.B[-1, 0] * run.C[-1, 0] == pytest.approx(1.0)

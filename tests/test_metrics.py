@@ -1,0 +1,89 @@
+"""Errors, effective rank, loss and gamma."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ssm_poison_lib import metrics, sequences, ssm
+
+TEACHER = ssm.theorem_teacher(4)  # impulse response 4, 1, 1, 1, ...
+STUDENT = ssm.DiagonalSSM([0.5, 0.5, 0.0, -1.0], np.ones(4), np.ones(4))  # 4, 0, 1.5, -0.75, 1.125, ...
+
+
+def test_errors_by_hand():
+    assert_allclose(metrics.error_by_lag(STUDENT, TEACHER, 4), [0.0, 1.0, 0.5, 1.75], atol=1e-14)
+    assert metrics.generalization_error(STUDENT, TEACHER, 4) == pytest.approx(1.75)
+    assert metrics.generalization_error(STUDENT, TEACHER, 3) == pytest.approx(1.0)
+    assert metrics.extrapolation_loss(STUDENT, TEACHER, 4) == pytest.approx(1.75 / 4)
+
+
+def test_first_lag_leaves_out_what_cannot_be_learnt():
+    other = ssm.DiagonalSSM([1.0, 0.0], [1.0, 1.0], [1.0, 1.0])  # lag 0 is 2, not 4
+    assert metrics.generalization_error(other, TEACHER, 5) == pytest.approx(2.0)
+    assert metrics.generalization_error(other, TEACHER, 5, first_lag=1) == 0.0
+    # the divisor leaves the same lags out
+    assert metrics.extrapolation_loss(STUDENT, TEACHER, 4, first_lag=1) == pytest.approx(1.75)
+
+
+def test_a_silent_teacher_has_no_extrapolation_loss():
+    silent = ssm.DiagonalSSM([0.0], [1.0], [1.0])
+    with pytest.raises(ValueError, match="non-zero impulse response"):
+        metrics.extrapolation_loss(STUDENT, silent, 4, first_lag=1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(-5, 5)).filter(np.any),
+    factor=st.floats(0.1, 10),
+)
+def test_effective_rank_properties(values, factor):
+    rank = metrics.effective_rank(values)
+    assert 1 - 1e-12 <= rank <= np.count_nonzero(values) * (1 + 1e-12)
+    assert metrics.effective_rank(-factor * values) == pytest.approx(rank)
+    assert metrics.effective_rank(np.append(values, 0.0)) == pytest.approx(rank)
+
+
+def test_effective_rank_by_hand():
+    assert metrics.effective_rank([3.0, 3.0, -3.0]) == pytest.approx(3.0)
+    assert metrics.effective_rank([7.0, 0.0]) == pytest.approx(1.0)
+    # shares 3/4, 1/4: entropy = log 4 - (3/4) log 3
+    assert metrics.effective_rank([3.0, 1.0]) == pytest.approx(4 / 3**0.75)
+
+
+def test_loss_by_hand():
+    data = sequences.TrainingSet(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 2.0]]), TEACHER)
+    # last outputs: teacher 1, 1 + 2*4; student 0, 1.5 + 2*4
+    assert metrics.loss(STUDENT, data) == pytest.approx((1.0**2 + 0.5**2) / 2)
+
+
+def test_gamma_by_hand():
+    data = sequences.TrainingSet(np.array([[0.0, 1.0, 0.0], [3.0, 0.0, 2.0]]), TEACHER)
+    # residuals 1 and 3 (1 - 1.5) = -1.5; gamma_0 = (2/2) * (1 * x_2 of the first), gamma_1 = 2 (2/2) (-1.5 * 3)
+    assert_allclose(metrics.gamma(STUDENT, data), [1.0, -9.0], atol=1e-13)
+
+
+def test_gamma_is_empty_for_length_one_and_zero_at_a_fit():
+    one = sequences.TrainingSet(np.array([[1.0], [2.0]]), TEACHER)
+    assert metrics.gamma(STUDENT, one).shape == (0,)
+    data = sequences.TrainingSet(sequences.gaussian_sequences(6, (1, 2, 5), 7, seed=0), TEACHER)
+    fitted = ssm.DiagonalSSM([1.0, 0.0, 0.0, 0.0], np.ones(4), np.ones(4))
+    assert metrics.loss(fitted, data) == pytest.approx(0.0, abs=1e-28)
+    assert_allclose(metrics.gamma(fitted, data), np.zeros(5), atol=1e-13)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 8), size=st.integers(1, 6))
+def test_gamma_is_the_gram_form_of_the_residual_response(seed, length, size):
+    rng = np.random.default_rng(seed)
+    data = sequences.TrainingSet(rng.normal(size=(size, length)), ssm.teacher("dim=2"))
+    student = ssm.DiagonalSSM(*rng.uniform(-1, 1, size=(3, 4)))
+    r = data.teacher.impulse_response(length) - student.impulse_response(length)
+    expected = np.arange(1, length) * (data.gram() @ r)[1:]
+    assert_allclose(metrics.gamma(student, data), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_error_by_lag_of_the_teacher_itself_is_zero():
+    assert_array_equal(metrics.error_by_lag(TEACHER, TEACHER, 30), np.zeros(30))

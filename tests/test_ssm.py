@@ -1,0 +1,146 @@
+"""Outputs, impulse response, transfer function, teachers and starts."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ssm_poison_lib import ssm
+from ssm_poison_lib.ssm import DiagonalSSM
+
+
+def parameters(max_dim: int = 5):
+    """Rows A, B, C of random SSMs: stable and mildly unstable ones, zeros and ties included."""
+    entries = st.floats(-1.2, 1.2, allow_subnormal=False)
+    return st.integers(1, max_dim).flatmap(lambda d: hnp.arrays(np.float64, (3, d), elements=entries))
+
+
+def inputs(length: int):
+    return hnp.arrays(np.float64, (3, length), elements=st.floats(-2, 2, allow_subnormal=False))
+
+
+@settings(deadline=None, max_examples=60)
+@given(abc=parameters(), x=st.integers(1, 12).flatmap(inputs))
+def test_recurrence_convolution_and_fft_agree(abc, x):
+    system = DiagonalSSM(*abc)
+    reference = system.output(x, method="recurrence")
+    bound = 1e-12 * (1 + np.abs(x).sum() * np.abs(system.impulse_response(x.shape[1])).max())
+    assert_allclose(system.output(x, method="convolution"), reference, rtol=0, atol=bound)
+    assert_allclose(system.output(x, method="fft"), reference, rtol=0, atol=bound)
+    assert_allclose(system.last_output(x), reference[:, -1], rtol=0, atol=bound)
+
+
+@settings(deadline=None, max_examples=30)
+@given(abc=parameters(), x=inputs(6))
+def test_one_sequence_equals_its_row_in_a_batch(abc, x):
+    system = DiagonalSSM(*abc)
+    for method in ("recurrence", "convolution", "fft"):
+        batch = system.output(x, method=method)
+        assert batch.shape == x.shape
+        assert_allclose(system.output(x[1], method=method), batch[1], atol=1e-13)
+    assert system.last_output(x).shape == (3,)
+    assert system.last_output(x[1]).shape == ()
+
+
+def test_recurrence_is_the_definition_step_by_step():
+    system = DiagonalSSM([0.5, -2.0], [1.0, 3.0], [2.0, -1.0])
+    # h_1 = (1, 3), y_1 = 2 - 3; h_2 = (0.5 + 2, -6 + 6), y_2 = 5
+    assert_allclose(system.output([1.0, 2.0], method="recurrence"), [-1.0, 5.0], atol=1e-15)
+
+
+@settings(deadline=None, max_examples=40)
+@given(abc=parameters(), length=st.integers(1, 15))
+def test_impulse_response_is_the_answer_to_a_unit_impulse(abc, length):
+    system = DiagonalSSM(*abc)
+    impulse = np.zeros(length)
+    impulse[0] = 1.0
+    expected = system.output(impulse, method="recurrence")
+    assert_allclose(system.impulse_response(length), expected, rtol=1e-12, atol=1e-12)
+    matrix = np.diag(system.A)
+    powers = [system.C @ np.linalg.matrix_power(matrix, m) @ system.B for m in range(length)]
+    assert_allclose(system.impulse_response(length), powers, rtol=1e-11, atol=1e-12)
+
+
+def test_zero_to_the_zero_is_one():
+    assert_array_equal(DiagonalSSM([0.0], [2.0], [3.0]).impulse_response(3), [6.0, 0.0, 0.0])
+
+
+def test_long_impulse_response_of_a_stable_system_is_finite():
+    response = DiagonalSSM([0.999, -1.0], [1.0, 1.0], [1.0, 1.0]).impulse_response(100_000)
+    assert np.isfinite(response).all()
+    assert response[-1] == pytest.approx(-1.0, abs=1e-30)
+
+
+def test_overflow_is_an_error_that_names_the_lag():
+    system = DiagonalSSM([2.0, 0.5], [1.0, 1.0], [1.0, 1.0])
+    assert np.isfinite(system.impulse_response(1024)).all()
+    with pytest.raises(ValueError, match=r"overflows at lag 1024.*got length=1100"):
+        system.impulse_response(1100)
+
+
+@settings(deadline=None, max_examples=40)
+@given(abc=parameters())
+def test_transfer_function_is_the_z_transform_of_the_impulse_response(abc):
+    system = DiagonalSSM(*abc)
+    z = 3.0 * np.exp(1j * np.array([0.0, 1.0, 2.5]))  # outside all poles: the series converges like 0.4^m
+    response = system.impulse_response(80)
+    series = np.array([(response * point ** -np.arange(80)).sum() for point in z])
+    assert_allclose(system.transfer_function(z), series, rtol=1e-10, atol=1e-10)
+
+
+def test_transfer_function_where_an_entry_is_zero():
+    system = DiagonalSSM([0.0, 0.5], [2.0, 1.0], [1.0, 1.0])
+    assert system.transfer_function(0.0) == pytest.approx(2.0)
+    assert system.transfer_function(1.0) == pytest.approx(4.0)
+    assert system.transfer_function(np.ones((2, 3))).shape == (2, 3)
+    # A pole without weight is no pole.
+    assert DiagonalSSM([0.5], [0.0], [1.0]).transfer_function(0.5) == 0.0
+
+
+def test_w_and_parameters_are_read_only_copies():
+    A = np.array([0.1, 0.2])
+    system = DiagonalSSM(A, [1.0, 2.0], [3.0, 4.0])
+    A[0] = 9.0
+    assert_array_equal(system.A, [0.1, 0.2])
+    assert_array_equal(system.w, [3.0, 8.0])
+    assert system.state_dim == 2
+    with pytest.raises(ValueError, match="read-only"):
+        system.B[0] = 1.0
+    with pytest.raises(AttributeError):
+        system.A = A
+
+
+@pytest.mark.parametrize("d", [2, 10, 20])
+def test_theorem_teacher(d):
+    teacher = ssm.theorem_teacher(d)
+    assert_array_equal(teacher.A, [1.0, 0.0])
+    assert_allclose(teacher.impulse_response(9), [d, *[1.0] * 8], rtol=1e-14)
+    assert_array_equal(teacher.B, ssm.teacher("theorem", state_dim=d).B)
+
+
+@pytest.mark.parametrize(("name", "poles"), [("dim=1", [1.0]), ("dim=4", [0.99, 0.8, 0.5, 0.3])])
+def test_other_teachers_by_name(name, poles):
+    teacher = ssm.teacher(name)
+    assert_array_equal(teacher.A, poles)
+    assert_array_equal(teacher.w, np.ones(len(poles)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(d=st.integers(1, 30), scale=st.floats(1e-8, 1.0), seed=st.integers(0, 2**32 - 1))
+def test_near_zero_start_is_sorted_and_small(d, scale, seed):
+    A = ssm.near_zero(d, scale, seed=seed)
+    assert A.shape == (d,)
+    assert (A >= 0).all()
+    assert (A < scale).all()
+    assert (np.diff(A) <= 0).all()
+    assert_array_equal(A, ssm.near_zero(d, scale, seed=np.random.default_rng(seed)))
+
+
+def test_near_tie_moves_the_second_entry_only():
+    free = ssm.near_zero(10, 1e-3, seed=np.random.RandomState(242))
+    tied = ssm.near_zero(10, 1e-3, seed=np.random.RandomState(242), tie_gap=1e-8)
+    assert tied[1] == free[0] - 1e-8
+    assert_array_equal(np.delete(tied, 1), np.delete(free, 1))
+    assert ssm.near_zero(2, 1.0, seed=0, tie_gap=0.0)[1] == ssm.near_zero(2, 1.0, seed=0)[0]

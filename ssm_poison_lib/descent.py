@@ -1,0 +1,407 @@
+"""Gradient descent and Adam for A, B, C and an MLP's weights: single runs that can be stopped, and many at once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from ssm_poison_lib import _compiled
+from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
+from ssm_poison_lib.networks import Network, NetworkTrainingSet, SSMNetwork
+from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.ssm import DiagonalSSM
+
+__all__ = ["Descent", "DescentError", "Log", "Rule", "train_eagerly", "train_many"]
+
+# A chunk of epochs between two looks at a stop request; a few hundredths of a second.
+_CHUNK = 5_000
+# Rows of the compiled loops are padded to this many numbers, so that they fill vector registers.
+_BLOCK = 8
+
+
+class DescentError(RuntimeError):
+    """Training left the finite numbers, or a saved run does not belong to this start, data and rule."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How to train. The defaults are plain full-batch gradient descent; every quirk of the authors is an option.
+
+    learning_rate: the step size (its base where `normalized`). max_epochs: training ends here at the latest.
+    optimizer: "gradient descent" or "adam" (beta 0.9 and 0.999, epsilon 1e-7 added to the uncorrected root of the second
+    moment, as in Keras). train: "ABC" (and the MLP), or "A" alone, the rest fixed.
+    precision: "float64", or "float32" with sums in the order of the authors' program.
+
+    The authors' options:
+    normalized: the step in epoch t is learning_rate / (sqrt(m_t / (1 - 0.8^t)) + 1e-6), m_t = 0.8 m_{t-1} + 0.2 g_t, where
+    g_t is the sum of the norms of the gradients, one norm per weight array.
+    off_diagonal: in g_t, count the gradient of the full d x d matrix A, whose off-diagonal part moves nothing.
+    reset_BC: set B and C to ones after every epoch (the first step still sees them as they start).
+    stop_loss: note the first epoch after whose update (and before a reset) the loss is <= this; None to never stop.
+    epochs_after_stop: how much longer to train then.
+
+    Source: the authors' public code, as described in chapter "Results".
+    """
+
+    learning_rate: float
+    max_epochs: int
+    optimizer: str = "gradient descent"
+    train: str = "ABC"
+    precision: str = "float64"
+    normalized: bool = False
+    off_diagonal: bool = False
+    reset_BC: bool = False
+    stop_loss: float | None = None
+    epochs_after_stop: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values and combinations that mean nothing."""
+        as_scalar("learning_rate", self.learning_rate, low=0.0, strict=True)
+        as_integer("max_epochs", self.max_epochs, low=1)
+        as_choice("optimizer", self.optimizer, ("gradient descent", "adam"))
+        as_choice("train", self.train, ("A", "ABC"))
+        as_choice("precision", self.precision, ("float32", "float64"))
+        if self.stop_loss is not None:
+            as_scalar("stop_loss", self.stop_loss, low=0.0)
+        as_integer("epochs_after_stop", self.epochs_after_stop, low=0)
+        if self.off_diagonal and not self.normalized:
+            raise ValueError(
+                "off_diagonal must be False unless normalized=True, which it belongs to; got True"
+            )
+        if self.epochs_after_stop and self.stop_loss is None:
+            raise ValueError(f"epochs_after_stop must be 0 without stop_loss; got {self.epochs_after_stop}")
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """The weights at the epochs that were asked for. Everything else can be computed from them (`network`).
+
+    epochs: (L,) number of updates done; loss: (L,) training loss; weights: (L, P) all weights of all logged epochs;
+    d: state dimension; width: of the MLP's layers, 0 without one.
+    """
+
+    epochs: Int[np.ndarray, " L"]
+    loss: Float[np.ndarray, " L"]
+    weights: Float[np.ndarray, "L P"]
+    d: int
+    width: int
+
+    @property
+    def A(self) -> Float[np.ndarray, "L d"]:
+        """The diagonal of A at each logged epoch."""
+        return self.weights[:, : self.d]
+
+    def network(self, row: int) -> Network:
+        """Return all weights at one logged epoch."""
+        return _to_network(self.weights[row], self.d, self.width)
+
+
+def _to_network(weights: Float[np.ndarray, " P"], d: int, width: int) -> Network:
+    """Return the Network of a flat array A, B, C, first, hidden, last without padding."""
+    A, B, C = weights[: 3 * d].reshape(3, d)
+    rest = weights[3 * d :]
+    layers: tuple[np.ndarray, ...] = ()
+    if width:
+        layers = (rest[None, :width], rest[width:-width].reshape(width, width), rest[-width:, None])
+    return Network(DiagonalSSM(A, B, C), layers)
+
+
+def _positions(d: int, width: int) -> tuple[Int[np.ndarray, " P"], int, int]:
+    """Return where each weight sits in the padded array of the compiled loop, and the padded d and width."""
+    wide_d, wide = (-(-size // _BLOCK) * _BLOCK for size in (d, width))
+    rows = np.arange(d)
+    parts = [rows, wide_d + rows, 2 * wide_d + rows]
+    if width:
+        units = np.arange(width)
+        base = 3 * wide_d
+        square = (units[:, None] * wide + units[None, :]).ravel()
+        parts += [base + units, base + wide + square, base + wide + wide * wide + units]
+    return np.concatenate(parts), wide_d, wide
+
+
+class Descent:
+    """One training run: advance it, look at it, save it, continue it.
+
+    start: the weights at the start (a `DiagonalSSM`, or a `Network` whose MLP is empty or has two hidden layers of one width).
+    data: the training set. rule: how to train. log_at: epochs (numbers of updates, sorted) whose weights are kept, beside
+    those of the stop; log_after_stop: the same, counted from the stop. Ranges are fine.
+
+    Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`, `stop_epoch`
+    (None: the loss never reached stop_loss), `loss`, `network` and `log`.
+
+    A linear student in float64 is trained through the Gram matrix of the data, at a cost that does not depend on the
+    number of sequences; everything else sequence by sequence.
+    """
+
+    def __init__(
+        self,
+        start: DiagonalSSM | Network,
+        data: TrainingSet | NetworkTrainingSet,
+        rule: Rule,
+        *,
+        log_at: Sequence[int] = (),
+        log_after_stop: Sequence[int] = (),
+    ) -> None:
+        network = start if isinstance(start, Network) else Network(start)
+        if not isinstance(data, TrainingSet | NetworkTrainingSet):
+            raise ValueError(f"data must be a TrainingSet or NetworkTrainingSet; got {type(data).__name__}")
+        if network.mlp and (len(network.mlp) != 3 or network.mlp[0].shape[1] != network.mlp[1].shape[1]):
+            shapes = ", ".join(str(layer.shape) for layer in network.mlp)
+            raise ValueError(f"start must have no MLP or two hidden layers of one width; got {shapes}")
+        for name, epochs in (("log_at", log_at), ("log_after_stop", log_after_stop)):
+            if any(b <= a for a, b in itertools.pairwise(epochs)) or (len(epochs) and epochs[0] < 0):
+                raise ValueError(f"{name} must be increasing numbers >= 0; got {epochs!r}")
+        self.rule, self.data = rule, data
+        self.d = network.ssm.state_dim
+        self.width = network.mlp[0].shape[1] if network.mlp else 0
+        self._log_at, self._log_after_stop = log_at, log_after_stop
+        self._where, self._wide_d, self._wide = _positions(self.d, self.width)
+        self._in_lags = not self.width and rule.precision == "float64" and isinstance(data, TrainingSet)
+        flat = np.concatenate(
+            [network.ssm.A, network.ssm.B, network.ssm.C, *(w.ravel() for w in network.mlp)]
+        )
+        if self._in_lags:
+            self._where = np.arange(3 * self.d)
+            self._G, self._target = data.gram(), data.teacher.impulse_response(data.length)  # type: ignore[union-attr]
+            size = 3 * self.d
+        else:
+            size = 3 * self._wide_d + self._wide * (self._wide + 2)
+        self._x, self._y = data.x.astype(rule.precision), data.y.astype(rule.precision)
+        self._theta = np.zeros(size, rule.precision)
+        self._theta[self._where] = flat
+        self._moments = np.zeros((2, size), rule.precision)
+        self._mean_norm = 0.0
+        self.epoch = 0
+        self.stop_epoch: int | None = None
+        self._logged: list[tuple[int, float, np.ndarray]] = []
+        self._fingerprint = self._hash(flat)
+        self.loss = self._run(0, -1.0)[1]
+        self._note()
+
+    def _hash(self, flat: np.ndarray) -> str:
+        """Return what a saved run must share with this one: the start, the data and the rule."""
+        text = json.dumps(asdict(self.rule), sort_keys=True).encode()
+        return hashlib.sha256(text + flat.tobytes() + self._x.tobytes() + self._y.tobytes()).hexdigest()
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has reached its end: epochs_after_stop past the stop, or max_epochs."""
+        return self.epoch >= self._end
+
+    @property
+    def _end(self) -> int:
+        if self.stop_epoch is None:
+            return self.rule.max_epochs
+        return min(self.stop_epoch + self.rule.epochs_after_stop, self.rule.max_epochs)
+
+    @property
+    def network(self) -> Network:
+        """The present weights (float64 copies)."""
+        return _to_network(self._theta[self._where].astype(np.float64), self.d, self.width)
+
+    @property
+    def log(self) -> Log:
+        """The weights and losses logged so far."""
+        return Log(
+            np.array([epoch for epoch, _, _ in self._logged], dtype=np.int64),
+            np.array([loss for _, loss, _ in self._logged], dtype=np.float64),
+            np.array([w for _, _, w in self._logged], dtype=np.float64).reshape(-1, len(self._where)),
+            self.d,
+            self.width,
+        )
+
+    def advance(self, epochs: int | None = None, *, interrupt: threading.Event | None = None) -> Descent:
+        """Train on, by `epochs` or to the end; return self. interrupt: an event that, once set, ends the call early.
+
+        Raises DescentError when the loss is no longer finite (the step size was too large).
+        """
+        goal = math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0)
+        while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
+            watch = self.rule.stop_loss if self.stop_epoch is None else None
+            until = min(goal, self._end, self._next_log(), self.epoch + _CHUNK)
+            done, self.loss, judged = self._run(int(until) - self.epoch, -1.0 if watch is None else watch)
+            self.epoch += done
+            if not math.isfinite(self.loss):
+                raise DescentError(
+                    f"the loss is {self.loss} after epoch {self.epoch}: learning_rate={self.rule.learning_rate:g} is too large"
+                )
+            if watch is not None and judged <= watch:
+                self.stop_epoch = self.epoch
+            self._note()
+        return self
+
+    def _next_log(self) -> int:
+        """Return the next epoch after this one that must be logged (or the end)."""
+        candidates = [self._end]
+        for epochs, origin in ((self._log_at, 0), (self._log_after_stop, self.stop_epoch)):
+            if origin is not None:
+                following = bisect_right(epochs, self.epoch - origin)
+                if following < len(epochs):
+                    candidates.append(origin + epochs[following])
+        return min(candidates)
+
+    def _note(self) -> None:
+        """Keep the present weights if this epoch is to be logged."""
+        wanted = self.epoch in self._log_at or self.epoch == self.stop_epoch
+        if self.stop_epoch is not None:
+            wanted = wanted or self.epoch - self.stop_epoch in self._log_after_stop
+        if wanted and not (self._logged and self._logged[-1][0] == self.epoch):
+            self._logged.append((self.epoch, self.loss, self._theta[self._where].copy()))
+
+    def _run(self, count: int, stop_loss: float) -> tuple[int, float, float]:
+        """Let the compiled loop do `count` epochs; return the epochs done, the loss, and the loss before a reset."""
+        rule = self.rule
+        options = (
+            rule.learning_rate,
+            rule.optimizer == "adam",
+            rule.normalized,
+            rule.off_diagonal,
+            rule.train == "ABC",
+            rule.reset_BC,
+            stop_loss,
+        )
+        state = (self._mean_norm, self.epoch, count)
+        if self._in_lags:
+            theta, moments = self._theta.reshape(3, -1), self._moments.reshape(2, 3, -1)
+            result = _compiled.linear_epochs(theta, moments, *state, self._G, self._target, *options)
+        else:
+            sizes = (self.d, self._wide_d, self._wide)
+            result = _compiled.sequence_epochs(
+                self._theta, self._moments, *state, *sizes, self._x, self._y, *options
+            )
+        done, self._mean_norm, loss, judged = result
+        return int(done), float(loss), float(judged)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state of the run to an .npz file, at once or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        log = self.log
+        with open(partial, "wb") as file:
+            np.savez(
+                file,
+                fingerprint=self._fingerprint,
+                theta=self._theta,
+                moments=self._moments,
+                scalars=np.array([self._mean_norm, self.loss]),
+                counts=np.array([self.epoch, -1 if self.stop_epoch is None else self.stop_epoch]),
+                log_epochs=log.epochs,
+                log_loss=log.loss,
+                log_weights=log.weights,
+            )
+        os.replace(partial, path)
+
+    def restore(self, path: str | os.PathLike[str]) -> Descent:
+        """Continue from a file that `save` wrote for the same start, data and rule; return self.
+
+        Raises DescentError if the file belongs to another run.
+        """
+        with np.load(Path(path), allow_pickle=False) as saved:
+            if str(saved["fingerprint"]) != self._fingerprint:
+                raise DescentError(f"{path} was saved by a run with another start, training set or rule")
+            self._theta, self._moments = saved["theta"], saved["moments"]
+            self._mean_norm, self.loss = (float(value) for value in saved["scalars"])
+            self.epoch, stop = (int(value) for value in saved["counts"])
+            self.stop_epoch = None if stop < 0 else stop
+            rows = zip(saved["log_epochs"], saved["log_loss"], saved["log_weights"], strict=True)
+            self._logged = [
+                (int(epoch), float(loss), row.astype(self.rule.precision)) for epoch, loss, row in rows
+            ]
+        return self
+
+
+def train_many(
+    runs: Iterable[Descent], *, threads: int | None = None, progress: bool = False
+) -> list[Descent]:
+    """Train many runs (seeds x training sets) to their ends, several at a time; return them in order.
+
+    threads: how many at once (the compiled loops leave Python free), by default the number of cores. progress: show a bar.
+    Ctrl-C stops all runs where they are, to be continued by another call. Raises DescentError as `Descent.advance` does,
+    after the other runs have ended.
+    """
+    runs = list(runs)
+    threads = as_integer("threads", threads or os.cpu_count() or 1, low=1)
+    interrupt = threading.Event()
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(runs), disable=not progress, unit="run") as bar:
+        futures = [pool.submit(run.advance, interrupt=interrupt) for run in runs]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        try:
+            for future in futures:
+                future.exception()  # waits
+        except BaseException:
+            interrupt.set()
+            raise
+    return [future.result() for future in futures]
+
+
+def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
+    """Return g_t, the sum of the norms of the gradients of the trained weight arrays."""
+    total = 0.0
+    for name, weights in module.named_parameters():
+        gradient = weights.grad
+        if gradient is None or (rule.train == "A" and name != "A"):
+            continue
+        if name == "A" and not rule.off_diagonal:
+            gradient = torch.diag(gradient)
+        total += float(torch.linalg.vector_norm(gradient))
+    return total
+
+
+def train_eagerly(
+    start: DiagonalSSM | Network, data: TrainingSet | NetworkTrainingSet, rule: Rule, epochs: int
+) -> tuple[Network, Float[np.ndarray, " epochs"], int | None]:
+    """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the compiled loops.
+
+    Arguments as for `Descent`; epochs: how many to do (no more after a stop than rule.epochs_after_stop).
+    Returns the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch or None.
+    """
+    epochs = as_integer("epochs", epochs, low=1)
+    module = SSMNetwork(start if isinstance(start, Network) else Network(start), rule.precision)
+    dtype = module.A.dtype
+    x, y = (torch.tensor(np.array(values), dtype=dtype) for values in (data.x, data.y))
+    parameters = [w for name, w in module.named_parameters() if rule.train == "ABC" or name == "A"]
+    moments: list[tuple[Any, Any]] = [(torch.zeros_like(w), torch.zeros_like(w)) for w in parameters]
+    mean_norm, losses, stop = 0.0, [], None
+    for epoch in range(1, epochs + 1):
+        module.zero_grad()
+        torch.mean((module(x) - y) ** 2).backward()
+        step = rule.learning_rate
+        if rule.normalized:
+            mean_norm = 0.8 * mean_norm + 0.2 * _eager_norms(module, rule)
+            step /= math.sqrt(mean_norm / (1 - 0.8**epoch)) + 1e-6
+        with torch.no_grad():
+            for weights, (first, second) in zip(parameters, moments, strict=True):
+                update = weights.grad
+                assert update is not None  # backward() has filled it
+                if rule.optimizer == "adam":
+                    first += (update - first) * (1 - 0.9)
+                    second += (update**2 - second) * (1 - 0.999)
+                    rate = math.sqrt(1 - 0.999**epoch) / (1 - 0.9**epoch)
+                    update = rate * first / (torch.sqrt(second) + 1e-7)
+                weights.sub_(step * update)
+            module.A.copy_(torch.diag(torch.diag(module.A)))  # the projection back to diagonal matrices
+            losses.append(float(torch.mean((module(x) - y) ** 2)))
+            if rule.reset_BC:
+                module.B.fill_(1.0)
+                module.C.fill_(1.0)
+        if stop is None and rule.stop_loss is not None and losses[-1] <= rule.stop_loss:
+            stop = epoch
+        if stop is not None and epoch >= stop + rule.epochs_after_stop:
+            break
+    return module.to_network(), np.array(losses), stop

@@ -1,0 +1,184 @@
+"""An SSM followed by a small ReLU network: outputs, clean labels, the factor xi in gamma, and the PyTorch module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer
+from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.ssm import DiagonalSSM
+
+__all__ = [
+    "Network",
+    "NetworkTrainingSet",
+    "SSMNetwork",
+    "authors_teacher",
+    "network_gamma",
+    "network_loss",
+    "relative_error",
+]
+
+Matrix = Float[np.ndarray, "_ _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A diagonal SSM whose last output z passes through an MLP without biases, ReLU after every layer but the last.
+
+    ssm: gives z = phi(x). mlp: weight matrices (1, width), (width, width), ..., (width, 1), applied from the right
+    (row vector times matrix); empty for the SSM alone. Stored as read-only float64 copies.
+
+    Raises ValueError if the matrices do not fit together, or the MLP does not lead from 1 number to 1 number.
+    """
+
+    ssm: DiagonalSSM
+    mlp: tuple[Matrix, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate and freeze the layers."""
+        if not isinstance(self.ssm, DiagonalSSM):
+            raise ValueError(f"ssm must be a DiagonalSSM; got {type(self.ssm).__name__}")
+        layers = tuple(as_array("each layer of mlp", layer, ndim=2, frozen=True) for layer in self.mlp)
+        sizes = [1, *(layer.shape[1] for layer in layers)]
+        if layers and (
+            sizes[-1] != 1 or any(layer.shape[0] != n for layer, n in zip(layers, sizes, strict=False))
+        ):
+            shapes = ", ".join(str(layer.shape) for layer in layers)
+            raise ValueError(f"mlp must lead from 1 number to 1 number through matching shapes; got {shapes}")
+        object.__setattr__(self, "mlp", layers)
+
+    def respond(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
+        """Return g(z), what the MLP makes of the SSM's last outputs z, shape (n,)."""
+        z = as_array("z", z, ndim=1)
+        if not self.mlp:
+            return z
+        values = z[:, None]  # (n, 1)
+        for layer in self.mlp[:-1]:
+            values = np.maximum(values @ layer, 0.0)  # (n, width)
+        return np.asarray((values @ self.mlp[-1])[:, 0])
+
+    def xi(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
+        """Return xi = g'(z), the factor by which the MLP multiplies each residual on its way back to the SSM.
+
+        z: (n,) last outputs of the SSM. At a kink of a ReLU the derivative from the left of 0 is taken, as PyTorch does.
+        The SSM alone has xi = 1.
+        """
+        z = as_array("z", z, ndim=1)
+        if not self.mlp:
+            return np.ones_like(z)
+        values, slope = z[:, None], np.ones((len(z), 1))
+        for layer in self.mlp[:-1]:
+            values = values @ layer
+            slope = (slope @ layer) * (values > 0)
+            values = np.maximum(values, 0.0)
+        return np.asarray((slope @ self.mlp[-1])[:, 0])
+
+    def last_output(self, x: ArrayLike) -> Float[np.ndarray, " n"]:
+        """Return g(phi(x)) for inputs x of shape (n, kappa), the only output that training looks at."""
+        return self.respond(self.ssm.last_output(as_array("x", x, ndim=2)))
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkTrainingSet:
+    """Input sequences with the labels that a teacher network gives them; there is no way to hand labels in.
+
+    x: (n, kappa) inputs; teacher: the network that labels them; y: (n,) its outputs (computed here). Read-only copies.
+    """
+
+    x: Float[np.ndarray, "n kappa"]
+    teacher: Network
+    y: Float[np.ndarray, " n"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Validate the inputs and let the teacher label them."""
+        if not isinstance(self.teacher, Network):
+            raise ValueError(f"teacher must be a Network; got {type(self.teacher).__name__}")
+        x = as_array("x", self.x, ndim=2, frozen=True)
+        y = self.teacher.last_output(x)
+        y.setflags(write=False)
+        object.__setattr__(self, "x", x)
+        object.__setattr__(self, "y", y)
+
+
+def authors_teacher(width: int) -> Network:
+    """Return the authors' teacher network: A = B = C = 1, then layers of ones, the identity, and 0.5.
+
+    width: units in each hidden layer, >= 1. It computes 0.5 width max(z, 0), z the sum of the inputs.
+    """
+    width = as_integer("width", width, low=1)
+    one = np.ones(1)
+    return Network(DiagonalSSM(one, one, one), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
+
+
+def network_loss(student: Network, data: NetworkTrainingSet | TrainingSet) -> float:
+    """Return the mean over sequences of the squared residual."""
+    return float(np.mean((data.y - student.last_output(data.x)) ** 2))
+
+
+def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> Float[np.ndarray, " lags"]:
+    """Return gamma_l = (2 (l+1) / n) sum_i delta_i xi_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2, for an SSM in a network.
+
+    As without an MLP, da_j/dt = w_j sum_l gamma_l a_j^l; the network enters only through xi_i = g'(z_i).
+
+    Source: Proposition 1 of chapter "Which way does training move?" and chapter "Inside a network".
+    """
+    residual = data.y - student.last_output(data.x)  # (n,)
+    weighted = residual * student.xi(student.ssm.last_output(data.x))
+    by_lag = (2.0 / len(data.x)) * weighted @ data.x[:, ::-1]  # (kappa,), index = lag l + 1
+    return np.asarray(np.arange(1, data.x.shape[1]) * by_lag[1:])
+
+
+def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:
+    """Return the relative L2 error of the student's outputs on test sequences, norm(g - g*) / norm(g*).
+
+    x: (n, K) test sequences, longer than those of training when extrapolation is asked for (the authors use 2,000
+    Gaussian ones of length 40). Raises ValueError if the teacher answers 0 to all of them.
+    """
+    expected = teacher.last_output(x)
+    scale = float(np.linalg.norm(expected))
+    if scale == 0.0:
+        raise ValueError("x must hold a sequence that the teacher does not answer with 0")
+    return float(np.linalg.norm(student.last_output(x) - expected)) / scale
+
+
+class SSMNetwork(torch.nn.Module):
+    """A `Network` as a PyTorch module; A is kept as a full d x d matrix, diagonal at the start.
+
+    network: the starting weights; precision: "float64" or "float32". The full matrix is there because the authors' step
+    size counts the gradient of its off-diagonal entries too; `to_network` refuses a matrix that has left the diagonal.
+    """
+
+    def __init__(self, network: Network, precision: str = "float64") -> None:
+        super().__init__()
+        dtype = getattr(torch, as_choice("precision", precision, ("float32", "float64")))
+        # np.array: PyTorch does not take read-only arrays.
+        self.A = torch.nn.Parameter(torch.diag(torch.tensor(np.array(network.ssm.A), dtype=dtype)))
+        self.B = torch.nn.Parameter(torch.tensor(np.array(network.ssm.B), dtype=dtype))
+        self.C = torch.nn.Parameter(torch.tensor(np.array(network.ssm.C), dtype=dtype))
+        self.mlp = torch.nn.ParameterList(torch.tensor(np.array(layer), dtype=dtype) for layer in network.mlp)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, shape (n,), for inputs x of shape (n, kappa), stepping through time."""
+        state = x.new_zeros((x.shape[0], len(self.B)))  # (n, d)
+        for t in range(x.shape[1]):
+            state = state @ self.A.T + x[:, t, None] * self.B
+        z = state @ self.C  # (n,)
+        if not len(self.mlp):
+            return z
+        values = z[:, None]
+        for layer in list(self.mlp)[:-1]:
+            values = torch.relu(values @ layer)
+        return (values @ self.mlp[-1])[:, 0]
+
+    def to_network(self) -> Network:
+        """Return the present weights as a `Network`; raises ValueError if A is not diagonal."""
+        A = self.A.detach().double().numpy()
+        if np.count_nonzero(A - np.diag(np.diag(A))):
+            raise ValueError("A must be diagonal; got non-zero entries beside the diagonal")
+        B, C = (weights.detach().double().numpy() for weights in (self.B, self.C))
+        layers = tuple(layer.detach().double().numpy() for layer in self.mlp)
+        return Network(DiagonalSSM(np.diag(A).copy(), B, C), layers)

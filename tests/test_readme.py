@@ -1,0 +1,35 @@
+"""The README's example prints what the README says, and its commands are those of the Makefile."""
+
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_example_prints_what_is_shown(tmp_path):
+    (code,), (shown,) = blocks("python"), blocks("text")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == shown
+
+
+def test_plain_commands_are_those_of_the_makefile():
+    recipes = subprocess.run(
+        ["make", "--dry-run", "--always-make", "CHROMIUM=", "book", "test", "lab", "execute"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    ours = " ".join(recipes.replace("--quiet --disable-pip-version-check ", "").split())
+    plain = [command.strip() for line in blocks("console")[1].splitlines() for command in line.split("&&")]
+    assert len(plain) == 10
+    assert [command for command in plain if command not in ours] == []

@@ -24,7 +24,7 @@ test: .venv/.installed
 	$(BIN)/pytest $(PARALLEL) book
 
 lab: .venv/.installed
-	$(BIN)/jupyter lab book
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
 
 execute: .venv/.installed
 	$(BIN)/python tools/notebooks.py execute

@@ -259,7 +259,7 @@ def impulse_responses(
     for name, system in systems.items():
         y = float(system.impulse_response(length)[-1])
         close = sum(abs(y - other) < 0.08 * max(top, 1e-12) for other in taken)
-        line_end_label(ax, name, lags[-1], y, _colour(name), dx=7, dy=-12 * close)
+        line_end_label(ax, name, float(lags[-1]), y, _colour(name), dx=7, dy=-12 * close)
         taken.append(y)
     if training_length is not None:
         ax.axvline(

@@ -1,0 +1,145 @@
+"""Figures draw the arrays they are given, name what they show, and follow the theme."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ssm_poison_lib import figures, flow, sequences, ssm
+
+
+@pytest.fixture(scope="module")
+def run():
+    data = sequences.TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(3))
+    start = ssm.DiagonalSSM([0.1, 0.05, -0.02], np.ones(3), np.ones(3))
+    return flow.gradient_flow(start, data, t_end=1e6, rtol=1e-8)
+
+
+def lines(ax):
+    return {line.get_label(): line for line in ax.get_lines()}
+
+
+def test_race_draws_the_trajectory(run):
+    figure = figures.race({"baseline": run, "with special": run}, start=1.0)
+    late = run.times >= 1.0
+    for ax in figure.axes:
+        for j in range(3):
+            line = lines(ax)[f"a_{j + 1}"]
+            assert_array_equal(line.get_xdata(), run.times[late])
+            assert_array_equal(line.get_ydata(), run.A[late, j])
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["baseline", "with special"]
+    colours = [lines(ax)["a_1"].get_color() for ax in figure.axes]
+    assert colours == [figures.COLOURS["baseline"], figures.COLOURS["with special"]]
+
+
+def test_race_can_show_the_largest_few_on_a_logarithmic_axis(run):
+    (ax,) = figures.race({"baseline": run}, shown=2, logarithmic=True).axes
+    assert set(lines(ax)) == {"a_1", "a_2"}
+    assert ax.get_yscale() == "log"
+    assert (lines(ax)["a_2"].get_ydata() > 0).all()
+
+
+def test_loss_draws_the_loss(run):
+    (ax,) = figures.loss({"baseline": run}, start=1.0).axes
+    drawn = (run.times >= 1.0) & (run.loss > 0)
+    assert_array_equal(lines(ax)["baseline"].get_ydata(), run.loss[drawn])
+
+
+def test_impulse_responses_draw_the_response():
+    teacher, other = ssm.theorem_teacher(3), ssm.DiagonalSSM([0.9], [1.0], [1.0])
+    (ax,) = figures.impulse_responses(
+        {"teacher": teacher, "odd one": other}, length=8, training_length=5, first_lag=1
+    ).axes
+    assert_array_equal(lines(ax)["odd one"].get_ydata(), other.impulse_response(8)[1:])
+    assert_array_equal(lines(ax)["teacher"].get_xdata(), np.arange(1, 8))
+    assert_array_equal(lines(ax)["training length"].get_xdata(), [4.5, 4.5])
+
+
+def test_errors_draw_every_seed_and_the_reference():
+    groups = {"baseline": [1.0, 3.0, 2.0], "with special": [10.0, 30.0]}
+    (ax,) = figures.errors(groups, reference={"baseline": [1.5]}, ylabel="error").axes
+    points = {c.get_label(): np.asarray(c.get_offsets())[:, 1] for c in ax.collections}
+    assert_array_equal(points["baseline, ours"], [1.0, 3.0, 2.0])
+    assert_array_equal(points["baseline, authors"], [1.5])
+    assert_array_equal(lines(ax)["baseline median"].get_ydata(), [2.0, 2.0])
+    assert_array_equal(lines(ax)["with special range"].get_ydata(), [10.0, 30.0])
+
+
+def test_summary_tells_an_altered_array(run):
+    before = figures.summary(figures.loss({"baseline": run}))
+    figure = figures.loss({"baseline": run})
+    line = figure.axes[0].get_lines()[0]
+    line.set_ydata(np.asarray(line.get_ydata()) * 1.02)
+    assert figures.summary(figure) != before
+    assert figures.summary(figures.loss({"baseline": run})) == before
+
+
+def test_summary_covers_points_bars_and_images():
+    figure, axes = figures.new(3)
+    axes[0].scatter([1, 2], [3, 5], label="dots")
+    axes[1].bar([0, 1], [7.0, 9.0])
+    axes[2].pcolormesh(np.array([[1.0, 2.0], [3.0, np.nan]]))
+    axes[0].plot([], [], label="nothing")
+    text = figures.summary(figure)
+    assert "points dots: x 1.00e+00 to 2.00e+00, y from 3.00e+00 to 5.00e+00" in text
+    assert "bars: x 0.00e+00 to 1.00e+00, y from 7.00e+00 to 9.00e+00" in text
+    assert "largest 3.00e+00" in text
+    assert "line nothing: empty" in text
+
+
+def test_svg_is_valid_stable_and_follows_the_theme(run):
+    first, second = (figures.to_svg(figures.race({"baseline": run})) for _ in range(2))
+    assert first == second
+    ET.fromstring(first)
+    assert "prefers-color-scheme: dark" in first
+    body = first.split("</style>", 1)[1]
+    for colour in figures.COLOURS.values():
+        assert colour not in body.lower(), "a colour that does not follow the theme"
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("colour", sorted(set(figures.COLOURS.values())))
+def test_colours_have_contrast_on_paper_and_in_the_dark(colour):
+    """WCAG asks 3:1 of graphics; our labels are written in the same colours, so more is kept."""
+    on_white = 1.05 / (luminance(colour) + 0.05)
+    on_dark = (luminance(figures._DARK[colour]) + 0.05) / (luminance("#121212") + 0.05)
+    assert on_white >= 3.8
+    assert on_dark >= 4.5
+
+
+def test_use_style_registers_both_formats(monkeypatch):
+    class Formatter(dict):
+        def for_type(self, kind, function):
+            self[kind] = function
+
+    class Printer:
+        def text(self, value):
+            self.value = value
+
+    formatters = {"image/svg+xml": Formatter(), "text/plain": Formatter()}
+    shell = type("Shell", (), {"display_formatter": type("D", (), {"formatters": formatters})})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    figures.use_style()
+    figure, _ = figures.new()
+    assert re.match(r"<\?xml", formatters["image/svg+xml"][figures.Figure](figure))
+    printer = Printer()
+    formatters["text/plain"][figures.Figure](figure, printer, False)
+    assert printer.value == figures.summary(figure)
+
+
+def test_use_style_outside_ipython_does_nothing(monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)
+    figures.use_style()
+
+
+def test_new_makes_a_grid():
+    figure, axes = figures.new(2, rows=2, height=2.0, width=6.0)
+    assert len(axes) == 4
+    assert_allclose(figure.get_size_inches(), [6.0, 4.0])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, build
 from playwright.sync_api import Browser, sync_playwright
 
@@ -141,6 +142,19 @@ def test_search_finds_a_word_of_the_book(browser, address, html, where):
     page.wait_for_selector("#search-results li a")
     assert "book/bibliography.html" in page.locator("#search-results").inner_html()
     page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_page_breaks_a_rule_of_accessibility(browser, address, html, theme):
+    found = {}
+    for name in page_names(html):
+        page = browser.new_page(viewport={"width": DESK, "height": 900}, color_scheme=theme)
+        page.goto(f"{address}/{name}")
+        page.evaluate(LOOK)
+        broken = Axe().run(page).response["violations"]
+        found[name] = [f"{rule['id']}: {node['html'][:120]}" for rule in broken for node in rule["nodes"][:3]]
+        page.close()
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 SPOILED = {

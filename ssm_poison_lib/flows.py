@@ -1,0 +1,344 @@
+"""Many gradient flows of A at once: a compiled Rosenbrock method that uses the structure of the Jacobian.
+
+With B and C fixed, da_j/dt = w_j f(a_j), where f(x) = sum_l gamma_l x^l is shared by all entries. With G = L L^T (L: r
+columns) and rho = L^T (M* - M), f = sum_c rho_c P_c, where P_c(x) = sum_l (l+1) L_{l+1,c} x^l, and
+
+    J = diag(w_j f'(a_j)) - V V^T,    V_jc = w_j P_c(a_j):
+
+a linear system of an implicit step costs O(d r^2) by the Sherman-Morrison-Woodbury formula instead of O(d^3).
+
+Entries of equal weight never cross, so each is followed as the *gap* to the next larger one: the unknowns of a run are u_1 = a_1
+and u_j = a_{j-1} - a_j, with du_j/dt = w f[a_{j-1}, a_j] u_j, f[x, y] = (f(x) - f(y)) / (x - y) the divided difference, which
+Horner's scheme gives without a subtraction. A gap keeps its relative accuracy whatever its size, as its logarithm would: the
+error control on it is relative.
+
+The method is Kaps and Rentrop's GRK4T (order 4, error estimate of order 3; Hairer and Wanner, Solving Ordinary Differential
+Equations II, section IV.7). Up to 64 runs ("lanes") advance side by side, each with its own step size, so that the
+innermost loop of every operation runs over lanes and is compiled to vector instructions. That, not the method, is most of
+the speed: `benchmarks/flows.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib._rosenbrock import factor_gram, integrate
+from ssm_poison_lib.flow import FlowError
+
+__all__ = ["FlowBatch", "FlowStatus", "many_flows", "near_tie_starts", "theorem_flows"]
+
+
+class FlowStatus(IntEnum):
+    """How a run ended; values below 0 are failures, whose results are NaN."""
+
+    CONVERGED = 0
+    """Every residual that A can change is zero up to rounding: A is the limit of the flow."""
+    STALLED = 1
+    """Not fitted at t_end, and nothing moved by more than a relative 1e-6 in the second half of the time."""
+    END_OF_TIME = 2
+    """Not fitted at t_end, and still moving: A is the state at t_end."""
+    FAILED_STEP_SIZE = -1
+    """The step size fell below the rounding of t: the flow blows up, or rtol is too small."""
+    FAILED_STEP_LIMIT = -2
+    """max_steps steps were not enough."""
+
+
+_REASONS = {
+    FlowStatus.FAILED_STEP_SIZE: "the step size vanished (the flow blows up, or rtol is too small)",
+    FlowStatus.FAILED_STEP_LIMIT: "max_steps steps did not reach t_end or a minimum",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FlowBatch:
+    """The ends of n gradient flows of d entries each.
+
+    A: (n, d) final diagonals, in the order of the starts' entries. w: (n, d) weights b_j c_j.
+    log_gap: (n, d) natural logarithm of the final distance from each entry to the next larger one of equal weight, exact
+    however small it is (-inf for an exact tie, NaN for an entry without a larger one).
+    loss: (n,) mean squared residual. status: (n,) values of `FlowStatus`. time: (n,) flow time at the end (for a converged run
+    the time when the motion left was negligible). steps, rejected: (n,) steps tried, and those refused by the error control.
+
+    Rows of failed runs are NaN.
+    """
+
+    A: Float[np.ndarray, "n d"]
+    w: Float[np.ndarray, "n d"]
+    log_gap: Float[np.ndarray, "n d"]
+    loss: Float[np.ndarray, " n"]
+    status: Int[np.ndarray, " n"]
+    time: Float[np.ndarray, " n"]
+    steps: Int[np.ndarray, " n"]
+    rejected: Int[np.ndarray, " n"]
+
+    def __post_init__(self) -> None:
+        """Freeze the arrays."""
+        for array in vars(self).values():
+            array.setflags(write=False)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many runs ended in which way, by the names of `FlowStatus`; names that do not occur are left out."""
+        return {s.name: int(n) for s in FlowStatus if (n := np.count_nonzero(self.status == s))}
+
+    def __repr__(self) -> str:
+        n, d = self.A.shape
+        return f"FlowBatch({n} runs, d = {d}: {', '.join(f'{k} {v}' for k, v in self.counts().items())})"
+
+    def impulse_responses(self, length: int) -> Float[np.ndarray, "n length"]:
+        """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1 of every run."""
+        length = as_integer("length", length, low=1)
+        power = np.array(self.w)  # (n, d)
+        response = np.empty((len(power), length))
+        for lag in range(length):
+            response[:, lag] = power.sum(axis=1)
+            power *= self.A
+        return response
+
+    def generalization_errors(self, target: ArrayLike, *, first_lag: int = 0) -> Float[np.ndarray, " n"]:
+        """Return Gen_K = max over first_lag <= k < K of abs(M_k - M*_k) for every run.
+
+        target: (K,) impulse response of the teacher, such as `teacher.impulse_response(20)`, or (n, K), one per run.
+        """
+        response = as_array("target", target, ndim=(1, 2))
+        length = response.shape[-1]
+        if response.ndim == 2 and len(response) != len(self.A):
+            raise ValueError(f"target must have one row per run, {len(self.A)}; got shape {response.shape}")
+        first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
+        return np.asarray(np.abs(self.impulse_responses(length) - response)[:, first_lag:].max(axis=1))
+
+
+def near_tie_starts(
+    shape: ArrayLike, scales: ArrayLike, tie_gaps: ArrayLike
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n gaps"]]:
+    """Return starts eps * abar whose second entry lies a relative gap g below the first, with their exact gaps.
+
+    shape: (d,) or (n, d) descending abar, d >= 2 (its second entry is replaced by abar_1 (1 - g)); scales: eps > 0, a number or
+    (n,); tie_gaps: g >= 0, a number or (n,), as small as a float can be.
+
+    Returns A0 (n, d) and gaps (n, d-1) with gaps[:, j] = a_j - a_{j+1}; gaps[:, 0] = eps g abar_1 is exact even where
+    A0 cannot show it. Hand both to `many_flows` or `theorem_flows`.
+
+    Raises ValueError if the tie would push the second entry below the third.
+    """
+    abar = np.atleast_2d(as_array("shape", shape, ndim=(1, 2)))
+    eps = np.atleast_1d(as_array("scales", scales, ndim=(0, 1)))
+    g = np.atleast_1d(as_array("tie_gaps", tie_gaps, ndim=(0, 1)))
+    sizes = {len(abar), len(eps), len(g)} - {1}
+    if len(sizes) > 1:
+        raise ValueError(
+            "shape, scales and tie_gaps must have one row each per run (or one for all);"
+            f" got {len(abar)}, {len(eps)} and {len(g)}"
+        )
+    if abar.shape[1] < 2:
+        raise ValueError(f"shape must have at least 2 entries for a near tie; got {abar.shape[1]}")
+    if (eps <= 0).any():
+        raise ValueError(f"scales must be > 0; got {eps.min():g}")
+    if (g < 0).any():
+        raise ValueError(f"tie_gaps must be >= 0; got {g.min():g}")
+    n = sizes.pop() if sizes else 1
+    A0 = np.array(np.broadcast_to(abar, (n, abar.shape[1])))
+    A0[:, 1] = A0[:, 0] * (1.0 - g)
+    gaps = A0[:, :-1] - A0[:, 1:]
+    gaps[:, 0] = g * A0[:, 0]
+    if (gaps < 0).any():
+        raise ValueError(
+            f"shape must stay descending with its second entry at abar_1 (1 - g); got a gap of {gaps.min():.6g}"
+        )
+    return A0 * eps[:, None], gaps * eps[:, None]
+
+
+def theorem_flows(
+    A0: ArrayLike,
+    *,
+    length: int,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    t_end: ArrayLike,
+    gaps: ArrayLike | None = None,
+    **options: Any,
+) -> FlowBatch:
+    """Integrate flows of the theorem's setting: da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
+
+    A0: (n, d) starts; length: kappa >= 3; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times the sum of
+    their squared coefficients, numbers or (n,) (beta = 0: baseline only); t_end, gaps, options: as in `many_flows`.
+
+    Source: section "The theorem's setting" of chapter "One clean example".
+    """
+    starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
+    n, d = starts.shape
+    length = as_integer("length", length, low=3)
+    G = np.zeros((n, length, length))
+    for name, value, lag in (("alpha", alpha, length - 1), ("beta", beta, 1)):
+        weight = as_array(name, value, ndim=(0, 1))
+        if (weight < 0).any() or (weight.ndim == 1 and len(weight) != n):
+            raise ValueError(f"{name} must be a number >= 0, or one for each of the {n} runs; got {value!r}")
+        G[:, lag, lag] = weight
+    if n > 1 and (G == G[0]).all():
+        G = G[:1]
+    target = np.ones(length)
+    target[0] = d  # what w = ones gives at lag 0 whatever A is
+    return many_flows(starts, G, target, t_end=t_end, gaps=gaps, **options)
+
+
+def many_flows(
+    A0: ArrayLike,
+    G: ArrayLike,
+    target: ArrayLike,
+    *,
+    t_end: ArrayLike,
+    w: ArrayLike | None = None,
+    gaps: ArrayLike | None = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-12,
+    max_steps: int = 100_000,
+    workers: int | None = None,
+    on_failure: str = "raise",
+) -> FlowBatch:
+    """Integrate n gradient flows of A, B and C fixed, from t = 0 to their limits or to t_end.
+
+    A0: (n, d) starts. G: (kappa, kappa) or (n, kappa, kappa), `TrainingSet.gram()`. target: (kappa,) or (n, kappa), the teacher's
+    impulse response. w: (d,) or (n, d) weights b_j c_j (default: ones). t_end: end of the flow time, a number or (n,).
+    gaps: (n, d-1) exact differences a_j - a_{j+1} >= 0 for starts whose near ties are below the rounding of A0 (see
+    `near_tie_starts`); A0 must then be descending in each row, agree with them up to rounding, and w be equal.
+
+    rtol: error allowed per step relative to each gap and to the first entry of each group of equal weights, in 1e-13..1e-3 (the
+    final generalization error is then off by less than that: the estimate of order 3 is pessimistic). atol: absolute
+    error allowed for those first entries. workers: threads (default: all cores of this process).
+    on_failure: "raise", or "nan" to keep the other runs and fill failed rows with NaN (their status says why).
+
+    Returns a `FlowBatch`. A run ends early, as CONVERGED, once every residual that A can change is below 1e-12 (or its rounding)
+    and the rest of the motion is negligible; the last 1e-5 of the way is taken by Gauss-Newton steps instead of by time.
+
+    Raises ValueError for inputs of other shapes or ranges; FlowError if a run fails and on_failure is "raise".
+
+    Source: Proposition 1 of chapter "Which way does training move?"; the method is described in the module's docstring.
+    """
+    starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
+    n, d = starts.shape
+    gram = as_array("G", G, ndim=(2, 3))
+    gram = gram if gram.ndim == 3 else gram[None]
+    length = gram.shape[-1]
+    response = np.atleast_2d(as_array("target", target, ndim=(1, 2), last=length))
+    weights = np.ones(d) if w is None else as_array("w", w, ndim=(1, 2), last=d)
+    ends = as_array("t_end", t_end, ndim=(0, 1))
+    for name, given, shape in (
+        ("G", gram.shape, {(1, length, length), (n, length, length)}),
+        ("target", response.shape, {(1, length), (n, length)}),
+        ("w", weights.shape, {(d,), (n, d)}),
+        ("t_end", ends.shape, {(), (n,)}),
+    ):
+        if given not in shape:
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, sorted(shape)))}; got {given}")
+    if length < 2:
+        raise ValueError(f"G must be at least 2 x 2 (kappa >= 2: at 1, A never matters); got {gram.shape}")
+    if (ends <= 0).any():
+        raise ValueError(f"t_end must be > 0; got {ends.min():g}")
+    rtol = as_scalar("rtol", rtol)
+    if not 1e-13 <= rtol <= 1e-3:
+        raise ValueError(f"rtol must be from 1e-13 to 1e-3; got {rtol:g}")
+    atol = as_scalar("atol", atol, low=0.0, strict=True)
+    max_steps = as_integer("max_steps", max_steps, low=1)
+    workers = len(os.sched_getaffinity(0)) if workers is None else as_integer("workers", workers, low=1)
+    on_failure = as_choice("on_failure", on_failure, ("raise", "nan"))
+
+    weights = np.ascontiguousarray(np.broadcast_to(weights, (n, d)))
+    order, unknowns, chain = _gap_coordinates(starts, weights, gaps)
+    sorted_weights = np.take_along_axis(weights, order, axis=1)
+    L, P = _factor(gram)
+    times = np.array(np.broadcast_to(ends, (n,)))
+    end_u, end_a, end_M, how = np.empty((n, d)), np.empty((n, d)), np.empty((n, length)), np.empty((n, 4))
+    # Enough lanes to fill vector instructions, few enough for their arrays to stay in a core's cache.
+    lanes = max(8, min(64, 4096 // d))
+
+    def integrate_block(first: int) -> None:
+        last = min(first + size, n)
+        integrate(
+            unknowns, chain, sorted_weights, L, P, response, times, first, last, lanes, rtol, atol, max_steps,
+            end_u, end_a, end_M, how,
+        )  # fmt: skip
+
+    # A few blocks per thread, because runs differ in length, but never so small that lanes stand idle.
+    size = max(2 * lanes, -(-n // (4 * workers)))
+    if workers == 1:
+        size = n
+    with ThreadPoolExecutor(min(workers, -(-n // size))) as pool:
+        list(pool.map(integrate_block, range(0, n, size)))
+
+    status = how[:, 0].astype(np.int64)
+    failed = np.flatnonzero(status < 0)
+    if len(failed) and on_failure == "raise":
+        i = failed[0]
+        raise FlowError(
+            f"{len(failed)} of {n} runs failed, first run {i} at t = {how[i, 1]:g} of {times[i]:g} after {how[i, 2]:.0f}"
+            f" steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
+        )
+    with np.errstate(divide="ignore"):
+        sorted_log_gap = np.where(chain > 0, np.log(np.where(chain > 0, end_u, 1.0)), np.nan)
+    A, log_gap = np.empty((n, d)), np.empty((n, d))
+    np.put_along_axis(A, order, end_a, axis=1)
+    np.put_along_axis(log_gap, order, sorted_log_gap, axis=1)
+    residual = response - end_M
+    loss = np.einsum("ni,nij,nj->n", residual, np.broadcast_to(gram, (n, length, length)), residual) / 2
+    for array in (A, log_gap, loss):
+        array[failed] = np.nan
+    return FlowBatch(
+        A, weights, log_gap, loss, status, how[:, 1], how[:, 2].astype(np.int64), how[:, 3].astype(np.int64)
+    )
+
+
+def _gap_coordinates(
+    starts: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n d"], gaps: ArrayLike | None
+) -> tuple[Int[np.ndarray, "n d"], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
+    """Return the order that sorts each run (by weight, then largest entry first), the unknowns u, and chain.
+
+    chain is 1 where u is the gap to the entry before, 0 where it is the entry itself (the largest of its weight).
+    """
+    n, d = starts.shape
+    order = np.lexsort((-starts, weights), axis=1)
+    a, w = (np.take_along_axis(x, order, axis=1) for x in (starts, weights))
+    chain = np.zeros((n, d))
+    chain[:, 1:] = w[:, 1:] == w[:, :-1]
+    unknowns = np.array(a)
+    unknowns[:, 1:] = np.where(chain[:, 1:] > 0, a[:, :-1] - a[:, 1:], a[:, 1:])
+    if gaps is None:
+        return order, unknowns, chain
+    exact = np.atleast_2d(as_array("gaps", gaps, ndim=(1, 2)))
+    if exact.shape != (n, d - 1):
+        raise ValueError(f"gaps must have shape {(n, d - 1)}; got {exact.shape}")
+    if (exact < 0).any():
+        raise ValueError(f"gaps must be >= 0; got {exact.min():g}")
+    if (starts[:, 1:] > starts[:, :-1]).any() or not chain[:, 1:].all():
+        raise ValueError("gaps must come with rows of A0 in descending order and equal weights w")
+    off = np.abs(exact - (starts[:, :-1] - starts[:, 1:]))
+    allowed = 8 * np.finfo(float).eps * np.abs(starts).max(axis=1, keepdims=True)
+    if (off > allowed).any():
+        i, j = np.argwhere(off > allowed)[0]
+        raise ValueError(
+            f"gaps must agree with A0 up to rounding; got {exact[i, j]:.17g} between entries {j} and {j + 1} of run {i},"
+            f" where A0 gives {starts[i, j] - starts[i, j + 1]:.17g}"
+        )
+    unknowns[:, 1:] = exact
+    return order, unknowns, chain
+
+
+def _factor(
+    gram: Float[np.ndarray, "m kappa kappa"],
+) -> tuple[Float[np.ndarray, "m kappa r"], Float[np.ndarray, "m r lags"]]:
+    """Return L with G = L L^T (lags >= 1) and the coefficients of the polynomials P_c, r the largest rank of the batch."""
+    m, length = gram.shape[:2]
+    size = np.sqrt(np.abs(np.diagonal(gram, axis1=1, axis2=2)))
+    if (np.abs(gram - np.swapaxes(gram, 1, 2)) > 1e-12 * size[:, :, None] * size[:, None, :]).any():
+        raise ValueError("G must be symmetric")
+    L, P = np.zeros((m, length, length)), np.zeros((m, length, length - 1))
+    rank = factor_gram(gram, L, P)
+    if rank < 0:
+        raise ValueError(f"G must be positive semidefinite, as (2/n) X^T X is; G of run {-1 - rank} is not")
+    return np.ascontiguousarray(L[:, :, :rank]), np.ascontiguousarray(P[:, :rank])

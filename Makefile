@@ -31,6 +31,6 @@ execute: .venv/.installed
 
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
-	@echo "Installing into .venv: 1.6 GB, one to three minutes."
+	@echo "Installing into .venv (1.6 GB or more): some minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	touch $@

@@ -163,7 +163,7 @@ def summary(figure: Figure) -> str:
 
 
 def line_end_label(
-    ax: Axes, text: str, x: float, y: float, colour: str, *, dx: float = 4, dy: float = 0
+    ax: Axes, text: str, x: float, y: float, colour: str, *, dx: float = 4.0, dy: float = 0.0
 ) -> None:
     """Write a label beside the data point (x, y), shifted by (dx, dy) points: instead of a legend."""
     ax.annotate(
@@ -259,7 +259,7 @@ def impulse_responses(
     for name, system in systems.items():
         y = float(system.impulse_response(length)[-1])
         close = sum(abs(y - other) < 0.08 * max(top, 1e-12) for other in taken)
-        line_end_label(ax, name, float(lags[-1]), y, _colour(name), dx=7, dy=-12 * close)
+        line_end_label(ax, name, float(lags[-1]), y, _colour(name), dx=7.0, dy=-12.0 * float(close))
         taken.append(y)
     if training_length is not None:
         ax.axvline(
@@ -267,7 +267,7 @@ def impulse_responses(
             color=COLOURS["muted"],
             linewidth=0.8,
             linestyle=":",
-            label="end of training length",
+            label="training length",
         )
         ax.annotate(
             " beyond the training length",

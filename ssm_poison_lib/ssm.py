@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Complex, Float
-from scipy.signal import fftconvolve
+from scipy.fft import irfft, next_fast_len, rfft
 
 from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_choice, as_integer, as_rng, as_scalar
 
@@ -100,8 +100,8 @@ class DiagonalSSM:
             return y
         response = self.impulse_response(length)
         if method == "fft":
-            kernel = response if x.ndim == 1 else response[None, :]
-            return np.asarray(fftconvolve(x, kernel, axes=-1)[..., :length])
+            padded = next_fast_len(2 * length - 1, real=True)  # so that the circular convolution does not wrap around
+            return np.asarray(irfft(rfft(x, padded) * rfft(response, padded), padded)[..., :length])
         rows = np.atleast_2d(x)
         y = np.stack([np.convolve(row, response)[:length] for row in rows])
         return y.reshape(x.shape)

@@ -251,9 +251,10 @@ def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
     if len(text.cells) != len(notebook.cells):
         problems.append(f"number of cells: text {len(text.cells)}, notebook {len(notebook.cells)}")
     for number, (ours, theirs) in enumerate(zip(text.cells, notebook.cells, strict=False), start=1):
-        for key in ("cell_type", "source", "metadata", "id"):
-            if ours[key] != theirs[key]:
-                problems.append(f"cell {number}, {key}: text {ours[key]!r:.80}, notebook {theirs[key]!r:.80}")
+        if key := next(
+            (key for key in ("cell_type", "source", "metadata", "id") if ours[key] != theirs[key]), None
+        ):
+            problems.append(f"cell {number}, {key}: text {ours[key]!r:.70}, notebook {theirs[key]!r:.70}")
     return problems
 
 
@@ -270,7 +271,8 @@ def all_problems() -> list[str]:
             continue
         notebook = nbformat.read(path, as_version=4)
         found = pair_problems(read_text(BOOK / f"{name}.md"), notebook) + output_problems(notebook)
-        problems += [f"{name}: {problem}" for problem in found]
+        shown = found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more"]
+        problems += [f"{name}: {problem}" for problem in shown]
     return problems
 
 

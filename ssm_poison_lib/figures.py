@@ -101,7 +101,7 @@ def new(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure in the book's style and its axes, row by row.
 
-    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all (the text column takes 7.2).
+    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all (small enough for letters to be read on a phone).
     """
     columns, rows = as_integer("columns", columns, low=1), as_integer("rows", rows, low=1)
     with mpl.rc_context(_STYLE):
@@ -128,13 +128,18 @@ def to_svg(figure: Figure) -> str:
     return f"{head}{style}<defs>{tail}"
 
 
+def _number(value: float, digits: int = 2) -> str:
+    # What lies below is rounding noise of the processor at hand (a loss after a perfect fit, say), not a result.
+    return f"{value:.{digits}e}" if abs(value) >= 1e-20 else "below 1e-20"
+
+
 def _describe(name: str, x: Any, y: Any) -> str:
     x, y = (np.asarray(v, dtype=float)[np.isfinite(np.asarray(v, dtype=float))] for v in (x, y))
     if x.size == 0 or y.size == 0:
         return f"{name}: empty"
     return (
-        f"{name}: x {x.min():.2e} to {x.max():.2e}, y from {y[0]:.2e} to {y[-1]:.2e},"
-        f" least {y.min():.2e}, largest {y.max():.2e}, mean {y.mean():.1e}"
+        f"{name}: x {_number(x.min())} to {_number(x.max())}, y from {_number(y[0])} to {_number(y[-1])},"
+        f" least {_number(y.min())}, largest {_number(y.max())}, mean {_number(y.mean(), 1)}"
     )
 
 

@@ -84,7 +84,7 @@ def test_summary_covers_points_bars_and_images():
     axes[0].plot([], [], label="nothing")
     text = figures.summary(figure)
     assert "points dots: x 1.00e+00 to 2.00e+00, y from 3.00e+00 to 5.00e+00" in text
-    assert "bars: x 0.00e+00 to 1.00e+00, y from 7.00e+00 to 9.00e+00" in text
+    assert "bars: x below 1e-20 to 1.00e+00, y from 7.00e+00 to 9.00e+00" in text
     assert "largest 3.00e+00" in text
     assert "line nothing: empty" in text
 

@@ -101,7 +101,8 @@ def new(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure in the book's style and its axes, row by row.
 
-    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all (small enough for letters to be read on a phone).
+    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all, few enough for letters to be
+    legible on a phone.
     """
     columns, rows = as_integer("columns", columns, low=1), as_integer("rows", rows, low=1)
     with mpl.rc_context(_STYLE):

@@ -49,6 +49,7 @@ _TINY = 1e-290  # keeps 0/0 out of the relative errors of gaps
 _FITTED = 1e-12  # residual at which a run counts as fitted, beside its rounding
 _NEAR = 1e-5  # residual and relative motion below which the limit is taken by Gauss-Newton steps
 _RATES = 40.0  # "converged" means e^-40: the slowest mode has that many time constants left
+_STUCK = 1e-10  # relative motion in all the time left that counts as none
 _AT_REST = 1e-6  # relative motion in the second half of the time that counts as none
 
 
@@ -299,6 +300,43 @@ def _near_limit(s, u, chain, V, dV, L, target, M, rho, left, S, R, move):
 
 @njit(**_OPTIONS)
 @no_type_check
+def _at_rest(s, u, a, chain, w, gamma, V, rho, left, S, R):
+    """Is this lane at a stationary point that it cannot leave?
+
+    With every w_j f'(a_j) <= 0 the Jacobian is negative semidefinite, and an implicit Euler step over all the time left
+    tells how far the flow still goes. Without this test, gaps that shrink for ever would be followed for ever.
+    """
+    r = len(rho)
+    for c in range(r):
+        for i in range(r):
+            S[c, i, s] = 1.0 if i == c else 0.0
+    for j in range(len(u)):
+        slope = 0.0
+        for i in range(len(gamma) - 1, 0, -1):
+            slope = slope * a[j, s] + i * gamma[i, s]
+        slope *= w[j, s]
+        if not slope <= 0.0:
+            return False
+        for c in range(r):
+            for i in range(r):
+                S[c, i, s] += V[c, j, s] * V[i, j, s] / (1.0 / left - slope)
+    _invert(S, R, s)
+    size = moved = 0.0
+    for j in range(len(u)):
+        slope = 0.0
+        for i in range(len(gamma) - 1, 0, -1):
+            slope = slope * a[j, s] + i * gamma[i, s]
+        force = 0.0
+        for c in range(r):
+            for i in range(r):
+                force += V[c, j, s] * R[c, i, s] * rho[i, s]
+        size = max(size, abs(a[j, s]))
+        moved = max(moved, abs(force) / (1.0 / left - slope * w[j, s]))
+    return moved <= _STUCK * size
+
+
+@njit(**_OPTIONS)
+@no_type_check
 def integrate(
     u0, chain0, w0, L0, P0, target0, t_end, start, stop, W, rtol, atol, max_steps, end_u, end_a, end_M, ends
 ):
@@ -395,8 +433,11 @@ def integrate(
                     status = 2
             elif steps[s] >= max_steps:
                 status = -2
-            elif steps[s] > 0 and (h[s] <= 1e-15 * t[s] or not h[s] > 1e-300):
+            elif steps[s] > 0 and not h[s] > 1e-300:
+                # A step below the last digit of t is no failure: at the end of a race only A moves.
                 status = -1
+            elif steps[s] % 64 == 63 and _at_rest(s, u, a, chain, w, gamma, V, rho, T[s] - t[s], S, R):
+                status = 1
             if status > -9:
                 i = run[s]
                 for j in range(d):

@@ -42,17 +42,17 @@ class FlowStatus(IntEnum):
     CONVERGED = 0
     """Every residual that A can change is zero up to rounding: A is the limit of the flow."""
     STALLED = 1
-    """Not fitted at t_end, and nothing moved by more than a relative 1e-6 in the second half of the time."""
+    """Not fitted, and at rest: no entry moved by a relative 1e-6 in the second half of the time, or none can move any more."""
     END_OF_TIME = 2
     """Not fitted at t_end, and still moving: A is the state at t_end."""
     FAILED_STEP_SIZE = -1
-    """The step size fell below the rounding of t: the flow blows up, or rtol is too small."""
+    """The step size vanished: the flow blows up, or leaves the range of float64."""
     FAILED_STEP_LIMIT = -2
     """max_steps steps were not enough."""
 
 
 _REASONS = {
-    FlowStatus.FAILED_STEP_SIZE: "the step size vanished (the flow blows up, or rtol is too small)",
+    FlowStatus.FAILED_STEP_SIZE: "the step size vanished (the flow blows up or leaves the range of float64)",
     FlowStatus.FAILED_STEP_LIMIT: "max_steps steps did not reach t_end or a minimum",
 }
 

@@ -11,7 +11,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-__all__ = ["linear_epochs", "sequence_epochs"]
+__all__ = ["linear_epochs", "network_outputs", "sequence_epochs"]
 
 # The decay of the running mean of gradient norms and the small number of the authors' step size.
 NORM_DECAY = 0.8
@@ -194,8 +194,36 @@ def _product(left, right, out):
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 @no_type_check
-def _network_forward(ssm, first, hidden, last, x, y, states, z, h1, h2, output):
-    """Fill states (kappa+1, n, D), z = C h_kappa, both hidden layers and the output; return the mean squared error."""
+def _dot(left, right, count, in_lanes):
+    """Return sum_k left[k] right[k], k < count, one after the other, or in eight running sums joined before the rest.
+
+    The latter is how the authors' program multiplies a matrix by a vector: their float32 labels come out in every digit.
+    """
+    zero = left.dtype.type(0)
+    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
+    whole = count - count % 8 if in_lanes else 0
+    for k in range(0, whole, 8):
+        s0 += left[k] * right[k]
+        s1 += left[k + 1] * right[k + 1]
+        s2 += left[k + 2] * right[k + 2]
+        s3 += left[k + 3] * right[k + 3]
+        s4 += left[k + 4] * right[k + 4]
+        s5 += left[k + 5] * right[k + 5]
+        s6 += left[k + 6] * right[k + 6]
+        s7 += left[k + 7] * right[k + 7]
+    total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
+    for k in range(whole, count):
+        total += left[k] * right[k]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+@no_type_check
+def _network_forward(ssm, first, hidden, last, sizes, in_lanes, x, y, states, z, h1, h2, output):
+    """Fill states (kappa+1, n, D), z = C h_kappa, both hidden layers and the output; return the mean squared error.
+
+    sizes: (d, width) without padding; in_lanes: see `_dot`.
+    """
     length = x.shape[1]
     zero = ssm.dtype.type(0)
     for t in range(length):
@@ -203,20 +231,35 @@ def _network_forward(ssm, first, hidden, last, x, y, states, z, h1, h2, output):
             for j in range(ssm.shape[1]):
                 states[t + 1, n, j] = ssm[0, j] * states[t, n, j] + ssm[1, j] * x[n, t]
     for n in range(len(y)):
-        z[n] = 0
-        for j in range(ssm.shape[1]):
-            z[n] += states[length, n, j] * ssm[2, j]
+        z[n] = _dot(states[length, n], ssm[2], sizes[0], in_lanes)
         for k in range(len(first)):
             h1[n, k] = max(z[n] * first[k], zero)
     _product(h1, hidden, h2)
     total = zero
     for n in range(len(y)):
-        output[n] = zero if len(last) else z[n]
         for k in range(len(last)):
             h2[n, k] = max(h2[n, k], zero)
-            output[n] += h2[n, k] * last[k]
+        output[n] = _dot(h2[n], last, sizes[1], in_lanes) if len(last) else z[n]
         total += (output[n] - y[n]) * (output[n] - y[n])
     return total / ssm.dtype.type(len(y))
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+@no_type_check
+def network_outputs(theta, sizes, d, width, x):
+    """Return a teacher's outputs (n,) for x of shape (n, kappa); theta, sizes, d, width as in `sequence_epochs`."""
+    n_sequences, length = x.shape
+    ssm = theta[: 3 * d].reshape(3, d)
+    first = theta[3 * d : 3 * d + width]
+    hidden = theta[3 * d + width : 3 * d + width + width * width].reshape(width, width)
+    last = theta[3 * d + width + width * width :]
+    states = np.zeros((length + 1, n_sequences, d), theta.dtype)
+    z = np.empty(n_sequences, theta.dtype)
+    output = np.zeros(n_sequences, theta.dtype)
+    h1 = np.empty((n_sequences, width), theta.dtype)
+    h2 = np.empty((n_sequences, width), theta.dtype)
+    _network_forward(ssm, first, hidden, last, sizes, True, x, output.copy(), states, z, h1, h2, output)
+    return output
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -227,7 +270,7 @@ def sequence_epochs(
     mean_norm,
     epoch,
     count,
-    state_dim,
+    sizes,
     d,
     width,
     x,
@@ -242,8 +285,9 @@ def sequence_epochs(
 ):
     """Train an SSM, with an MLP after it if width > 0, in place for at most `count` epochs, sequence by sequence.
 
-    theta: (P,) = A, B, C (state_dim entries each, padded to d), then first (width,), hidden (width, width), last (width,),
-    all in one precision, float32 or float64; padding stays zero. moments: (2, P). x: (n, kappa); y: (n,). Ends early
+    theta: (P,) = A, B, C (d each), then first (width,), hidden (width, width), last (width,), all in one precision,
+    float32 or float64; d and width are padded, sizes = (d, width) are not, and padding stays zero. moments: (2, P).
+    x: (n, kappa); y: (n,). Ends early
     when loss <= stop_loss. Returns (epochs done, running mean norm, loss now, loss before a reset of B and C).
     """
     number = theta.dtype.type
@@ -273,7 +317,7 @@ def sequence_epochs(
     full_A = np.zeros((d, d) if full else (0, 0), theta.dtype)
     full_t = np.zeros((d, d) if full else (0, 0), theta.dtype)
     parts = 1 if not train_all else (6 if width else 3)
-    loss = _network_forward(ssm, first, hidden, last, x, y, states, z, h1, h2, output)
+    loss = _network_forward(ssm, first, hidden, last, sizes, False, x, y, states, z, h1, h2, output)
     judged = loss
     for done in range(count):
         epoch += 1
@@ -297,12 +341,11 @@ def sequence_epochs(
                     hidden_t[k, i] = hidden[i, k]
             _product(g2, hidden_t, g1)
             for n in range(n_sequences):
-                d_z[n] = 0
                 for k in range(width):
                     if h1[n, k] <= 0:
                         g1[n, k] = 0
                     d_first[k] += g1[n, k] * z[n]
-                    d_z[n] += g1[n, k] * first[k]
+                d_z[n] = _dot(g1[n], first, sizes[1], False)
         d_ssm[:] = 0
         for n in range(n_sequences):
             for j in range(d):
@@ -361,11 +404,11 @@ def sequence_epochs(
         else:
             for i in range(ends[parts]):
                 theta[i] -= number(step) * gradient[i]
-        loss = _network_forward(ssm, first, hidden, last, x, y, states, z, h1, h2, output)
+        loss = _network_forward(ssm, first, hidden, last, sizes, False, x, y, states, z, h1, h2, output)
         judged = loss
         if reset:
-            ssm[1:, :state_dim] = number(1)
-            loss = _network_forward(ssm, first, hidden, last, x, y, states, z, h1, h2, output)
+            ssm[1:, : sizes[0]] = number(1)
+            loss = _network_forward(ssm, first, hidden, last, sizes, False, x, y, states, z, h1, h2, output)
         if judged <= stop_loss or not np.isfinite(loss):
             return done + 1, mean_norm, loss, judged
     return count, mean_norm, loss, judged

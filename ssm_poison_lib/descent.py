@@ -8,7 +8,7 @@ import json
 import math
 import os
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ssm_poison_lib import _compiled
 from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
@@ -45,7 +45,7 @@ class Rule:
     learning_rate: the step size (its base where `normalized`). max_epochs: training ends here at the latest.
     optimizer: "gradient descent" or "adam" (beta 0.9 and 0.999, epsilon 1e-7 added to the uncorrected root of the second
     moment, as in Keras). train: "ABC" (and the MLP), or "A" alone, the rest fixed.
-    precision: "float64", or "float32" with sums in the order of the authors' program.
+    precision: "float64", or "float32" with sums (and the labels) as in the authors' program.
 
     The authors' options:
     normalized: the step in epoch t is learning_rate / (sqrt(m_t / (1 - 0.8^t)) + 1e-6), m_t = 0.8 m_{t-1} + 0.2 g_t, where
@@ -134,12 +134,36 @@ def _positions(d: int, width: int) -> tuple[Int[np.ndarray, " P"], int, int]:
     return np.concatenate(parts), wide_d, wide
 
 
+def _check_mlp(name: str, network: Network) -> None:
+    """Refuse an MLP that the compiled loops do not know."""
+    if network.mlp and (len(network.mlp) != 3 or len({*network.mlp[1].shape}) > 1):
+        shapes = ", ".join(str(layer.shape) for layer in network.mlp)
+        raise ValueError(f"{name} must have no MLP or two hidden layers of one width; got {shapes}")
+
+
+def _flat(network: Network) -> Float[np.ndarray, " P"]:
+    """Return all weights of a network in one array: A, B, C, first, hidden, last."""
+    parts = [network.ssm.A, network.ssm.B, network.ssm.C, *(layer.ravel() for layer in network.mlp)]
+    return np.concatenate(parts)
+
+
+def _outputs(teacher: DiagonalSSM | Network, x: np.ndarray) -> np.ndarray:
+    """Return a teacher's outputs computed in the precision of x: in float32, the labels that the authors' teacher gives."""
+    network = teacher if isinstance(teacher, Network) else Network(teacher)
+    _check_mlp("teacher", network)
+    d, width = network.ssm.state_dim, network.mlp[0].shape[1] if network.mlp else 0
+    where, wide_d, wide = _positions(d, width)
+    theta = np.zeros(3 * wide_d + wide * (wide + 2), x.dtype)
+    theta[where] = _flat(network)
+    return np.asarray(_compiled.network_outputs(theta, (d, width), wide_d, wide, x))
+
+
 class Descent:
     """One training run: advance it, look at it, save it, continue it.
 
     start: the weights at the start (a `DiagonalSSM`, or a `Network` whose MLP is empty or has two hidden layers of one width).
     data: the training set. rule: how to train. log_at: epochs (numbers of updates, sorted) whose weights are kept, beside
-    those of the stop; log_after_stop: the same, counted from the stop. Ranges are fine.
+    those of the stop; log_after_stop: the same, counted from the stop, from which on log_at no longer counts. Ranges are fine.
 
     Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`, `stop_epoch`
     (None: the loss never reached stop_loss), `loss`, `network` and `log`.
@@ -160,9 +184,7 @@ class Descent:
         network = start if isinstance(start, Network) else Network(start)
         if not isinstance(data, TrainingSet | NetworkTrainingSet):
             raise ValueError(f"data must be a TrainingSet or NetworkTrainingSet; got {type(data).__name__}")
-        if network.mlp and (len(network.mlp) != 3 or network.mlp[0].shape[1] != network.mlp[1].shape[1]):
-            shapes = ", ".join(str(layer.shape) for layer in network.mlp)
-            raise ValueError(f"start must have no MLP or two hidden layers of one width; got {shapes}")
+        _check_mlp("start", network)
         for name, epochs in (("log_at", log_at), ("log_after_stop", log_after_stop)):
             if any(b <= a for a, b in itertools.pairwise(epochs)) or (len(epochs) and epochs[0] < 0):
                 raise ValueError(f"{name} must be increasing numbers >= 0; got {epochs!r}")
@@ -181,7 +203,8 @@ class Descent:
             size = 3 * self.d
         else:
             size = 3 * self._wide_d + self._wide * (self._wide + 2)
-        self._x, self._y = data.x.astype(rule.precision), data.y.astype(rule.precision)
+        self._x = data.x.astype(rule.precision)
+        self._y = data.y if rule.precision == "float64" else _outputs(data.teacher, self._x)
         self._theta = np.zeros(size, rule.precision)
         self._theta[self._where] = flat
         self._moments = np.zeros((2, size), rule.precision)
@@ -247,20 +270,25 @@ class Descent:
 
     def _next_log(self) -> int:
         """Return the next epoch after this one that must be logged (or the end)."""
-        candidates = [self._end]
-        for epochs, origin in ((self._log_at, 0), (self._log_after_stop, self.stop_epoch)):
-            if origin is not None:
-                following = bisect_right(epochs, self.epoch - origin)
-                if following < len(epochs):
-                    candidates.append(origin + epochs[following])
-        return min(candidates)
+        epochs, origin = self._schedule
+        following = bisect_right(epochs, self.epoch - origin)
+        return min(self._end, origin + epochs[following]) if following < len(epochs) else self._end
+
+    @property
+    def _schedule(self) -> tuple[Sequence[int], int]:
+        """The epochs to be logged at present, and the epoch from which they count."""
+        if self.stop_epoch is None:
+            return self._log_at, 0
+        return self._log_after_stop, self.stop_epoch
 
     def _note(self) -> None:
         """Keep the present weights if this epoch is to be logged."""
-        wanted = self.epoch in self._log_at or self.epoch == self.stop_epoch
-        if self.stop_epoch is not None:
-            wanted = wanted or self.epoch - self.stop_epoch in self._log_after_stop
-        if wanted and not (self._logged and self._logged[-1][0] == self.epoch):
+        epochs, origin = self._schedule
+        place = bisect_left(epochs, self.epoch - origin)
+        wanted = place < len(epochs) and epochs[place] == self.epoch - origin
+        if (wanted or self.epoch == self.stop_epoch) and not (
+            self._logged and self._logged[-1][0] == self.epoch
+        ):
             self._logged.append((self.epoch, self.loss, self._theta[self._where].copy()))
 
     def _run(self, count: int, stop_loss: float) -> tuple[int, float, float]:
@@ -280,7 +308,7 @@ class Descent:
             theta, moments = self._theta.reshape(3, -1), self._moments.reshape(2, 3, -1)
             result = _compiled.linear_epochs(theta, moments, *state, self._G, self._target, *options)
         else:
-            sizes = (self.d, self._wide_d, self._wide)
+            sizes = ((self.d, self.width), self._wide_d, self._wide)
             result = _compiled.sequence_epochs(
                 self._theta, self._moments, *state, *sizes, self._x, self._y, *options
             )

@@ -120,7 +120,10 @@ def test_theorem_teacher(d):
     assert_array_equal(teacher.B, ssm.teacher("theorem", state_dim=d).B)
 
 
-@pytest.mark.parametrize(("name", "poles"), [("dim=1", [1.0]), ("dim=4", [0.99, 0.8, 0.5, 0.3])])
+@pytest.mark.parametrize(
+    ("name", "poles"),
+    [("dim=1", [1.0]), ("dim=2", [0.99, 0.8]), ("dim=3", [0.99, 0.8, 0.5]), ("dim=4", [0.99, 0.8, 0.5, 0.3])],
+)
 def test_other_teachers_by_name(name, poles):
     teacher = ssm.teacher(name)
     assert_array_equal(teacher.A, poles)
@@ -143,4 +146,6 @@ def test_near_tie_moves_the_second_entry_only():
     tied = ssm.near_zero(10, 1e-3, seed=np.random.RandomState(242), tie_gap=1e-8)
     assert tied[1] == free[0] - 1e-8
     assert_array_equal(np.delete(tied, 1), np.delete(free, 1))
+    widest = free[0] - free[2]  # a_2 may just reach a_3
+    assert ssm.near_zero(10, 1e-3, seed=np.random.RandomState(242), tie_gap=widest)[1] == free[2]
     assert ssm.near_zero(2, 1.0, seed=0, tie_gap=0.0)[1] == ssm.near_zero(2, 1.0, seed=0)[0]

@@ -23,6 +23,8 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "COLOURS",
+    "convergence",
+    "dynamics",
     "errors",
     "impulse_responses",
     "line_end_label",
@@ -348,4 +350,113 @@ def errors(
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set_xlim(-0.5, len(groups) - 0.3)
     ax.set(yscale=scale, ylabel=ylabel)
+    return figure
+
+
+def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw how runs of an experiment train: their largest abs(a_j), effective rank and gamma_0 against the epoch.
+
+    records: "baseline" and "with special" (or one of them) -> a run's record, with "curves" and "stop_epoch" as in
+    `results.RECORD`. The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
+    """
+    if not records:
+        raise ValueError("records must hold at least one run; got none")
+    figure, axes = new(3, height=2.7)
+    for name, record in records.items():
+        curves, colour = record["curves"], _colour(name)
+        epochs = np.asarray(curves["epoch"])
+        drawn = epochs >= 1
+        entries = np.asarray(curves["largest_abs_a"])[drawn]
+        for rank in range(entries.shape[1]):
+            axes[0].plot(
+                epochs[drawn],
+                entries[:, rank],
+                color=colour,
+                linestyle="--" if rank == 1 else "-",
+                linewidth=(1.8, 1.5)[rank] if rank < 2 else 0.7,
+                label=f"{name}, {rank + 1}. largest",
+            )
+        for ax, key in zip(axes[1:], ("effective_rank", "gamma0"), strict=True):
+            ax.plot(epochs[drawn], np.asarray(curves[key])[drawn], color=colour, label=name)
+        if record["stop_epoch"] is not None:
+            for ax in axes:
+                ax.axvline(
+                    record["stop_epoch"], color=colour, linestyle=":", linewidth=1, label=f"{name}, stop"
+                )
+    for ax, title in zip(axes, ("largest $|a_j|$", "effective rank of $A$", r"$\gamma^{(0)}$"), strict=True):
+        ax.set(xscale="log", xlabel="epoch")
+        ax.set_title(title, loc="left")
+    for row, name in enumerate(records):
+        axes[1].annotate(
+            name,
+            (0.03, 0.02 + 0.1 * row),
+            xycoords="axes fraction",
+            color=_colour(name),
+            fontsize=9,
+            va="bottom",
+        )
+    axes[1].set_ylim(bottom=0)
+    return figure
+
+
+def convergence(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    ylabel: str,
+    marks: Mapping[str, Sequence[int]] | None = None,
+    xlabel: str = "epoch",
+) -> Figure:
+    """Draw the error of runs against the epoch and against their training loss, all axes logarithmic.
+
+    runs: name -> one mapping for each run, with lists "epoch", "loss", "error". ylabel: the error's name.
+    marks: name -> an epoch for each run, drawn as a circle at the first logged epoch not before it.
+    xlabel: what "epoch" holds, if it is another measure of time. Training goes to the right in both panels.
+
+    Raises ValueError if there is nothing to draw, or the marks do not belong to the runs.
+    """
+    if not any(len(group) for group in runs.values()):
+        raise ValueError("runs must hold at least one run; got none")
+    marks = marks or {}
+    for name, epochs in marks.items():
+        if name not in runs or len(epochs) != len(runs[name]):
+            raise ValueError(f"marks must hold one epoch for each run; got {len(epochs)} for {name!r}")
+    figure, axes = new(2)
+    for name, group in runs.items():
+        colour, width = _colour(name), 1.8 if len(group) == 1 else 0.9
+        for number, run in enumerate(group):
+            x, loss_values, error = (np.asarray(run[key], dtype=float) for key in ("epoch", "loss", "error"))
+            drawn = x > 0
+            for ax, values in zip(axes, (x, loss_values), strict=True):
+                # The loss need not fall: joined points would cross the panel to and fro.
+                style = (
+                    {"linewidth": width}
+                    if ax is axes[0]
+                    else {"linestyle": "", "marker": ".", "markersize": 3}
+                )
+                ax.plot(values[drawn], error[drawn], color=colour, label=f"{name} {number}", **style)
+                if name in marks:
+                    row = min(int(np.searchsorted(x, marks[name][number])), len(x) - 1)
+                    ax.scatter(
+                        values[row : row + 1],
+                        error[row : row + 1],
+                        s=26,
+                        facecolors="none",
+                        edgecolors=colour,
+                        label=f"{name} {number}, marked",
+                        zorder=3,
+                    )
+    for ax in axes:
+        ax.set(xscale="log", yscale="log")
+    axes[0].set(xlabel=xlabel, ylabel=ylabel)
+    axes[1].set(xlabel="training loss (falls to the right)")
+    axes[1].invert_xaxis()
+    for column, name in enumerate(runs):
+        axes[0].annotate(
+            name,
+            (0.02 + 0.3 * column, 1.02),
+            xycoords="axes fraction",
+            color=_colour(name),
+            fontsize=9.5,
+            va="bottom",
+        )
     return figure

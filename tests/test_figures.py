@@ -143,3 +143,56 @@ def test_new_makes_a_grid():
     figure, axes = figures.new(2, rows=2, height=2.0, width=6.0)
     assert len(axes) == 4
     assert_allclose(figure.get_size_inches(), [6.0, 4.0])
+
+
+@pytest.fixture
+def record():
+    rng = np.random.default_rng(0)
+    curves = {
+        "epoch": [0, 1, 10, 100],
+        "largest_abs_a": rng.random((4, 3)).tolist(),
+        "effective_rank": rng.random(4).tolist(),
+        "gamma0": rng.normal(size=4).tolist(),
+        "loss": [1.0, 0.5, 0.1, 0.01],
+        "error": [4.0, 3.0, 2.0, 1.0],
+    }
+    return {"curves": curves, "stop_epoch": 37}
+
+
+def test_dynamics_draws_entries_rank_and_gamma(record):
+    never = {**record, "stop_epoch": None}
+    entries, rank, gamma = figures.dynamics({"baseline": record, "with special": never}).axes
+    curves = record["curves"]
+    for k in range(3):
+        line = lines(entries)[f"with special, {k + 1}. largest"]
+        assert_array_equal(line.get_xdata(), [1, 10, 100])
+        assert_array_equal(line.get_ydata(), np.array(curves["largest_abs_a"])[1:, k])
+    for ax, key in ((rank, "effective_rank"), (gamma, "gamma0")):
+        assert_array_equal(lines(ax)["baseline"].get_ydata(), curves[key][1:])
+        assert lines(ax)["baseline"].get_color() == figures.COLOURS["baseline"]
+        assert_array_equal(lines(ax)["baseline, stop"].get_xdata(), [37, 37])
+        assert "with special, stop" not in lines(ax)
+
+
+def test_convergence_draws_error_against_epoch_and_loss(record):
+    runs = {"baseline": [record["curves"]], "with special": [record["curves"]] * 2}
+    by_epoch, by_loss = figures.convergence(runs, ylabel="error", marks={"with special": [0, 37]}).axes
+    for ax, x in ((by_epoch, [1, 10, 100]), (by_loss, [0.5, 0.1, 0.01])):
+        assert_array_equal(lines(ax)["with special 1"].get_xdata(), x)
+        assert_array_equal(lines(ax)["with special 1"].get_ydata(), [3.0, 2.0, 1.0])
+        points = {c.get_label(): np.asarray(c.get_offsets())[0] for c in ax.collections}
+        assert_array_equal(points["with special 1, marked"], [x[-1], 1.0])
+    assert by_loss.xaxis_inverted()
+
+
+@pytest.mark.parametrize("marks", [{"baseline": [1, 2]}, {"other": [1]}])
+def test_convergence_refuses_marks_without_a_run(record, marks):
+    with pytest.raises(ValueError, match="marks must hold one epoch for each run"):
+        figures.convergence({"baseline": [record["curves"]]}, ylabel="error", marks=marks)
+
+
+def test_dynamics_and_convergence_refuse_nothing():
+    with pytest.raises(ValueError, match="records must hold"):
+        figures.dynamics({})
+    with pytest.raises(ValueError, match="runs must hold"):
+        figures.convergence({"baseline": []}, ylabel="error")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssm_poison_lib import flow, sequences, ssm
-from ssm_poison_lib.flows import FlowBatch
+from ssm_poison_lib.flows import FlowBatch, many_flows
 
 KINDS = ("baseline", "theorem", "teacher", "weights")
 LAGS = 20
@@ -59,6 +59,12 @@ def random_case(kind: str, seed: int) -> Case:
     if rng.random() < 0.33:
         A0[-1] = -A0[-1]
     return Case(kind, A0, w, sequences.TrainingSet(x, teacher), t_end)
+
+
+def run(case: Case, **options: object) -> FlowBatch:
+    data = case.training_set
+    target = data.teacher.impulse_response(data.length)
+    return many_flows(case.A0, data.gram(), target, w=case.w, t_end=case.t_end, **options)
 
 
 def final_errors(case: Case, batch: FlowBatch, *, rtol: float = 1e-12) -> tuple[float, float]:

@@ -217,6 +217,11 @@ def _invert(S, R, s):
     if r == 1:
         R[0, 0, s] = 1.0 / S[0, 0, s]
         return
+    if r == 2:
+        x = 1.0 / (S[0, 0, s] * S[1, 1, s] - S[0, 1, s] * S[1, 0, s])
+        R[0, 0, s], R[1, 1, s] = S[1, 1, s] * x, S[0, 0, s] * x
+        R[0, 1, s] = R[1, 0, s] = -S[0, 1, s] * x
+        return
     for i in range(r):
         for k in range(r):
             R[i, k, s] = 0.0
@@ -244,24 +249,29 @@ def _invert(S, R, s):
 
 @njit(**_OPTIONS)
 @no_type_check
-def _near_limit(s, u, chain, V, dV, L, target, M, rho, left, S, R, move):
+def _root(error):
+    """error^(-1/4), several times faster than a power."""
+    return 1.0 / np.sqrt(np.sqrt(error))
+
+
+@njit(**_OPTIONS)
+@no_type_check
+def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
     """Look at one lane: 2 if fitted and at rest, 1 if a Gauss-Newton step (left in move) takes it to its limit, 0 if neither.
 
     Near a minimum rho decays by d rho/dt = -V^T V rho, so the motion left is V (V^T V)^-1 rho, provided that the slowest
     mode has enough time left.
     """
     r, length = len(rho), len(target)
+    for c in range(r):
+        if not abs(rho[c, s]) <= _NEAR * scale[c, s]:
+            return 0
     fitted = True
     for c in range(r):
-        size = noise = 0.0
+        noise = 0.0
         for m in range(length):
-            x = abs(L[m, c, s])
-            size += x
-            noise += x * (abs(target[m, s]) + abs(M[m, s]))
-        x = abs(rho[c, s])
-        if not x <= size * _NEAR + 8.0 * _EPS * noise:
-            return 0
-        if x > size * _FITTED + 8.0 * _EPS * noise:
+            noise += abs(L[m, c, s]) * (abs(target[m, s]) + abs(M[m, s]))
+        if abs(rho[c, s]) > _FITTED * scale[c, s] + 8.0 * _EPS * noise:
             fitted = False
     for c in range(r):
         for i in range(c + 1):
@@ -270,10 +280,7 @@ def _near_limit(s, u, chain, V, dV, L, target, M, rho, left, S, R, move):
                 x += V[c, j, s] * V[i, j, s]
             S[c, i, s] = x
             S[i, c, s] = x
-        size = 0.0
-        for m in range(length):
-            size += abs(L[m, c, s])
-        if size == 0.0:  # a column that only other runs of the batch have
+        if scale[c, s] == 0.0:  # a column that only other runs of the batch have
             S[c, c, s] = 1e300
     _invert(S, R, s)
     slowest = 0.0
@@ -350,6 +357,7 @@ def integrate(
     W = min(W, stop - start)
     u, chain, sign, w = np.zeros((d, W)), np.zeros((d, W)), np.ones((d, W)), np.zeros((d, W))
     L, P, target = np.zeros((length, r, W)), np.zeros((r, p, W)), np.zeros((length, W))
+    scale = np.zeros((r, W))  # of the residuals rho, per unit of M
     a, trial, at, half = np.zeros((d, W)), np.zeros((d, W)), np.zeros((d, W)), np.zeros((d, W))
     M, rho, gamma, power = np.zeros((length, W)), np.zeros((r, W)), np.zeros((p, W)), np.zeros(W)
     M_at, rho_at, gamma_at = np.zeros((length, W)), np.zeros((r, W)), np.zeros((p, W))
@@ -381,8 +389,10 @@ def integrate(
                     a[j, s] = chain[j, s] * before + sign[j, s] * u[j, s]
                     half[j, s] = u[j, s]
                 for c in range(r):
+                    scale[c, s] = 0.0
                     for m in range(length):
                         L[m, c, s] = L0[i_L, m, c]
+                        scale[c, s] += abs(L[m, c, s])
                     for m in range(p):
                         P[c, m, s] = P0[i_L, c, m]
                 for m in range(length):
@@ -410,7 +420,7 @@ def integrate(
             status = -9
             near = 0
             if jumps[s] < 5:
-                near = _near_limit(s, u, chain, V, dV, L, target, M, rho, T[s] - t[s], S, R, b)
+                near = _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, T[s] - t[s], S, R, b)
             if near > 0:
                 for j in range(d):
                     u[j, s] += b[j, s]
@@ -571,12 +581,12 @@ def integrate(
                 continue
             steps[s] += 1
             if error[s] <= 1.0:
-                factor = min(_LARGEST, _SAFETY * max(error[s], 1e-10) ** -0.25)
+                factor = min(_LARGEST, _SAFETY * _root(max(error[s], 1e-10)))
                 if refused[s]:
                     factor = min(factor, 1.0)
                 if last_h[s] > 0.0 and error[s] > 0.0:
                     # Gustafsson's predictive controller: the error's own trend, not only its size.
-                    trend = h[s] / last_h[s] * _SAFETY * (error[s] * error[s] / last_error[s]) ** -0.25
+                    trend = h[s] / last_h[s] * _SAFETY * _root(error[s] * error[s] / last_error[s])
                     factor = min(factor, max(_SMALLEST, trend))
                 last_h[s], last_error[s] = h[s], max(1e-2, error[s])
                 refused[s], accepted[s], jumps[s] = False, True, 0
@@ -588,7 +598,7 @@ def integrate(
             else:
                 rejected[s] += 1
                 refused[s] = True
-                h[s] *= max(_SMALLEST, _SAFETY * error[s] ** -0.25) if error[s] < 1e300 else 0.1
+                h[s] *= max(_SMALLEST, _SAFETY * _root(error[s])) if error[s] < 1e300 else 0.1
         for j in range(d):
             old, new = u[j], trial[j]
             for s in range(W):

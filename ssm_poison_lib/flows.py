@@ -255,8 +255,7 @@ def many_flows(
     L, P = _factor(gram)
     times = np.array(np.broadcast_to(ends, (n,)))
     end_u, end_a, end_M, how = np.empty((n, d)), np.empty((n, d)), np.empty((n, length)), np.empty((n, 4))
-    # Enough lanes to fill vector instructions, few enough for their arrays to stay in a core's cache.
-    lanes = max(8, min(64, 4096 // d))
+    lanes = _lanes(d)
 
     def integrate_block(first: int) -> None:
         last = min(first + size, n)
@@ -292,6 +291,11 @@ def many_flows(
     return FlowBatch(
         A, weights, log_gap, loss, status, how[:, 1], how[:, 2].astype(np.int64), how[:, 3].astype(np.int64)
     )
+
+
+def _lanes(d: int) -> int:
+    """Return how many runs advance side by side: enough to fill vector instructions, few enough for a core's cache."""
+    return 64 if d <= 64 else 32
 
 
 def _gap_coordinates(

@@ -14,24 +14,18 @@ SHAPE = np.array([1.0, 0.9, 0.871, 0.578, 0.538, 0.445, 0.431, 0.328, 0.152, 0.0
 ONES = np.ones(20)  # impulse response of the theorem's teacher at the lags that can be learnt
 
 
-def run_case(case, **options):
-    data = case.training_set
-    target = data.teacher.impulse_response(data.length)
-    return flows.many_flows(case.A0, data.gram(), target, w=case.w, t_end=case.t_end, **options)
-
-
 @pytest.mark.parametrize("kind", random_flows.KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_final_error_agrees_with_the_reference(kind, seed):
     case = random_flows.random_case(kind, seed)
-    batch = run_case(case, rtol=1e-8)
+    batch = random_flows.run(case, rtol=1e-8)
     error, reference = random_flows.final_errors(case, batch)
     assert abs(error - reference) <= 1e-6 * max(1.0, reference), (case, batch)
 
 
 def test_default_tolerance_is_enough_for_the_theorem():
     case = random_flows.random_case("theorem", 4)
-    error, reference = random_flows.final_errors(case, run_case(case))
+    error, reference = random_flows.final_errors(case, random_flows.run(case))
     assert abs(error - reference) <= 1e-6
 
 

@@ -28,6 +28,7 @@ IDENTITIES = {
     "price": lambda: algebra.interpolator_price(algebra.entries("a", 3)),
     "price, kappa = 7": lambda: algebra.interpolator_price(algebra.entries("a", 2), 7),
     "sign": lambda: algebra.sign_identity(algebra.entries("a", 3)),
+    "sign, kappa = 3": lambda: algebra.sign_identity(algebra.entries("a", 2), 3),
 }
 
 
@@ -67,6 +68,26 @@ def test_shifted_input_position_is_refused(parameter):
     )
     assert shifted != identity.rhs
     assert not holds(sp.Eq(identity.lhs, shifted, evaluate=False))
+
+
+def test_order_preservation_has_one_coefficient_per_lag():
+    for length in (2, 3, 6):
+        names = {str(symbol) for symbol in algebra.order_preservation(length).lhs.free_symbols}
+        assert names >= {f"gamma_{lag}" for lag in range(1, length - 1)}  # gamma_0 cancels from the gap
+        assert f"gamma_{length - 1}" not in names
+
+
+def test_sums_are_merged_without_changing_their_value():
+    i, k = sp.symbols("i k", integer=True)
+    x, a = sp.IndexedBase("x"), sp.IndexedBase("a")
+    inner = sp.Sum(a[k] ** 2 + k, (k, 0, 2))
+    for expression in (
+        3 * sp.Sum(x[i] * inner, (i, 1, 2)),
+        a[7] * inner + x[1] * sp.Sum(x[i], (i, 1, 2)),
+        inner * inner,
+    ):
+        merged = algebra._merge_sums(sp.expand(algebra._flatten(expression)))
+        assert sp.expand(merged.doit() - expression.doit()) == 0
 
 
 def test_conservation_needs_the_difference_of_squares():
@@ -437,6 +458,7 @@ def test_antidote_leaves_a_second_order_error():
         (lambda: algebra.tie_bound(2, sp.Integer(3)), "length must be an integer >= 4; got 3"),
         (lambda: algebra.negative_bound(3), "length must be an integer >= 4; got 3"),
         (lambda: algebra.interpolator_price([n], 3), "length must be an integer >= 4; got 3"),
+        (lambda: algebra.sign_identity([n], 2), "length must be an integer >= 3; got 2"),
         (lambda: algebra.theorem_loss([n], 1), "length must be an integer >= 2; got 1"),
         (lambda: algebra.order_error(length=3), "length must be an integer >= 4; got 3"),
         (lambda: algebra.antidote_constant([]), "factors must have at least 1 entry; got none"),

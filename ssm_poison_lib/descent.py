@@ -164,6 +164,7 @@ class Descent:
     start: the weights at the start (a `DiagonalSSM`, or a `Network` whose MLP is empty or has two hidden layers of one width).
     data: the training set. rule: how to train. log_at: epochs (numbers of updates, sorted) whose weights are kept, beside
     those of the stop; log_after_stop: the same, counted from the stop, from which on log_at no longer counts. Ranges are fine.
+    log_at_loss: losses, from large to small; the first epoch at or below each is logged too, and kept in `reached`.
 
     Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`, `stop_epoch`
     (None: the loss never reached stop_loss), `loss`, `network` and `log`.
@@ -180,6 +181,7 @@ class Descent:
         *,
         log_at: Sequence[int] = (),
         log_after_stop: Sequence[int] = (),
+        log_at_loss: Sequence[float] = (),
     ) -> None:
         network = start if isinstance(start, Network) else Network(start)
         if not isinstance(data, TrainingSet | NetworkTrainingSet):
@@ -188,10 +190,12 @@ class Descent:
         for name, epochs in (("log_at", log_at), ("log_after_stop", log_after_stop)):
             if any(b <= a for a, b in itertools.pairwise(epochs)) or (len(epochs) and epochs[0] < 0):
                 raise ValueError(f"{name} must be increasing numbers >= 0; got {epochs!r}")
+        if any(b >= a for a, b in itertools.pairwise(log_at_loss)):
+            raise ValueError(f"log_at_loss must be decreasing; got {log_at_loss!r}")
         self.rule, self.data = rule, data
         self.d = network.ssm.state_dim
         self.width = network.mlp[0].shape[1] if network.mlp else 0
-        self._log_at, self._log_after_stop = log_at, log_after_stop
+        self._log_at, self._log_after_stop, self._log_at_loss = log_at, log_after_stop, log_at_loss
         self._where, self._wide_d, self._wide = _positions(self.d, self.width)
         self._in_lags = not self.width and rule.precision == "float64" and isinstance(data, TrainingSet)
         flat = np.concatenate(
@@ -211,6 +215,7 @@ class Descent:
         self._mean_norm = 0.0
         self.epoch = 0
         self.stop_epoch: int | None = None
+        self.reached: dict[float, int] = {}
         self._logged: list[tuple[int, float, np.ndarray]] = []
         self._fingerprint = self._hash(flat)
         self.loss = self._run(0, -1.0)[1]
@@ -255,16 +260,20 @@ class Descent:
         """
         goal = math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0)
         while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
-            watch = self.rule.stop_loss if self.stop_epoch is None else None
+            stop = self.rule.stop_loss if self.stop_epoch is None else None
+            marks = [mark for mark in self._log_at_loss if mark not in self.reached]
+            watch = max([-1.0, *marks[:1], *([] if stop is None else [stop])])
             until = min(goal, self._end, self._next_log(), self.epoch + _CHUNK)
-            done, self.loss, judged = self._run(int(until) - self.epoch, -1.0 if watch is None else watch)
+            done, self.loss, judged = self._run(int(until) - self.epoch, watch)
             self.epoch += done
             if not math.isfinite(self.loss):
                 raise DescentError(
-                    f"the loss is {self.loss} after epoch {self.epoch}: learning_rate={self.rule.learning_rate:g} is too large"
+                    f"the loss is {self.loss} after epoch {self.epoch}:"
+                    f" learning_rate={self.rule.learning_rate:g} is too large"
                 )
-            if watch is not None and judged <= watch:
+            if stop is not None and judged <= stop:
                 self.stop_epoch = self.epoch
+            self.reached.update({mark: self.epoch for mark in marks if judged <= mark})
             self._note()
         return self
 
@@ -286,7 +295,7 @@ class Descent:
         epochs, origin = self._schedule
         place = bisect_left(epochs, self.epoch - origin)
         wanted = place < len(epochs) and epochs[place] == self.epoch - origin
-        if (wanted or self.epoch == self.stop_epoch) and not (
+        if (wanted or self.epoch == self.stop_epoch or self.epoch in self.reached.values()) and not (
             self._logged and self._logged[-1][0] == self.epoch
         ):
             self._logged.append((self.epoch, self.loss, self._theta[self._where].copy()))
@@ -328,6 +337,7 @@ class Descent:
                 moments=self._moments,
                 scalars=np.array([self._mean_norm, self.loss]),
                 counts=np.array([self.epoch, -1 if self.stop_epoch is None else self.stop_epoch]),
+                reached=np.array(list(self.reached.items()), dtype=np.float64).reshape(-1, 2),
                 log_epochs=log.epochs,
                 log_loss=log.loss,
                 log_weights=log.weights,
@@ -346,6 +356,7 @@ class Descent:
             self._mean_norm, self.loss = (float(value) for value in saved["scalars"])
             self.epoch, stop = (int(value) for value in saved["counts"])
             self.stop_epoch = None if stop < 0 else stop
+            self.reached = {float(mark): int(epoch) for mark, epoch in saved["reached"]}
             rows = zip(saved["log_epochs"], saved["log_loss"], saved["log_weights"], strict=True)
             self._logged = [
                 (int(epoch), float(loss), row.astype(self.rule.precision)) for epoch, loss, row in rows

@@ -29,6 +29,9 @@ __all__ = [
     "SETTINGS",
     "DamagedResult",
     "Run",
+    "command_line",
+    "data_path",
+    "fresh_seeds",
     "load_results",
     "load_summary",
     "read_json",
@@ -261,12 +264,22 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
     }
 
 
+def data_path(name: str) -> Path:
+    """Return where a stored result that came with the library lies."""
+    return Path(str(files("ssm_poison_lib") / "data" / f"{name}.json"))
+
+
+def command_line() -> str:
+    """Return the command that is running, as a reader would type it."""
+    return "python -m ssm_poison_lib " + shlex.join(sys.argv[1:])
+
+
 def load_summary(name: str = "reproduced") -> tuple[dict[Run, dict[str, Any]], dict[str, Any]]:
     """Return (run -> record, provenance) of a stored summary that came with the library, e.g. "reproduced".
 
     provenance: the command that makes it, time, versions, machine, wall-clock seconds, seeds.
     """
-    content = read_json(Path(str(files("ssm_poison_lib") / "data" / f"{name}.json")))
+    content = read_json(data_path(name))
     runs = content.pop("runs")
     return {Run(r["setting"], r["training_set"], r["seed"]): r["record"] for r in runs}, content
 

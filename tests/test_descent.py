@@ -112,20 +112,37 @@ def test_stop_is_the_first_epoch_at_or_below_the_threshold():
     assert (never.stop_epoch, never.epoch, never.finished) == (None, 40, True)
 
 
+def test_losses_are_marked_at_the_first_epoch_below_them():
+    start, data = linear_case(2)
+    free = Descent(start, data, PLAIN, log_at=range(41)).advance()
+    marks = [float(free.log.loss[k]) for k in (5, 6, 30)] + [1e-30]
+    run = Descent(start, data, PLAIN, log_at_loss=marks).advance()
+    assert run.reached == dict(zip(marks[:3], (5, 6, 30), strict=True))
+    assert_array_equal(run.log.epochs, [5, 6, 30])
+    assert_array_equal(run.log.A, free.log.A[[5, 6, 30]])
+    rule = dataclasses.replace(PLAIN, stop_loss=float(free.log.loss[9]), epochs_after_stop=25)
+    both = Descent(start, data, rule, log_at_loss=marks).advance()
+    assert (both.stop_epoch, both.reached) == (9, run.reached)
+    with pytest.raises(ValueError, match="log_at_loss must be decreasing"):
+        Descent(start, data, PLAIN, log_at_loss=(1.0, 2.0))
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_continued_run_has_the_same_digits(case, precision, tmp_path):
     start, data = CASES[case](4)
     rule = dataclasses.replace(VARIANTS["Adam"], precision=precision, stop_loss=0.3, epochs_after_stop=9)
-    whole = Descent(start, data, rule, log_at=(0, 3, 8)).advance()
-    parts = Descent(start, data, rule, log_at=(0, 3, 8)).advance(3).advance(0).advance(4)
+    logs = {"log_at": (0, 3, 8), "log_at_loss": (1e9, 1e-9)}
+    whole = Descent(start, data, rule, **logs).advance()
+    parts = Descent(start, data, rule, **logs).advance(3).advance(0).advance(4)
     parts.save(tmp_path / "run.npz")
-    again = Descent(start, data, rule, log_at=(0, 3, 8)).restore(tmp_path / "run.npz")
+    again = Descent(start, data, rule, **logs).restore(tmp_path / "run.npz")
     assert (again.epoch, again.finished) == (7, False)
     again.advance()
     assert_array_equal(all_weights(again.network), all_weights(whole.network))
     assert_array_equal(again.log.weights, whole.log.weights)
     assert (again.stop_epoch, again.epoch, again.loss) == (whole.stop_epoch, whole.epoch, whole.loss)
+    assert again.reached == whole.reached == {1e9: 1}
     other = Descent(start, data, dataclasses.replace(rule, learning_rate=0.03))
     with pytest.raises(DescentError, match="another start, training set or rule"):
         other.restore(tmp_path / "run.npz")

@@ -1,5 +1,7 @@
 """Networks: outputs, labels, xi, gamma, errors, and the PyTorch module."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ssm_poison_lib.ssm import DiagonalSSM
 def random_network(seed, d=4, width=5, hidden=2):
     rng = np.random.default_rng(seed)
     sizes = [1, *[width] * hidden, 1]
-    layers = tuple(rng.normal(size=shape) for shape in zip(sizes[:-1], sizes[1:], strict=True))
+    layers = tuple(rng.normal(size=shape) for shape in itertools.pairwise(sizes))
     return Network(DiagonalSSM(*rng.uniform(-0.9, 0.9, size=(3, d))), layers), rng.normal(size=(7, 6))
 
 

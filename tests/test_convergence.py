@@ -1,0 +1,122 @@
+"""The study far past the authors' stop: its records, its summary, its files, and its stored result."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ssm_poison_lib import __main__ as command
+from ssm_poison_lib import convergence, paper, results
+from ssm_poison_lib.convergence import CELLS, LOSSES
+from ssm_poison_lib.paper import TRAINING_SETS
+
+LINEAR = CELLS["linear kappa 6, gradient descent 0.01, near tie"]
+
+
+def shortened(cell, seeds=1, horizon=None):
+    return dataclasses.replace(cell, seeds=cell.seeds[:seeds], horizon=horizon or cell.horizon)
+
+
+def test_cells_cover_what_the_question_needs():
+    for label in ("theorem kappa 7", "linear kappa 6", "linear kappa 10"):
+        for method in ("gradient flow", "gradient descent", "adam"):
+            for tie in (True, False):
+                found = [
+                    c
+                    for c in CELLS.values()
+                    if c.name.startswith(label) and (c.method, c.near_tie) == (method, tie)
+                ]
+                assert found
+                assert all(len(c.seeds) >= 100 for c in found)
+    for label in ("network kappa 6", "network kappa 10"):
+        assert sum(c.name.startswith(label) and len(c.seeds) >= 20 for c in CELLS.values()) >= 3
+    for cell in CELLS.values():
+        assert list(cell.seeds) == list(range(cell.seeds[0], cell.seeds[0] + len(cell.seeds)))
+
+
+def test_at_the_stop_it_is_the_reproduction():
+    """The cell's float64 run ends, at the authors' stop, where the reproduction in float64 does."""
+    cell = shortened(LINEAR, horizon=20_000)
+    setting = paper.EXPERIMENTS[cell.setting]
+    for which in TRAINING_SETS:
+        (record,) = convergence.study(cell, which, cell.seeds)
+        run = paper.experiment_run(setting, cell.seeds[0], which, precision="float64").advance()
+        assert record["at_stop"] == setting.error(run.log.network(len(run.log.epochs) - 1), cell.seeds[0])
+        at_threshold = run.log.network(int(np.searchsorted(run.log.epochs, run.stop_epoch)))
+        assert record["by_loss"][LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])
+
+
+def test_records_are_consistent():
+    for name in (
+        "linear kappa 6, gradient flow, no near tie",
+        "theorem kappa 7, gradient flow, near tie",
+        LINEAR.name,
+    ):
+        cell = shortened(CELLS[name], seeds=2, horizon=1e12 if "flow" in name else 2000)
+        for which in TRAINING_SETS:
+            for record in convergence.study(cell, which, cell.seeds):
+                assert len(record["error"]) == len(record["loss"]) == len(cell.grid)
+                assert len(record["by_loss"]) == len(LOSSES)
+                lowest = min(record["loss"])
+                assert all(
+                    (value is not None) >= (lowest <= mark)
+                    for value, mark in zip(record["by_loss"], LOSSES, strict=True)
+                )
+
+
+def test_summary_counts_pairs_and_medians():
+    cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
+    n, marks = len(cell.grid), [None] * len(LOSSES)
+
+    def record(error, stop, loss=1e-5):
+        return {
+            "error": [error] * n,
+            "loss": [*[loss] * (n - 1), loss / 4],
+            "at_stop": stop,
+            "by_loss": marks,
+        }
+
+    runs = {
+        "baseline": [record(0.1, 1.0), record(0.2, None), record(0.3, 3.0)],
+        "with special": [record(0.2, 0.5), record(0.1, 0.1), record(0.2, 4.0)],
+    }
+    summary = convergence.summarize(cell, runs)
+    assert summary["reversed"]["at_end"] == {"n": 3, "reversed": 2}
+    assert summary["reversed"]["at_stop"] == {"n": 2, "reversed": 1}
+    assert summary["baseline"]["spread_at_end"]["median"] == 0.2
+    assert summary["baseline"]["by_loss"][0]["median"] is None
+    assert (summary["baseline"]["trained"], summary["baseline"]["falling"]) == (0, 3)
+
+
+def test_the_command_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
+    cells = [shortened(LINEAR, seeds=20, horizon=1000)]
+    done = []
+    real = convergence._block
+
+    def block(*arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(convergence, "_block", block)
+    with pytest.raises(KeyboardInterrupt):
+        convergence.converge(cells, folder=tmp_path, processes=1, progress=False)
+    monkeypatch.setattr(convergence, "_block", lambda *arguments: done.append(arguments) or real(*arguments))
+    original = convergence.converge
+    monkeypatch.setattr(
+        convergence, "converge", lambda **options: original(cells, **{**options, "processes": 1})
+    )
+    assert command.main(["reproduce", "convergence", "--results", str(tmp_path)]) == 0
+    assert len(done) == 4  # two blocks of seeds, two training sets, none twice
+    assert "linear kappa 6" in capsys.readouterr().out
+    stored = results.read_json(tmp_path / "convergence.json")
+    assert set(stored["cells"]) == {LINEAR.name}
+    assert command.main(["reproduce", "convergence", "--seeds", "3", "--results", str(tmp_path)]) == 2
+
+
+def test_two_processes_give_the_same(tmp_path):
+    cells = [shortened(LINEAR, seeds=2, horizon=1000)]
+    one = convergence.converge(cells, folder=tmp_path / "one", processes=1, progress=False)
+    two = convergence.converge(cells, folder=tmp_path / "two", processes=2, progress=False)
+    assert one == two

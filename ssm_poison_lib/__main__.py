@@ -1,4 +1,4 @@
-"""The command line: `python -m ssm_poison_lib reproduce [SETTING ...|all|convergence]`."""
+"""The command line: `python -m ssm_poison_lib reproduce [SETTING ...|all|convergence]` and `... sweep CONFIG`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssm_poison_lib import results
+from ssm_poison_lib import convergence, results
+from ssm_poison_lib.sweep import add_sweep_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=["all"],
         metavar="SETTING",
-        help="settings of the paper, or 'all' (the default)",
+        help="settings of the paper, 'all' (the default), or 'convergence': far past the authors' stop, with controls",
     )
     again.add_argument(
         "--seeds",
@@ -42,14 +43,18 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--summary",
         metavar="FILE",
-        help="also write one JSON of all runs here (default: FOLDER/reproduce.json)",
+        help="where to write one JSON of all runs (default: FOLDER/reproduce.json, or convergence.json)",
     )
     again.add_argument("--threads", type=int, metavar="N", help="runs at once (default: one per core)")
+    again.set_defaults(run=_reproduce)
+    add_sweep_command(commands)
     return parser
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     """Run settings, print their tables, write the summary."""
+    if options.settings == ["convergence"]:
+        return _converge(options)
     names = list(results.SETTINGS) if options.settings == ["all"] else options.settings
     unknown = [name for name in names if name not in results.SETTINGS]
     if unknown:
@@ -74,11 +79,32 @@ def _reproduce(options: argparse.Namespace) -> int:
     return 0
 
 
+def _converge(options: argparse.Namespace) -> int:
+    """Do the convergence study, print its table, write its summary."""
+    if options.seeds:
+        raise ValueError(
+            f"--seeds must be left out for the convergence study, whose seeds are fixed; got {options.seeds}"
+        )
+    began = time.perf_counter()
+    cells = convergence.converge(
+        folder=options.results,
+        processes=options.threads,
+        report=lambda message: print(message, file=sys.stderr),
+    )
+    seconds = time.perf_counter() - began
+    print(convergence.table(cells))
+    path = Path(options.summary or Path(options.results) / "convergence.json")
+    head = {"schema": results.SCHEMA, "command": results.command_line(), "seconds": round(seconds, 1)}
+    results.write_json(path, {**head, **results.stamp(), "cells": cells})
+    print(f"{len(cells)} cells in {seconds:.0f} s (this call); all of them are in {path}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0, 2 for a wrong argument, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        return _reproduce(options)
+        return int(options.run(options))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -279,6 +279,7 @@ def many_flows(
             f"{len(failed)} of {n} runs failed, first run {i} at t = {how[i, 1]:g} of {times[i]:g} after {how[i, 2]:.0f}"
             f" steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
         )
+    end_u[failed] = np.nan  # wherever the solver gave up, even below 0, where the logarithm would warn
     with np.errstate(divide="ignore"):
         sorted_log_gap = np.where(chain > 0, np.log(np.where(chain > 0, end_u, 1.0)), np.nan)
     A, log_gap = np.empty((n, d)), np.empty((n, d))

@@ -80,12 +80,9 @@ def test_order_preservation_has_one_coefficient_per_lag():
 def test_sums_are_merged_without_changing_their_value():
     i, k = sp.symbols("i k", integer=True)
     x, a = sp.IndexedBase("x"), sp.IndexedBase("a")
-    inner = sp.Sum(a[k] ** 2 + k, (k, 0, 2))
-    for expression in (
-        3 * sp.Sum(x[i] * inner, (i, 1, 2)),
-        a[7] * inner + x[1] * sp.Sum(x[i], (i, 1, 2)),
-        inner * inner,
-    ):
+    inner, outer = sp.Sum(a[k] ** 2 + k, (k, 0, 2)), sp.Sum(x[i], (i, 1, 2))
+    nested = sp.Sum(x[i] * inner, (i, 1, 2))
+    for expression in (outer, nested, 3 * nested, a[7] * inner + x[1] * outer, inner * inner):
         merged = algebra._merge_sums(sp.expand(algebra._flatten(expression)))
         assert sp.expand(merged.doit() - expression.doit()) == 0
 

@@ -29,6 +29,7 @@ __all__ = [
     "impulse_responses",
     "line_end_label",
     "loss",
+    "medians",
     "new",
     "race",
     "summary",
@@ -459,4 +460,44 @@ def convergence(
             fontsize=9.5,
             va="bottom",
         )
+    return figure
+
+
+def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str, columns: int = 3) -> Figure:
+    """Draw the median error of many seeds, a band from the lower to the upper quartile, one panel for each cell of a study.
+
+    cells: title -> summary of a cell, as `convergence.summarize` returns it. against: "epoch" (equal epochs, or equal
+    time of a flow) or "loss" (where each seed first reaches a training loss; losses that fewer than half of the seeds
+    reach are left out; training goes to the right). ylabel: the error's name. columns: panels in a row.
+
+    Raises ValueError if there is nothing to draw, or for another `against`.
+    """
+    if not cells:
+        raise ValueError("cells must hold at least one cell of a study; got none")
+    against = as_choice("against", against, ("epoch", "loss"))
+    columns = min(as_integer("columns", columns, low=1), len(cells))
+    figure, axes = new(columns, rows=-(-len(cells) // columns), height=2.5)
+    for ax in axes[len(cells) :]:
+        ax.remove()
+    for place, (ax, (title, cell)) in enumerate(zip(axes, cells.items(), strict=False)):
+        for name in ("baseline", "with special"):
+            spreads = cell[name]["by_epoch" if against == "epoch" else "by_loss"]
+            marks = cell["grid" if against == "epoch" else "losses"]
+            drawn = [k for k, s in enumerate(spreads) if 2 * s["n"] >= len(cell["seeds"])]
+            x = [marks[k] for k in drawn]
+            lower, middle, upper = ([spreads[k][key] for k in drawn] for key in ("q25", "median", "q75"))
+            colour = _colour(name)
+            ax.plot(x, middle, color=colour, label=f"{name}, median")
+            for edge, values in (("lower", lower), ("upper", upper)):
+                ax.plot(x, values, color=colour, linewidth=0.5, label=f"{name}, {edge} quartile")
+            ax.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
+        ax.set(xscale="log", yscale="log")
+        ax.set_title(title, loc="left", fontsize=9.5)
+        if against == "loss":
+            ax.invert_xaxis()
+            ax.set_xlabel("training loss")
+        else:
+            ax.set_xlabel("time $t$" if cell["method"] == "gradient flow" else "epoch")
+        if place % columns == 0:
+            ax.set_ylabel(ylabel)
     return figure

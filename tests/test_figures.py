@@ -196,3 +196,51 @@ def test_dynamics_and_convergence_refuse_nothing():
         figures.dynamics({})
     with pytest.raises(ValueError, match="runs must hold"):
         figures.convergence({"baseline": []}, ylabel="error")
+
+
+@pytest.fixture
+def cell():
+    def spread(n, k):
+        return {"n": n, "median": 2.0 + k, "q25": 1.0 + k, "q75": 3.0 + k}
+
+    def column(k):
+        return {
+            "by_epoch": [spread(4, k), spread(4, k + 1)],
+            "by_loss": [spread(4, k), spread(2, k + 1), spread(1, k + 2)],
+        }
+
+    both = {"baseline": column(0), "with special": column(10)}
+    return {
+        "seeds": [1, 2, 3, 4],
+        "method": "adam",
+        "grid": [10.0, 100.0],
+        "losses": [1.0, 0.1, 0.01],
+        **both,
+    }
+
+
+def test_medians_draw_median_and_quartiles_of_every_cell(cell):
+    flow_cell = {**cell, "method": "gradient flow"}
+    figure = figures.medians({"one": cell, "two": flow_cell}, against="epoch", ylabel="error")
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["one", "two"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["epoch", "time $t$"]
+    drawn = lines(figure.axes[0])
+    assert_array_equal(drawn["baseline, median"].get_xdata(), [10, 100])
+    assert_array_equal(drawn["with special, median"].get_ydata(), [12, 13])
+    assert_array_equal(drawn["with special, lower quartile"].get_ydata(), [11, 12])
+    assert_array_equal(drawn["with special, upper quartile"].get_ydata(), [13, 14])
+    assert drawn["with special, median"].get_color() == figures.COLOURS["with special"]
+
+
+def test_medians_against_the_loss_leave_out_what_few_seeds_reach(cell):
+    (ax,) = figures.medians({"one": cell}, against="loss", ylabel="error").axes
+    assert_array_equal(lines(ax)["baseline, median"].get_xdata(), [1.0, 0.1])
+    assert_array_equal(lines(ax)["baseline, median"].get_ydata(), [2.0, 3.0])
+    assert ax.xaxis_inverted()
+
+
+def test_medians_refuse_nothing_and_another_axis(cell):
+    with pytest.raises(ValueError, match="cells must hold"):
+        figures.medians({}, against="loss", ylabel="error")
+    with pytest.raises(ValueError, match="against must be one of"):
+        figures.medians({"one": cell}, against="seed", ylabel="error")

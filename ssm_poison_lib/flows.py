@@ -279,7 +279,9 @@ def many_flows(
             f"{len(failed)} of {n} runs failed, first run {i} at t = {how[i, 1]:g} of {times[i]:g} after {how[i, 2]:.0f}"
             f" steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
         )
-    end_u[failed] = np.nan  # wherever the solver gave up, even below 0, where the logarithm would warn
+    end_u[failed] = np.nan
+    # Below the normal numbers of float64 a gap has no digits left, not even its sign: an exact tie.
+    end_u[(chain > 0) & (np.abs(end_u) < np.finfo(float).tiny)] = 0.0
     with np.errstate(divide="ignore"):
         sorted_log_gap = np.where(chain > 0, np.log(np.where(chain > 0, end_u, 1.0)), np.nan)
     A, log_gap = np.empty((n, d)), np.empty((n, d))

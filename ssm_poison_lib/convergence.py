@@ -77,7 +77,13 @@ def _cells() -> dict[str, Cell]:
     cells: list[Cell] = []
 
     def add(
-        setting: str, label: str, tie: bool, method: str, rate: float, horizon: float | int | int, seeds: range
+        setting: str,
+        label: str,
+        tie: bool,
+        method: str,
+        rate: float,
+        horizon: float | int | int,
+        seeds: range,
     ) -> None:
         suffix = "near tie" if tie else "no near tie"
         name = f"{label}, {method}{f' {rate:g}' if rate else ''}, {suffix}"

@@ -100,7 +100,9 @@ class DiagonalSSM:
             return y
         response = self.impulse_response(length)
         if method == "fft":
-            padded = next_fast_len(2 * length - 1, real=True)  # so that the circular convolution does not wrap around
+            padded = next_fast_len(
+                2 * length - 1, real=True
+            )  # so that the circular convolution does not wrap around
             return np.asarray(irfft(rfft(x, padded) * rfft(response, padded), padded)[..., :length])
         rows = np.atleast_2d(x)
         y = np.stack([np.convolve(row, response)[:length] for row in rows])

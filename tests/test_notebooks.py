@@ -233,6 +233,18 @@ def test_a_change_of_text_library_or_data_is_noticed(project, changed):
     assert "[1/1] trial ..." in execute(project)
 
 
+def test_a_change_of_data_that_a_chapter_opens_is_noticed(project):
+    (project / "book" / "sweeps").mkdir()
+    data = project / "book" / "sweeps" / "numbers.txt"
+    data.write_text("1", "utf-8")
+    text = CHAPTER.replace("Fraction(1, 3)", 'Fraction(open("sweeps/numbers.txt").read())')
+    (project / "book" / "trial.md").write_text(text, "utf-8")
+    assert "[1/1] trial ..." in execute(project)
+    assert "up to date" in execute(project)
+    data.write_text("2", "utf-8")
+    assert "[1/1] trial ..." in execute(project)
+
+
 def test_status_records_seconds_date_and_versions(project):
     entry = json.loads((project / "book" / "status.json").read_text("utf-8"))["trial"]
     assert set(entry["versions"]) == {"python", "numpy", "scipy", "torch", "sympy", "matplotlib"}

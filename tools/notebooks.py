@@ -78,7 +78,13 @@ def read_status() -> dict[str, dict[str, Any]]:
 
 def fingerprint(name: str) -> dict[str, str]:
     """Return the digests on which the stored notebook of a chapter depends."""
-    text = digest((BOOK / f"{name}.md").read_bytes())
+    source = (BOOK / f"{name}.md").read_bytes()
+    # Data that a chapter opens lie in a folder of the book, which its text names.
+    folders = [
+        path for path in sorted(BOOK.iterdir()) if path.is_dir() and f'"{path.name}/'.encode() in source
+    ]
+    data = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    text = digest(source, *(path.read_bytes() for path in data))
     if name == STATUS_PAGE:
         others = {other: entry for other, entry in read_status().items() if other != STATUS_PAGE}
         return {"text": text, "library": digest(json.dumps(others, sort_keys=True).encode())}

@@ -35,7 +35,7 @@ def build(sources: Path, target: Path | None = None) -> dict[str, str]:
     done = subprocess.run(
         [Path(sys.executable).parent / "jupyter-book", *command], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr or done.stdout
     return {
         page.stem: page.read_text("utf-8") for page in (target / "_build" / "html" / "book").glob("*.html")
     }

@@ -492,7 +492,7 @@ def integrate(
             if idle[s]:
                 h[s] = 1.0 if run[s] < 0 or not h[s] > 0.0 else h[s]
             elif growth[s] * h[s] * GAMMA > _SAFETY:
-                # The method damps what grows faster than 1/(h GAMMA): an unstable gap would be held at the saddle.
+                # The method is wrong for what grows faster than 1/(h GAMMA); the error control would refuse the step too.
                 h[s] = _SAFETY / (growth[s] * GAMMA)
             final[s] = t[s] + h[s] >= T[s] * (1.0 - 1e-14)
             if final[s] and not idle[s]:

@@ -179,6 +179,16 @@ def test_short_runs_end_with_their_time():
     assert repr(batch) == "FlowBatch(1 runs, d = 10: END_OF_TIME 1)"
 
 
+def test_a_small_residual_without_time_to_vanish_is_not_called_converged():
+    # Fits the baseline sequence; the residual 1e-6 of the special one decays at the rate 2 beta = 2e-6 only.
+    batch = flows.theorem_flows([1.0, 1e-6], length=7, alpha=1.0, beta=1e-6, t_end=1.0)
+    assert batch.status[0] != FlowStatus.CONVERGED
+    assert_allclose(batch.A, [[1.0, 1e-6]], rtol=1e-5)
+    later = flows.theorem_flows([1.0, 1e-6], length=7, alpha=1.0, beta=1e-6, t_end=1e9)
+    assert later.counts() == {"CONVERGED": 1}
+    assert_allclose(later.A, [[1.0, 0.0]], rtol=0, atol=1e-11)
+
+
 def test_failures_raise_or_become_nan_with_their_reason():
     A0 = np.array([[0.02, 0.01], [1e60, 0.01], [0.02, 0.015]])
     options = {"length": 7, "alpha": 1.0, "beta": 1.0, "t_end": 1e12}

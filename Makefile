@@ -5,7 +5,7 @@
 PYTHON ?= python3
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 BIN := .venv/bin
-PARALLEL := -n 2 --dist loadscope
+PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 export CHROMIUM
 export OMP_NUM_THREADS = 1
 

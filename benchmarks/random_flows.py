@@ -1,4 +1,4 @@
-"""Random gradient flows of every setting, and their final errors by the single-run reference."""
+"""Random gradient flows of every setting, and their final errors by two references: the single-run solver, the closed form."""
 
 from __future__ import annotations
 
@@ -74,3 +74,15 @@ def final_errors(case: Case, batch: FlowBatch, *, rtol: float = 1e-12) -> tuple[
     target = case.training_set.teacher.impulse_response(LAGS)
     error = np.abs(reference.student().impulse_response(LAGS) - target)[1:].max()
     return float(batch.generalization_errors(target, first_lag=1)[0]), float(error)
+
+
+def exact_error(case: Case) -> float:
+    """Return Gen_20 of the limit of a "baseline" case by its closed form, lag 0 left out.
+
+    kappa is odd in these cases, so entries keep their signs and their magnitudes follow the closed form of positive starts
+    (proposition "If the largest magnitude is negative" of chapter "Proofs"). No integration, so no error of one.
+    """
+    if case.kind != "baseline":
+        raise ValueError(f"case must be of kind 'baseline', which alone has a closed form; got {case.kind!r}")
+    limit = np.sign(case.A0) * flow.baseline_limit(np.abs(case.A0), case.training_set.length)
+    return float(max(abs((limit**k).sum() - 1.0) for k in range(1, LAGS)))

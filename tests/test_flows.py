@@ -1,5 +1,6 @@
 """Many flows at once against the single-run reference, the closed form, and the properties of the flow."""
 
+import mpmath
 import numpy as np
 import pytest
 import random_flows
@@ -21,6 +22,38 @@ def test_final_error_agrees_with_the_reference(kind, seed):
     batch = random_flows.run(case, rtol=1e-8)
     error, reference = random_flows.final_errors(case, batch)
     assert abs(error - reference) <= 1e-6 * max(1.0, reference), (case, batch)
+
+
+@pytest.mark.parametrize("seed", [616, 700])
+def test_where_the_reference_itself_is_off_the_closed_form_decides(seed):
+    """Entries x and -x (1 - 1e-8): the two of 1,000 cases (benchmarks/flows.py) that LSODA misses by more than 1e-6."""
+    case = random_flows.random_case("baseline", seed)
+    batch = random_flows.run(case, rtol=1e-8)
+    error, reference = random_flows.final_errors(case, batch)
+    exact = random_flows.exact_error(case)
+    assert_allclose(exact, closed_form_error(case), rtol=1e-14)
+    assert abs(error - exact) < 1e-7
+    assert abs(reference - exact) > 1e-6
+
+
+def closed_form_error(case):
+    """The closed form once more, in 40 digits."""
+    with mpmath.workdps(40):
+        n = case.training_set.length - 3
+        sizes = [mpmath.mpf(float(abs(a))) for a in case.A0]
+        excess = [a**-n - max(sizes) ** -n for a in sizes]
+
+        def entries(s):
+            return [(s**-n + e) ** (-mpmath.mpf(1) / n) for e in excess]
+
+        s = mpmath.findroot(lambda s: sum(a ** (n + 2) for a in entries(s)) - 1, (0.5, 1), solver="anderson")
+        limit = [a * int(np.sign(a_0)) for a, a_0 in zip(entries(s), case.A0, strict=True)]
+        return float(max(abs(sum(a**k for a in limit) - 1) for k in range(1, 20)))
+
+
+def test_a_closed_form_is_known_for_baseline_cases_only():
+    with pytest.raises(ValueError, match="case must be of kind 'baseline'"):
+        random_flows.exact_error(random_flows.random_case("theorem", 0))
 
 
 def test_default_tolerance_is_enough_for_the_theorem():
@@ -72,6 +105,21 @@ def test_exact_ties_last_and_the_saddle_is_not_called_a_limit():
     gaps[0, 0] = 1e-30
     left = flows.theorem_flows(A0, length=7, alpha=1.0, beta=1.0, t_end=1e8, gaps=gaps)
     assert left.counts() == {"CONVERGED": 1}
+
+
+def test_a_gap_without_digits_left_is_an_exact_tie():
+    """A gap that shrinks below the normal numbers of float64 is reported as 0 (log -inf); a little above, as it is."""
+    A0, gaps = [[0.9, 0.9, 0.1]], [[1e-300, 0.8]]
+    G = np.diag([0.0, 1.0])  # kappa = 2, data that show M_1 only: da_j/dt = M*_1 - M_1, gaps do not move
+    options = {"t_end": 50.0, "gaps": gaps}
+    kept = flows.many_flows(A0, G, [3.0, 1.9], **options)
+    assert_allclose(kept.log_gap[0, 1], np.log(1e-300), rtol=1e-9)
+    # kappa = 3, data that show M_2 only: da_j/dt = 2 a_j (M*_2 - M_2), all gaps shrink by the ratio of the entries.
+    shrinking = flows.many_flows(A0, np.diag([0.0, 0.0, 1.0]), [3.0, 0.0, 1e-20], **options | {"t_end": 1e30})
+    assert shrinking.counts() == {"CONVERGED": 1}
+    assert shrinking.A[0, 0] == shrinking.A[0, 1]
+    assert shrinking.A[0, 0] < 1e-9
+    assert np.isneginf(shrinking.log_gap[0, 1])
 
 
 def test_a_gap_that_still_grows_is_not_called_stalled():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import sympy as sp
@@ -427,6 +429,68 @@ def test_antidote_leaves_a_second_order_error():
     )
 
 
+# --- the statements as objects
+
+
+@pytest.mark.parametrize(
+    ("statement", "names", "assumption"),
+    [
+        (lambda: algebra.order_preservation(4), "a_1 a_2 w gamma_0 gamma_1 gamma_2", "real"),
+        (algebra.baseline_limit, "u F varepsilon kappa", "positive"),
+        (algebra.fit_time, "abar_1 alpha varepsilon kappa", "positive"),
+        (lambda: algebra.baseline_solution(7).subs(tau, 1), "a_0", "positive"),
+        (lambda: sp.Tuple(*algebra.entries("a", 3)), "a_1 a_2 a_3", "real"),
+    ],
+)
+def test_symbols_have_the_names_of_the_text_and_its_assumptions(statement, names, assumption):
+    symbols = statement().free_symbols
+    assert {symbol.name for symbol in symbols} == set(names.split())
+    assert all(symbol.assumptions0.get(assumption) for symbol in symbols)
+
+
+def test_a_statement_about_numbers_is_still_an_equation():
+    assert isinstance(algebra.sign_identity([sp.S.One], 5), sp.Eq)
+    assert isinstance(algebra.interpolator_price([sp.S.One], 5), sp.Eq)
+    assert not holds(sp.Eq(sp.S.One, sp.S.Zero, evaluate=False))
+
+
+def test_exponents_and_constants_that_an_identity_leaves_open():
+    values = {epsilon: sp.Rational(1, 3), kappa: 7, sp.Symbol("u", positive=True): 2}
+    left = algebra.baseline_limit().lhs.subs(values).subs(sp.Symbol("F", positive=True), sp.Rational(1, 2))
+    assert sp.simplify(left - (2 + 6**4)) == 0  # u + (F epsilon)^-(kappa-3)
+    assert algebra.escape_time().subs(epsilon, 1) == 0
+
+
+@pytest.mark.parametrize(
+    ("smallest", "formula"),
+    [
+        (2, lambda length: algebra.theorem_loss([n], length)),
+        (2, lambda length: algebra.theorem_dynamics([n], length)),
+        (2, lambda length: algebra.saddle_function(length=length)),
+        (2, lambda length: algebra.saddle_slope(length=length)),
+        (2, lambda length: algebra.saddle_spectrum(length=length)),
+        (2, lambda length: algebra.baseline_solution(length)),
+        (2, lambda length: algebra.baseline_conserved(n, length)),
+        (2, lambda length: algebra.order_preservation(length)),
+        (3, lambda length: algebra.sign_identity([n], length)),
+        (4, lambda length: algebra.interpolator_price([n], length)),
+        (4, lambda length: algebra.steepest_point(length=length)),
+        (4, lambda length: algebra.uniqueness_dose(length=length)),
+        (4, lambda length: algebra.baseline_factor(n, d, length)),
+        (4, lambda length: algebra.fit_time(length)),
+        (4, lambda length: algebra.magnitude_bound(n, length)),
+        (4, lambda length: algebra.tie_bound(2, length)),
+        (4, lambda length: algebra.near_tie_bound(n, length)),
+        (4, lambda length: algebra.negative_bound(length)),
+        (4, lambda length: algebra.order_error(length=length)),
+    ],
+)
+def test_smallest_sequence_length(smallest, formula):
+    formula(smallest)
+    with pytest.raises(ValueError, match=f"^length must be an integer >= {smallest}; got {smallest - 1}"):
+        formula(smallest - 1)
+
+
 # --- bad input
 
 
@@ -437,10 +501,22 @@ def test_antidote_leaves_a_second_order_error():
         (lambda: algebra.entries("a", 0), "count must be an integer >= 1; got 0"),
         (lambda: algebra.impulse_response([n], [n, n], 1), "w must have 1 entries, as many as a; got 2"),
         (lambda: algebra.impulse_response([n], [n], -1), "lag must be an integer >= 0; got -1"),
-        (lambda: algebra.loss([], [], [n], [n], [n]), "at least 1"),
-        (lambda: algebra.loss([[n]], [n, n], [n], [n], [n]), "one label for each"),
-        (lambda: algebra.loss([[n], [n, n]], [n, n], [n], [n], [n]), "sequences of one length"),
-        (lambda: algebra.loss([[]], [n], [n], [n], [n]), "sequences of one length >= 1"),
+        (
+            lambda: algebra.loss([], [], [n], [n], [n]),
+            "y must have one label for each of the (at least 1) sequences in x; got 0, 0",
+        ),
+        (
+            lambda: algebra.loss([[n]], [n, n], [n], [n], [n]),
+            "y must have one label for each of the (at least 1) sequences in x; got 2, 1",
+        ),
+        (
+            lambda: algebra.loss([[n], [n, n]], [n, n], [n], [n], [n]),
+            "x must hold sequences of one length >= 1; got lengths [1, 2]",
+        ),
+        (
+            lambda: algebra.loss([[]], [n], [n], [n], [n]),
+            "x must hold sequences of one length >= 1; got lengths [0]",
+        ),
         (lambda: algebra.velocity([[n]], [n], [n], [n, n], [n]), "b must have 1 entries"),
         (lambda: algebra.gamma([[n]], [n], [n], [n], [n, n]), "c must have 1 entries"),
         (lambda: algebra.order_preservation(1), "length must be an integer >= 2; got 1"),
@@ -463,5 +539,5 @@ def test_antidote_leaves_a_second_order_error():
     ],
 )
 def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
         call()

@@ -26,11 +26,15 @@ def test_first_lag_leaves_out_what_cannot_be_learnt():
     assert metrics.generalization_error(other, TEACHER, 5, first_lag=1) == 0.0
     # the divisor leaves the same lags out
     assert metrics.extrapolation_loss(STUDENT, TEACHER, 4, first_lag=1) == pytest.approx(1.75)
+    assert metrics.extrapolation_loss(other, TEACHER, 5, first_lag=1) == 0.0
 
 
 def test_a_silent_teacher_has_no_extrapolation_loss():
     silent = ssm.DiagonalSSM([0.0], [1.0], [1.0])
-    with pytest.raises(ValueError, match="non-zero impulse response"):
+    with pytest.raises(
+        ValueError,
+        match=r"^teacher must have a non-zero impulse response at the compared lags; got all zeros",
+    ):
         metrics.extrapolation_loss(STUDENT, silent, 4, first_lag=1)
 
 
@@ -51,6 +55,7 @@ def test_effective_rank_by_hand():
     assert metrics.effective_rank([7.0, 0.0]) == pytest.approx(1.0)
     # shares 3/4, 1/4: entropy = log 4 - (3/4) log 3
     assert metrics.effective_rank([3.0, 1.0]) == pytest.approx(4 / 3**0.75)
+    assert metrics.effective_rank([5e-324, 5e-324]) == pytest.approx(2.0)  # the smallest number there is
 
 
 def test_loss_by_hand():

@@ -50,6 +50,23 @@ def test_recurrence_is_the_definition_step_by_step():
     assert_allclose(system.output([1.0, 2.0], method="recurrence"), [-1.0, 5.0], atol=1e-15)
 
 
+def test_each_method_computes_in_its_own_way(monkeypatch):
+    growing, silence = DiagonalSSM([2.0], [1.0], [1.0]), np.zeros(1100)  # M_1024 overflows
+    assert_array_equal(growing.output(silence, method="recurrence"), silence)
+    for method in ("convolution", "fft"):
+        with pytest.raises(ValueError, match="overflows"):
+            growing.output(silence, method=method)
+
+    def no_transform(*_):
+        raise AssertionError("transformed")
+
+    monkeypatch.setattr(ssm, "rfft", no_transform)
+    assert_array_equal(growing.output([1.0, 0.0], method="convolution"), [1.0, 2.0])
+    assert_array_equal(growing.output([1.0, 0.0]), [1.0, 2.0])
+    with pytest.raises(AssertionError, match="transformed"):
+        growing.output([1.0, 0.0], method="fft")
+
+
 @settings(deadline=None, max_examples=40)
 @given(abc=parameters(), length=st.integers(1, 15))
 def test_impulse_response_is_the_answer_to_a_unit_impulse(abc, length):
@@ -95,6 +112,7 @@ def test_transfer_function_where_an_entry_is_zero():
     assert system.transfer_function(0.0) == pytest.approx(2.0)
     assert system.transfer_function(1.0) == pytest.approx(4.0)
     assert system.transfer_function(np.ones((2, 3))).shape == (2, 3)
+    assert system.transfer_function(1).dtype == np.complex128
     # A pole without weight is no pole.
     assert DiagonalSSM([0.5], [0.0], [1.0]).transfer_function(0.5) == 0.0
 
@@ -149,3 +167,5 @@ def test_near_tie_moves_the_second_entry_only():
     widest = free[0] - free[2]  # a_2 may just reach a_3
     assert ssm.near_zero(10, 1e-3, seed=np.random.RandomState(242), tie_gap=widest)[1] == free[2]
     assert ssm.near_zero(2, 1.0, seed=0, tie_gap=0.0)[1] == ssm.near_zero(2, 1.0, seed=0)[0]
+    only = ssm.near_zero(2, 1.0, seed=0)[0]  # d = 2: a_2 may go down to 0
+    assert ssm.near_zero(2, 1.0, seed=0, tie_gap=only)[1] == 0.0

@@ -66,8 +66,11 @@ __all__ = [
     "velocity",
 ]
 
+#: The symbols of sequence length, state dimension and number of sequences.
 kappa, d, n = sp.symbols("kappa d n", integer=True, positive=True)
+#: The symbols of the doses, of the scale of the start, and of the saddle.
 alpha, beta, epsilon, s = sp.symbols("alpha beta varepsilon s", positive=True)
+#: The symbols of time and of rescaled time.
 t, tau = sp.symbols("t tau", nonnegative=True)
 
 _i, _j, _k, _l, _m = sp.symbols("i j k l m", integer=True)
@@ -80,6 +83,8 @@ Entries: TypeAlias = Sequence[Scalar]
 def holds(identity: sp.Eq) -> bool:
     """Return whether the two sides of an equation are the same expression, for all values of their symbols."""
     difference = _merge_sums(sp.expand(_flatten(identity.lhs) - _flatten(identity.rhs)))
+    # SymPy simplifies 1 / KroneckerDelta to KroneckerDelta: here a delta is any number.
+    difference = difference.subs({delta: sp.Dummy() for delta in difference.atoms(sp.KroneckerDelta)})
     return bool(sp.simplify(sp.powsimp(sp.expand(difference))) == 0)
 
 
@@ -126,7 +131,7 @@ def velocity(
 ) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
     """Return (da/dt, db/dt, dc/dt) by the formula of Proposition 1 (arguments as in `loss`).
 
-    Source: proposition "Which way does training move?" of chapter "gradient_flow".
+    Source: Proposition 1 of chapter "Which way does training move?".
     """
     coefficients = gamma(x, y, a, b, c)
     residuals = _residuals(x, y, a, b, c)
@@ -447,9 +452,7 @@ def _length(length: Any, *, low: int) -> Any:
     """Return a symbolic length as it is, and a number as a SymPy integer >= low."""
     if isinstance(length, sp.Expr) and not length.is_number:
         return length
-    return sp.Integer(
-        as_integer("length", int(length) if isinstance(length, sp.Integer) else length, low=low)
-    )
+    return sp.Integer(as_integer("length", length, low=low))
 
 
 def _same_count(name: str, values: Entries, other: Entries) -> None:

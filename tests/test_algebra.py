@@ -437,6 +437,7 @@ def test_antidote_leaves_a_second_order_error():
     [
         (lambda: algebra.order_preservation(4), "a_1 a_2 w gamma_0 gamma_1 gamma_2", "real"),
         (algebra.baseline_limit, "u F varepsilon kappa", "positive"),
+        (algebra.jacobian_at_saddle, "j r s d kappa alpha beta", "real"),
         (algebra.fit_time, "abar_1 alpha varepsilon kappa", "positive"),
         (lambda: algebra.baseline_solution(7).subs(tau, 1), "a_0", "positive"),
         (lambda: sp.Tuple(*algebra.entries("a", 3)), "a_1 a_2 a_3", "real"),
@@ -452,6 +453,30 @@ def test_a_statement_about_numbers_is_still_an_equation():
     assert isinstance(algebra.sign_identity([sp.S.One], 5), sp.Eq)
     assert isinstance(algebra.interpolator_price([sp.S.One], 5), sp.Eq)
     assert not holds(sp.Eq(sp.S.One, sp.S.Zero, evaluate=False))
+
+
+def test_a_reciprocal_of_a_delta_is_not_the_delta():
+    j, k = sp.symbols("j k", integer=True)
+    delta = sp.KroneckerDelta(j, k)
+    assert holds(sp.Eq(2 * delta * s + s, s * (1 + 2 * delta), evaluate=False))
+    assert not holds(sp.Eq(2 * delta * s + s, s * (1 + 2 / delta), evaluate=False))
+
+
+def test_indexed_formulas_at_explicit_kappa_and_d():
+    length, state_dim = 5, 3
+    a, base = algebra.entries("a", state_dim), sp.IndexedBase("a", real=True)
+    explicit = {base[k + 1]: a[k] for k in range(state_dim)}
+    speeds = algebra.theorem_dynamics(a, length)
+    j, r = sp.symbols("j r", integer=True)
+    for k in range(state_dim):
+        indexed = algebra._indexed_speed(j).subs({j: k + 1, kappa: length, d: state_dim}).doit()
+        assert sp.expand(indexed.subs(explicit) - speeds[k]) == 0
+    tied = dict.fromkeys(a, s)
+    for side in (algebra.jacobian_at_saddle().lhs, algebra.jacobian_at_saddle().rhs):
+        for row, column in ((1, 1), (1, 2), (3, 2)):
+            entry = side.subs({kappa: length, d: state_dim, j: row, r: column})
+            derived = sp.diff(speeds[row - 1], a[column - 1]).subs(tied)
+            assert sp.simplify(entry - derived) == 0
 
 
 def test_exponents_and_constants_that_an_identity_leaves_open():

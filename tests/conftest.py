@@ -1,5 +1,6 @@
 """What several test modules share."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,13 +8,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Machines differ in speed; a test may fail for what it computes, never for how long that took.
 settings.register_profile("book", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("book")
+# A mutant need not be shown in its smallest failing case.
+settings.register_profile(
+    "mutation", deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the quickest tests first where a mutant is tested (tools/mutation.py), which ends with the first that fails."""
+    measured = ROOT / "mutmut-stats.json"
+    if measured.exists():
+        seconds = json.loads(measured.read_text("utf-8"))["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
 
 
 @pytest.fixture(scope="session")

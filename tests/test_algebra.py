@@ -462,21 +462,30 @@ def test_a_reciprocal_of_a_delta_is_not_the_delta():
     assert not holds(sp.Eq(2 * delta * s + s, s * (1 + 2 / delta), evaluate=False))
 
 
-def test_indexed_formulas_at_explicit_kappa_and_d():
-    length, state_dim = 5, 3
-    a, base = algebra.entries("a", state_dim), sp.IndexedBase("a", real=True)
-    explicit = {base[k + 1]: a[k] for k in range(state_dim)}
-    speeds = algebra.theorem_dynamics(a, length)
-    j, r = sp.symbols("j r", integer=True)
-    for k in range(state_dim):
-        indexed = algebra._indexed_speed(j).subs({j: k + 1, kappa: length, d: state_dim}).doit()
-        assert sp.expand(indexed.subs(explicit) - speeds[k]) == 0
-    tied = dict.fromkeys(a, s)
-    for side in (algebra.jacobian_at_saddle().lhs, algebra.jacobian_at_saddle().rhs):
-        for row, column in ((1, 1), (1, 2), (3, 2)):
-            entry = side.subs({kappa: length, d: state_dim, j: row, r: column})
-            derived = sp.diff(speeds[row - 1], a[column - 1]).subs(tied)
-            assert sp.simplify(entry - derived) == 0
+@pytest.mark.parametrize("parameter", ["a", "b", "c"])
+def test_proposition_1_at_explicit_sizes(parameter):
+    identity = algebra.proposition_1(parameter)
+    sizes = {kappa: 3, d: 2, n: 2, sp.Symbol("j", integer=True): 1}
+    left, right = (side.subs(sizes).doit() for side in (identity.lhs, identity.rhs))
+    assert sp.expand(left - right) == 0 != sp.expand(left)
+
+
+def test_indexed_speed_at_explicit_sizes():
+    a, base, j = algebra.entries("a", 3), sp.IndexedBase("a", real=True), sp.Symbol("j", integer=True)
+    explicit = {base[k + 1]: a[k] for k in range(3)}
+    for k, speed in enumerate(algebra.theorem_dynamics(a, 5)):
+        indexed = algebra._indexed_speed(j).subs({j: k + 1, kappa: 5, d: 3}).doit()
+        assert sp.expand(indexed.subs(explicit) - speed) == 0
+
+
+@pytest.mark.parametrize(("row", "column"), [(1, 1), (1, 2), (3, 2)])
+def test_jacobian_at_saddle_at_explicit_sizes(row, column):
+    a = algebra.entries("a", 3)
+    derived = sp.diff(algebra.theorem_dynamics(a, 5)[row - 1], a[column - 1]).subs(dict.fromkeys(a, s))
+    identity = algebra.jacobian_at_saddle()
+    indices = dict(zip(sp.symbols("j r", integer=True), (row, column), strict=True))
+    for side in (identity.lhs, identity.rhs):
+        assert sp.simplify(side.subs({kappa: 5, d: 3, **indices}) - derived) == 0
 
 
 def test_exponents_and_constants_that_an_identity_leaves_open():

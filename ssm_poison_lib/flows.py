@@ -163,24 +163,37 @@ def theorem_flows(
     beta: ArrayLike,
     t_end: ArrayLike,
     gaps: ArrayLike | None = None,
+    special_position: ArrayLike | None = None,
     **options: Any,
 ) -> FlowBatch:
     """Integrate flows of the theorem's setting: da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
 
     A0: (n, d) starts; length: kappa >= 3; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times the sum of
     their squared coefficients, numbers or (n,) (beta = 0: baseline only); t_end, gaps, options: as in `many_flows`.
+    special_position: where, from 1 to kappa-1, the special sequences are non-zero, a number or (n,) (default: kappa-1, the
+    theorem's); at position i their term is beta m a_j^{m-1} r_m with m = kappa-i, and i = 1 adds to the baseline ones.
 
-    Source: section "The theorem's setting" of chapter "One clean example".
+    Source: section "The setting" of chapter "One clean example too many".
     """
     starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
     n, d = starts.shape
     length = as_integer("length", length, low=3)
+    positions = as_array(
+        "special_position", length - 1 if special_position is None else special_position, ndim=(0, 1)
+    )
+    if positions.ndim == 1 and len(positions) != n:
+        raise ValueError(f"special_position must be a number, or one for each of the {n} runs")
+    if not np.isin(positions, np.arange(1, length)).all():
+        raise ValueError(
+            f"special_position must be a position from 1 to {length - 1}; got {special_position!r}"
+        )
     G = np.zeros((n, length, length))
-    for name, value, lag in (("alpha", alpha, length - 1), ("beta", beta, 1)):
+    lags = np.broadcast_to((length - positions).astype(int), (n,))
+    for name, value, lag in (("alpha", alpha, np.full(n, length - 1)), ("beta", beta, lags)):
         weight = as_array(name, value, ndim=(0, 1))
         if (weight < 0).any() or (weight.ndim == 1 and len(weight) != n):
             raise ValueError(f"{name} must be a number >= 0, or one for each of the {n} runs; got {value!r}")
-        G[:, lag, lag] = weight
+        G[np.arange(n), lag, lag] += weight
     if n > 1 and (G == G[0]).all():
         G = G[:1]
     target = np.ones(length)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from ssm_poison_lib import _compiled
+from ssm_poison_lib import _compiled, _gains
 from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
 from ssm_poison_lib.networks import Network, NetworkTrainingSet, SSMNetwork
 from ssm_poison_lib.sequences import TrainingSet
@@ -55,7 +55,7 @@ class Rule:
     stop_loss: note the first epoch after whose update (and before a reset) the loss is <= this; None to never stop.
     epochs_after_stop: how much longer to train then.
 
-    Source: the authors' public code, as described in chapter "Results".
+    Source: the authors' public code, as described in chapter "Every number of the paper beside ours".
     """
 
     learning_rate: float
@@ -108,10 +108,10 @@ class Log:
 
     def network(self, row: int) -> Network:
         """Return all weights at one logged epoch."""
-        return _to_network(self.weights[row], self.d, self.width)
+        return unflatten(self.weights[row], self.d, self.width)
 
 
-def _to_network(weights: Float[np.ndarray, " P"], d: int, width: int) -> Network:
+def unflatten(weights: Float[np.ndarray, " P"], d: int, width: int) -> Network:
     """Return the Network of a flat array A, B, C, first, hidden, last without padding."""
     A, B, C = weights[: 3 * d].reshape(3, d)
     rest = weights[3 * d :]
@@ -141,7 +141,7 @@ def _check_mlp(name: str, network: Network) -> None:
         raise ValueError(f"{name} must have no MLP or two hidden layers of one width; got {shapes}")
 
 
-def _flat(network: Network) -> Float[np.ndarray, " P"]:
+def flatten(network: Network) -> Float[np.ndarray, " P"]:
     """Return all weights of a network in one array: A, B, C, first, hidden, last."""
     parts = [network.ssm.A, network.ssm.B, network.ssm.C, *(layer.ravel() for layer in network.mlp)]
     return np.concatenate(parts)
@@ -154,7 +154,7 @@ def _outputs(teacher: DiagonalSSM | Network, x: np.ndarray) -> np.ndarray:
     d, width = network.ssm.state_dim, network.mlp[0].shape[1] if network.mlp else 0
     where, wide_d, wide = _positions(d, width)
     theta = np.zeros(3 * wide_d + wide * (wide + 2), x.dtype)
-    theta[where] = _flat(network)
+    theta[where] = flatten(network)
     return np.asarray(_compiled.network_outputs(theta, (d, width), wide_d, wide, x))
 
 
@@ -169,8 +169,8 @@ class Descent:
     Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`, `stop_epoch`
     (None: the loss never reached stop_loss), `loss`, `network` and `log`.
 
-    A linear student in float64 is trained through the Gram matrix of the data, at a cost that does not depend on the
-    number of sequences; everything else sequence by sequence.
+    In float64 a linear student is trained through the Gram matrix of the data, at a cost that does not depend on the
+    number of sequences, and a network through its two gains (see `_gains`); everything else sequence by sequence.
     """
 
     def __init__(
@@ -198,17 +198,18 @@ class Descent:
         self._log_at, self._log_after_stop, self._log_at_loss = log_at, log_after_stop, log_at_loss
         self._where, self._wide_d, self._wide = _positions(self.d, self.width)
         self._in_lags = not self.width and rule.precision == "float64" and isinstance(data, TrainingSet)
-        flat = np.concatenate(
-            [network.ssm.A, network.ssm.B, network.ssm.C, *(w.ravel() for w in network.mlp)]
-        )
+        self._in_gains = self.width > 0 and rule.precision == "float64"
+        flat = flatten(network)
         if self._in_lags:
-            self._where = np.arange(3 * self.d)
             self._G, self._target = data.gram(), data.teacher.impulse_response(data.length)  # type: ignore[union-attr]
-            size = 3 * self.d
+        if self._in_lags or self._in_gains:
+            self._where = np.arange(len(flat))
+            size = len(flat)
         else:
             size = 3 * self._wide_d + self._wide * (self._wide + 2)
         self._x = data.x.astype(rule.precision)
         self._y = data.y if rule.precision == "float64" else _outputs(data.teacher, self._x)
+        self._x_by_lag = np.ascontiguousarray(self._x[:, ::-1].T)
         self._theta = np.zeros(size, rule.precision)
         self._theta[self._where] = flat
         self._moments = np.zeros((2, size), rule.precision)
@@ -240,7 +241,7 @@ class Descent:
     @property
     def network(self) -> Network:
         """The present weights (float64 copies)."""
-        return _to_network(self._theta[self._where].astype(np.float64), self.d, self.width)
+        return unflatten(self._theta[self._where].astype(np.float64), self.d, self.width)
 
     @property
     def log(self) -> Log:
@@ -316,6 +317,9 @@ class Descent:
         if self._in_lags:
             theta, moments = self._theta.reshape(3, -1), self._moments.reshape(2, 3, -1)
             result = _compiled.linear_epochs(theta, moments, *state, self._G, self._target, *options)
+        elif self._in_gains:
+            place = (self.d, self.width, self._x_by_lag, self._y)
+            result = _gains.gain_epochs(self._theta, self._moments, *state, *place, *options)
         else:
             sizes = ((self.d, self.width), self._wide_d, self._wide)
             result = _compiled.sequence_epochs(

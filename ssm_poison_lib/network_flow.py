@@ -1,0 +1,102 @@
+"""Gradient flow of an SSM with a two-layer MLP behind it, by stabilized explicit steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ssm_poison_lib import _gains
+from ssm_poison_lib._checks import ArrayLike, as_array, as_integer, as_scalar
+from ssm_poison_lib.descent import flatten, unflatten
+from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib.networks import Network, NetworkTrainingSet
+
+__all__ = ["NetworkTrajectory", "network_flow"]
+
+_STOPPED = {_gains.RESTED: "loss", _gains.END_OF_TIME: "end time", _gains.OUT_OF_EVALUATIONS: "evaluations"}
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkTrajectory:
+    """A network's gradient flow at T given times and at the first step with a loss at or below each of K marks.
+
+    times: (T,); weights: (T, P) all weights there; loss: (T,). at_loss: (K, P), NaN where the loss never came so low.
+    stopped: "end time", "loss" (at rest: loss <= loss_tol) or "evaluations" (the limit came first: not at rest); end: the
+    time then reached; later rows repeat the last weights. evaluations: of the gradient. d, width: sizes of the network.
+    """
+
+    times: Float[np.ndarray, " T"]
+    weights: Float[np.ndarray, "T P"]
+    loss: Float[np.ndarray, " T"]
+    at_loss: Float[np.ndarray, "K P"]
+    stopped: str
+    end: float
+    evaluations: int
+    d: int
+    width: int
+
+    def network(self, row: int = -1) -> Network:
+        """Return all weights at one of the times, by default the last."""
+        return unflatten(self.weights[row], self.d, self.width)
+
+    def network_at_loss(self, mark: int) -> Network | None:
+        """Return all weights where the loss first came down to a mark, None if it never did."""
+        row = self.at_loss[mark]
+        return None if np.isnan(row[0]) else unflatten(row, self.d, self.width)
+
+
+def network_flow(
+    start: Network,
+    data: NetworkTrainingSet,
+    *,
+    times: ArrayLike,
+    log_at_loss: Sequence[float] = (),
+    rtol: float = 1e-4,
+    atol: float = 1e-7,
+    loss_tol: float = 1e-20,
+    max_evaluations: int = 3_000_000,
+) -> NetworkTrajectory:
+    """Follow the flow d(weights)/dt = -gradient of the loss, for A, B, C and the MLP together.
+
+    start: a network with two hidden layers of one width; times: (T,) > 0, increasing; log_at_loss: decreasing losses. rtol, atol:
+    error allowed per step and weight (root mean square). The flow is at rest at a loss of at most loss_tol.
+
+    The method is a Runge-Kutta-Chebyshev pair of order 2: a flow down a loss has a Jacobian with real eigenvalues, for which s
+    stages allow steps that grow as s^2. A ReLU kink is stepped over under the same error control.
+
+    Returns a `NetworkTrajectory`. Raises ValueError for a start without two hidden layers, or wrong times; FlowError when the
+    step size vanishes.
+
+    Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the gradient is that of
+    proposition "The factor xi" in chapter "The same inside a network".
+    """
+    if not isinstance(start, Network) or len(start.mlp) != 3 or len({*start.mlp[1].shape}) > 1:
+        raise ValueError("start must be a Network with two hidden layers of one width")
+    times = as_array("times", times, ndim=1)
+    if times[0] <= 0 or (np.diff(times) <= 0).any():
+        raise ValueError(f"times must be > 0 and increasing; got {times!r}")
+    marks = np.array(log_at_loss, dtype=np.float64)
+    if (np.diff(marks) >= 0).any():
+        raise ValueError(f"log_at_loss must be decreasing; got {log_at_loss!r}")
+    d, width = start.ssm.state_dim, start.mlp[0].shape[1]
+    how, end, evaluations, _, weights, loss, at_loss, _ = _gains.gain_flow(
+        flatten(start),
+        d,
+        width,
+        np.ascontiguousarray(data.x[:, ::-1].T),
+        np.array(data.y),
+        np.array(times),
+        marks,
+        as_scalar("rtol", rtol, low=0.0, strict=True),
+        as_scalar("atol", atol, low=0.0, strict=True),
+        as_scalar("loss_tol", loss_tol, low=0.0),
+        as_integer("max_evaluations", max_evaluations, low=1),
+    )
+    if how == _gains.FAILED:
+        raise FlowError(f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}")
+    return NetworkTrajectory(
+        times, weights, loss, at_loss, _STOPPED[how], float(end), int(evaluations), d, width
+    )

@@ -100,9 +100,10 @@ def parametrized_flow(
         e = gram @ (response - powers.sum(axis=1))
         return np.asarray(kind.slope(a) * ((lags[1:] * e[1:]) @ powers[:-1]))
 
-    run = solve_ivp(
-        speed, (0.0, stops[-1]), kind.parameter(start), t_eval=stops, method="LSODA", rtol=rtol, atol=atol
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below
+        run = solve_ivp(
+            speed, (0.0, stops[-1]), kind.parameter(start), t_eval=stops, method="LSODA", rtol=rtol, atol=atol
+        )
     if not run.success or not np.isfinite(run.y).all():
         raise FlowError(f"LSODA gave up before t = {stops[-1]:g}: {run.message}")
     return np.asarray(kind.entry(run.y.T))

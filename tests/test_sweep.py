@@ -15,7 +15,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import __main__, flows, sweep
+from ssm_poison_lib import __main__, flow, flows, sweep
 from ssm_poison_lib.flows import FlowStatus
 
 AXES = {"x": np.arange(8.0), "y": np.linspace(0.0, 1.0, 5)}
@@ -238,15 +238,122 @@ def test_theorem_errors_are_those_of_flows():
     [
         ({"dose": None}, "must have the coordinate 'dose'"),
         ({"depth": 3.0}, "must not have the coordinate 'depth'"),
-        ({"length": 4.5}, "state_dim and length must be integers"),
-        ({"state_dim": 1}, "state_dim and length must be integers"),
-        ({"seed": -1}, "seed must be an integer"),
+        ({"length": 4.5}, "length must hold integers >= 3; got 4.5"),
+        ({"state_dim": 1}, "state_dim must hold integers >= 2; got 1"),
+        ({"seed": -1}, "seed must hold integers >= 0; got -1"),
     ],
 )
 def test_theorem_errors_checks_its_points(change, message):
     coordinates = {k: v for k, v in (GRID | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
         sweep.theorem_errors(xr.Dataset(coords=coordinates))
+
+
+def test_theorem_errors_at_other_positions_and_with_negative_entries():
+    fixed = {"scale": 1e-2, "tie_gap": 1e-3, "dose": 1.0, "state_dim": 6, "length": 7, "t_end": 1e7}
+    axes = {"special_position": [1, 5, 6], "negatives": [0, 3], "seed": [0, 1]}
+    result = sweep.theorem_errors(xr.Dataset(coords=fixed | axes))
+    draws = -np.sort(-np.random.default_rng(1).random(4)) * [1, -1, -1, -1]
+    shape = np.concatenate([[1, 1], -np.sort(-draws) * (1 - 1e-3)])
+    A0, gaps = flows.near_tie_starts(shape, 1e-2, 1e-3)
+    for position in axes["special_position"]:
+        G = np.zeros((7, 7))
+        G[6, 6] = 1.0
+        G[7 - position, 7 - position] += 1.0
+        batch = flows.many_flows(A0, G, [6.0, 1, 1, 1, 1, 1, 1], t_end=1e7, gaps=gaps)
+        point = result.sel(special_position=position, negatives=3, seed=1)
+        assert_allclose(point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], rtol=1e-9)
+    # At kappa - 1 the position is the default.
+    same = sweep.theorem_errors(xr.Dataset(coords=fixed | {"seed": [0, 1]}))
+    assert_array_equal(same["error"], result["error"].sel(special_position=6, negatives=0))
+
+
+ORDER_GRID = {"scale": 1e-2, "tie_gap": [1e-20, 1e-2], "state_dim": 5, "length": 7, "seed": 0}
+
+
+def test_order_errors_are_those_of_single_flows():
+    orders = {"order": list(range(len(sweep.ORDERS))), "phase": 1e5}
+    result = sweep.order_errors(xr.Dataset(coords=ORDER_GRID | orders))["error"]
+    A0, gaps = flows.near_tie_starts(
+        np.concatenate([[1, 1], 0.99 * -np.sort(-np.random.default_rng(0).random(3))]), 1e-2, 1e-2
+    )
+
+    def error(A):
+        return max(abs((A**k).sum() - 1) for k in range(1, 20))
+
+    limits = flow.baseline_limit(A0[0], 7)
+    expected = {"baseline only": error(limits)}
+    after_special = A0[0] + (1 - A0[0].sum()) / 5  # all entries moved alike until their sum is 1
+    expected["special, then baseline"] = error(flow.baseline_limit(after_special, 7))
+    mixed = flows.theorem_flows(A0, gaps=gaps, length=7, alpha=1.0, beta=1.0, t_end=1e12)
+    expected["mixed"] = error(mixed.A[0])
+    then = flows.theorem_flows(limits, length=7, alpha=1.0, beta=1.0, t_end=1e12)
+    expected["baseline, then both"] = error(then.A[0])
+    for name, value in expected.items():
+        assert_allclose(result.sel(tie_gap=1e-2, order=sweep.ORDERS.index(name)), value, rtol=1e-4)
+    # An exact-looking tie stays one in every order that ends with a fit of the baseline.
+    assert (result.sel(tie_gap=1e-20) > 0.5).all()
+
+
+def test_short_phases_are_a_mixture_and_long_ones_are_not():
+    axes = ORDER_GRID | {"tie_gap": [1e-2], "order": 4, "phase": [0.2, 1e4]}
+    result = sweep.order_errors(xr.Dataset(coords=axes))
+    # Seen in turn, quickly, the special sequence pins the sum: a mixture with a large dose.
+    A0, gaps = flows.near_tie_starts(
+        np.concatenate([[1, 1], 0.99 * -np.sort(-np.random.default_rng(0).random(3))]), 1e-2, 1e-2
+    )
+    strong = flows.theorem_flows(A0, gaps=gaps, length=7, alpha=1.0, beta=1e3, t_end=1e12)
+    assert_allclose(
+        result["error"].sel(phase=0.2)[0],
+        strong.generalization_errors(np.ones(20), first_lag=1)[0],
+        rtol=0.04,
+    )
+    assert result["error"].sel(phase=1e4)[0] > 1.5 * result["error"].sel(phase=0.2)[0]
+    assert (result["loss"] < 1e-15).all()
+    assert result["rounds"].sel(phase=0.2)[0] > 5 * result["rounds"].sel(phase=1e4)[0]
+
+
+PARAMETRIZED = {
+    "scale": 1e-2,
+    "tie_gap": 1e-2,
+    "state_dim": 4,
+    "length": 5,
+    "seed": 0,
+    "dose": 1.0,
+    "t_end": 1e8,
+}
+
+
+def test_parametrization_errors():
+    axes = {"parametrization": [0, 1], "near": [0, 1], "dose": [0.0, 1.0]}
+    result = sweep.parametrization_errors(xr.Dataset(coords=PARAMETRIZED | axes))
+    free = {k: v for k, v in PARAMETRIZED.items() if k != "dose"} | {"dose": [0.0, 1.0]}
+    expected = sweep.theorem_errors(xr.Dataset(coords=free))["error"]
+    assert_allclose(result["error"].sel(parametrization=0, near=0), expected, rtol=1e-5)
+    # From near 1 the baseline alone ties all entries; positive entries and two lags leave the teacher only.
+    assert_allclose(result["error"].sel(parametrization=0, near=1, dose=0.0), 4 ** (1 - 1 / 4) - 1, rtol=0.05)
+    assert (result["error"].sel(parametrization=1, dose=1.0) < 1e-3).all()
+    assert (result["negatives"].sel(parametrization=1) == 0).all()
+    assert (result["loss"] < 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "base", "change", "message"),
+    [
+        ("theorem_errors", GRID, {"special_position": 7}, "special_position must be a position from 1 to 4"),
+        ("theorem_errors", GRID, {"negatives": 3}, "negatives must be at most state_dim - 2 = 2"),
+        ("theorem_errors", GRID, {"negatives": -1}, "negatives must hold integers >= 0"),
+        ("order_errors", ORDER_GRID, {}, "must have the coordinate 'order'"),
+        ("order_errors", ORDER_GRID, {"order": 5}, "order must be an integer from 0 to 4: mixed, "),
+        ("order_errors", ORDER_GRID, {"order": 4, "phase": 0.0}, "phase must be > 0"),
+        ("order_errors", ORDER_GRID, {"order": 4, "dose": 1.0}, "order_errors does not use it"),
+        ("parametrization_errors", PARAMETRIZED, {"parametrization": 4, "near": 0}, "from 0 to 3: free, exp"),
+        ("parametrization_errors", PARAMETRIZED, {"parametrization": 0, "near": 2}, "near must be 0 or 1"),
+    ],
+)
+def test_points_of_other_sweeps_are_checked(function, base, change, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(sweep, function)(xr.Dataset(coords=base | change))
 
 
 def test_command_line(tmp_path, capsys):

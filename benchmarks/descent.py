@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from ssm_poison_lib import descent, paper
+from ssm_poison_lib import descent, eager, paper
 
 KINDS = {
     "linear, kappa 6, float64": ("standalone_ssm_poison__s0", "float64"),
@@ -21,6 +21,8 @@ KINDS = {
     "linear, kappa 10, float32": ("standalone_ssm_poison__s1", "float32"),
     "SSM + MLP, kappa 6, float32": ("ssm_in_nn_poison__s0", "float32"),
     "SSM + MLP, kappa 10, float32": ("ssm_in_nn_poison__s1", "float32"),
+    "SSM + MLP, kappa 6, float64": ("ssm_in_nn_poison__s0", "float64"),
+    "SSM + MLP, kappa 10, float64": ("ssm_in_nn_poison__s1", "float64"),
 }
 
 
@@ -44,11 +46,11 @@ def compare(name, precision, epochs):
     def compiled(count):
         return descent.Descent(start, data, rule).advance(count).network
 
-    eager, _, _ = descent.train_eagerly(start, data, rule, epochs)
-    difference = float(np.abs(eager.ssm.A - compiled(epochs).ssm.A).max())
+    trained, _, _ = eager.train_eagerly(start, data, rule, epochs)
+    difference = float(np.abs(trained.ssm.A - compiled(epochs).ssm.A).max())
     many = 20 * epochs  # a compiled call of few epochs would time the call
     fast = best_of(5, lambda: compiled(many)) / many
-    slow = best_of(3, lambda: descent.train_eagerly(start, data, rule, epochs)) / epochs
+    slow = best_of(3, lambda: eager.train_eagerly(start, data, rule, epochs)) / epochs
     return fast, slow, difference
 
 

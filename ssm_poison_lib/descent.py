@@ -13,20 +13,17 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from ssm_poison_lib import _compiled, _gains
 from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, SSMNetwork
+from ssm_poison_lib.networks import Network, NetworkTrainingSet
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["Descent", "DescentError", "Log", "Rule", "train_eagerly", "train_many"]
+__all__ = ["Descent", "DescentError", "Log", "Rule", "train_many"]
 
 # A chunk of epochs between two looks at a stop request; a few hundredths of a second.
 _CHUNK = 5_000
@@ -155,6 +152,8 @@ def _outputs(teacher: DiagonalSSM | Network, x: np.ndarray) -> np.ndarray:
     where, wide_d, wide = _positions(d, width)
     theta = np.zeros(3 * wide_d + wide * (wide + 2), x.dtype)
     theta[where] = flatten(network)
+    from ssm_poison_lib import _compiled  # here, not above: Numba takes a second to load
+
     return np.asarray(_compiled.network_outputs(theta, (d, width), wide_d, wide, x))
 
 
@@ -303,6 +302,8 @@ class Descent:
 
     def _run(self, count: int, stop_loss: float) -> tuple[int, float, float]:
         """Let the compiled loop do `count` epochs; return the epochs done, the loss, and the loss before a reset."""
+        from ssm_poison_lib import _compiled, _gains  # here, not above: Numba takes a second to load
+
         rule = self.rule
         options = (
             rule.learning_rate,
@@ -391,60 +392,3 @@ def train_many(
             interrupt.set()
             raise
     return [future.result() for future in futures]
-
-
-def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
-    """Return g_t, the sum of the norms of the gradients of the trained weight arrays."""
-    total = 0.0
-    for name, weights in module.named_parameters():
-        gradient = weights.grad
-        if gradient is None or (rule.train == "A" and name != "A"):
-            continue
-        if name == "A" and not rule.off_diagonal:
-            gradient = torch.diag(gradient)
-        total += float(torch.linalg.vector_norm(gradient))
-    return total
-
-
-def train_eagerly(
-    start: DiagonalSSM | Network, data: TrainingSet | NetworkTrainingSet, rule: Rule, epochs: int
-) -> tuple[Network, Float[np.ndarray, " epochs"], int | None]:
-    """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the compiled loops.
-
-    Arguments as for `Descent`; epochs: how many to do (no more after a stop than rule.epochs_after_stop).
-    Returns the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch or None.
-    """
-    epochs = as_integer("epochs", epochs, low=1)
-    module = SSMNetwork(start if isinstance(start, Network) else Network(start), rule.precision)
-    dtype = module.A.dtype
-    x, y = (torch.tensor(np.array(values), dtype=dtype) for values in (data.x, data.y))
-    parameters = [w for name, w in module.named_parameters() if rule.train == "ABC" or name == "A"]
-    moments: list[tuple[Any, Any]] = [(torch.zeros_like(w), torch.zeros_like(w)) for w in parameters]
-    mean_norm, losses, stop = 0.0, [], None
-    for epoch in range(1, epochs + 1):
-        module.zero_grad()
-        torch.mean((module(x) - y) ** 2).backward()
-        step = rule.learning_rate
-        if rule.normalized:
-            mean_norm = 0.8 * mean_norm + 0.2 * _eager_norms(module, rule)
-            step /= math.sqrt(mean_norm / (1 - 0.8**epoch)) + 1e-6
-        with torch.no_grad():
-            for weights, (first, second) in zip(parameters, moments, strict=True):
-                update = weights.grad
-                assert update is not None  # backward() has filled it
-                if rule.optimizer == "adam":
-                    first += (update - first) * (1 - 0.9)
-                    second += (update**2 - second) * (1 - 0.999)
-                    rate = math.sqrt(1 - 0.999**epoch) / (1 - 0.9**epoch)
-                    update = rate * first / (torch.sqrt(second) + 1e-7)
-                weights.sub_(step * update)
-            module.A.copy_(torch.diag(torch.diag(module.A)))  # the projection back to diagonal matrices
-            losses.append(float(torch.mean((module(x) - y) ** 2)))
-            if rule.reset_BC:
-                module.B.fill_(1.0)
-                module.C.fill_(1.0)
-        if stop is None and rule.stop_loss is not None and losses[-1] <= rule.stop_loss:
-            stop = epoch
-        if stop is not None and epoch >= stop + rule.epochs_after_stop:
-            break
-    return module.to_network(), np.array(losses), stop

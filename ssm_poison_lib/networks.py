@@ -1,21 +1,19 @@
-"""An SSM followed by a small ReLU network: outputs, clean labels, the factor xi in gamma, and the PyTorch module."""
+"""An SSM followed by a small ReLU network: outputs, clean labels, and the factor xi in gamma."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer
+from ssm_poison_lib._checks import ArrayLike, as_array, as_integer
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "Network",
     "NetworkTrainingSet",
-    "SSMNetwork",
     "authors_teacher",
     "network_gamma",
     "network_loss",
@@ -124,7 +122,7 @@ def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> F
 
     As without an MLP, da_j/dt = w_j sum_l gamma_l a_j^l; the network enters only through xi_i = g'(z_i).
 
-    Source: Proposition 1 of chapter "Which way does training move?" and chapter "Inside a network".
+    Source: Proposition 1 of chapter "Which way does training move?" and chapter "The same inside a network".
     """
     residual = data.y - student.last_output(data.x)  # (n,)
     weighted = residual * student.xi(student.ssm.last_output(data.x))
@@ -143,42 +141,3 @@ def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:
     if scale == 0.0:
         raise ValueError("x must hold a sequence that the teacher does not answer with 0")
     return float(np.linalg.norm(student.last_output(x) - expected)) / scale
-
-
-class SSMNetwork(torch.nn.Module):
-    """A `Network` as a PyTorch module; A is kept as a full d x d matrix, diagonal at the start.
-
-    network: the starting weights; precision: "float64" or "float32". The full matrix is there because the authors' step
-    size counts the gradient of its off-diagonal entries too; `to_network` refuses a matrix that has left the diagonal.
-    """
-
-    def __init__(self, network: Network, precision: str = "float64") -> None:
-        super().__init__()
-        dtype = getattr(torch, as_choice("precision", precision, ("float32", "float64")))
-        # np.array: PyTorch does not take read-only arrays.
-        self.A = torch.nn.Parameter(torch.diag(torch.tensor(np.array(network.ssm.A), dtype=dtype)))
-        self.B = torch.nn.Parameter(torch.tensor(np.array(network.ssm.B), dtype=dtype))
-        self.C = torch.nn.Parameter(torch.tensor(np.array(network.ssm.C), dtype=dtype))
-        self.mlp = torch.nn.ParameterList(torch.tensor(np.array(layer), dtype=dtype) for layer in network.mlp)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the outputs, shape (n,), for inputs x of shape (n, kappa), stepping through time."""
-        state = x.new_zeros((x.shape[0], len(self.B)))  # (n, d)
-        for t in range(x.shape[1]):
-            state = state @ self.A.T + x[:, t, None] * self.B
-        z = state @ self.C  # (n,)
-        if not len(self.mlp):
-            return z
-        values = z[:, None]
-        for layer in list(self.mlp)[:-1]:
-            values = torch.relu(values @ layer)
-        return (values @ self.mlp[-1])[:, 0]
-
-    def to_network(self) -> Network:
-        """Return the present weights as a `Network`; raises ValueError if A is not diagonal."""
-        A = self.A.detach().double().numpy()
-        if np.count_nonzero(A - np.diag(np.diag(A))):
-            raise ValueError("A must be diagonal; got non-zero entries beside the diagonal")
-        B, C = (weights.detach().double().numpy() for weights in (self.B, self.C))
-        layers = tuple(layer.detach().double().numpy() for layer in self.mlp)
-        return Network(DiagonalSSM(np.diag(A).copy(), B, C), layers)

@@ -9,9 +9,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import _gains, descent, networks, paper
 from ssm_poison_lib.descent import Descent, Rule, flatten
+from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.network_flow import network_flow
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, SSMNetwork
+from ssm_poison_lib.networks import Network, NetworkTrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 

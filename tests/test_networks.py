@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import metrics, networks, sequences, ssm
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, SSMNetwork
+from ssm_poison_lib.eager import SSMNetwork
+from ssm_poison_lib.networks import Network, NetworkTrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 

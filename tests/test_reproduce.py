@@ -363,3 +363,10 @@ def test_packaged_data_say_where_they_come_from():
         text = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["_source"]
         assert "authors' public code" in text
     assert os.path.getsize(folder / "starts.json") < 200_000
+
+
+def test_the_papers_settings_load_without_pytorch_and_numba():
+    """Every chapter imports them first; both together take two seconds to load, and only training needs them."""
+    script = "import sys, ssm_poison_lib.paper; print({'torch', 'numba'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -174,6 +174,16 @@ def test_a_start_at_a_critical_point_is_stationary_and_unfitted():
     assert (run.stopped, run.fitted, len(run.times)) == ("stationary", False, 1)
 
 
+def test_only_what_is_trained_must_be_stationary():
+    data = sequences.TrainingSet(
+        np.array([[0.0, 1.0]]), ssm.teacher("dim=1")
+    )  # x_kappa alone: A does not matter
+    student = DiagonalSSM([0.3], [0.5], [0.5])
+    assert flow.gradient_flow(student, data, t_end=1.0, stationary_tol=1e-12).stopped == "stationary"
+    everything = flow.gradient_flow(student, data, t_end=1.0, stationary_tol=1e-12, train="ABC")
+    assert everything.stopped == "end time"
+
+
 def test_a_solver_that_gives_up_raises(monkeypatch):
     data, start = theorem_case(special=True), student_of([0.1, 0.05, 0.02, 0.01])
     with pytest.raises(flow.FlowError, match="max_steps=3"):
@@ -211,6 +221,16 @@ def test_exact_ties_last():
     run = flow.gradient_flow(student_of([0.05, 0.05, 0.01]), theorem_case(special=True, d=3), t_end=1e4)
     assert_array_equal(run.A[:, 0], run.A[:, 1])
     assert (run.gaps[:, 0] == 0.0).all()
+
+
+def test_given_gaps_order_equal_entries_as_they_stand():
+    gaps = np.full(19, 1e-8)
+    gaps[3] = 0.0  # entries 4 and 5 stay tied
+    start = student_of(np.full(20, 0.02))
+    run = flow.gradient_flow(start, theorem_case(special=False, d=20), t_end=1.0, gaps=gaps)
+    assert_allclose(run.gaps[0], gaps, rtol=1e-13)
+    assert_allclose(run.A[0], 0.02 - np.concatenate([[0.0], np.cumsum(gaps)]), rtol=1e-15)
+    assert_array_equal(run.A[:, 3], run.A[:, 4])
 
 
 @pytest.mark.parametrize("gap", [1e-11, 1e-18, 1e-28])

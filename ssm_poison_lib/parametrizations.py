@@ -11,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.integrate import solve_ivp
+from scipy.integrate import LSODA
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_scalar
 from ssm_poison_lib.flow import FlowError
 
 __all__ = ["PARAMETRIZATIONS", "Parametrization", "parametrized_flow"]
+
+_FITTED = 1e-24  # the loss at which a flow has arrived: after it LSODA would only follow rounding errors
 
 Map = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 
@@ -69,8 +71,8 @@ def parametrized_flow(
 
     A0: (d,) start, within the parametrization's interval; G: (kappa, kappa), `TrainingSet.gram()`; target: (kappa,), the
     teacher's impulse response; parametrization: a name in `PARAMETRIZATIONS`; times: (T,) increasing, > 0. rtol, atol:
-    tolerances of SciPy's LSODA for s. Ties are followed as differences of the s_j: near ties below about 1e-8 need
-    `flows.many_flows`, which knows free entries only.
+    tolerances of SciPy's LSODA for s. A flow whose loss reaches 1e-24 stays where it is. Ties are followed as differences of
+    the s_j: near ties below about 1e-8 need `flows.many_flows`, which knows free entries only.
 
     Raises ValueError for arguments out of range, FlowError if the solver fails.
 
@@ -100,10 +102,22 @@ def parametrized_flow(
         e = gram @ (response - powers.sum(axis=1))
         return np.asarray(kind.slope(a) * ((lags[1:] * e[1:]) @ powers[:-1]))
 
+    def loss(s: Float[np.ndarray, " d"]) -> float:
+        r = response - (kind.entry(s)[None, :] ** lags[:, None]).sum(axis=1)
+        return float(r @ gram @ r) / 2.0
+
+    rows: list[Float[np.ndarray, " d"]] = []
     with np.errstate(over="ignore", invalid="ignore"):  # reported below
-        run = solve_ivp(
-            speed, (0.0, stops[-1]), kind.parameter(start), t_eval=stops, method="LSODA", rtol=rtol, atol=atol
-        )
-    if not run.success or not np.isfinite(run.y).all():
-        raise FlowError(f"LSODA gave up before t = {stops[-1]:g}: {run.message}")
-    return np.asarray(kind.entry(run.y.T))
+        solver = LSODA(speed, 0.0, kind.parameter(start), stops[-1], rtol=rtol, atol=atol)
+        while len(rows) < len(stops):
+            message = solver.step()
+            if solver.status == "failed" or not np.isfinite(solver.y).all():
+                raise FlowError(
+                    f"LSODA gave up at t = {solver.t:g} of {stops[-1]:g}: {message or 'not finite'}"
+                )
+            path = solver.dense_output()
+            while len(rows) < len(stops) and stops[len(rows)] <= solver.t:
+                rows.append(path(stops[len(rows)]))
+            if loss(solver.y) <= _FITTED:
+                rows += [np.array(solver.y)] * (len(stops) - len(rows))
+    return np.asarray(kind.entry(np.array(rows)))

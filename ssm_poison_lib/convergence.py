@@ -40,7 +40,7 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = ["CELLS", "LOSSES", "Cell", "converge", "load_convergence", "study", "summarize", "table"]
 
-# Training losses at which errors are compared; the authors stop at 0.01 (0.05 in one setting).
+#: Training losses at which errors are compared; the authors stop at 0.01 (0.05 in one setting).
 LOSSES = (0.05, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
 
 
@@ -110,6 +110,7 @@ def _cells() -> dict[str, Cell]:
     return {cell.name: cell for cell in cells}
 
 
+#: All cells of the study, by name.
 CELLS = _cells()
 
 Study = dict[str, Any]

@@ -37,8 +37,8 @@ __all__ = [
     "use_style",
 ]
 
-# What a colour stands for in the whole book. Blue, vermillion, green, purple are from Okabe and Ito's colour-blind-safe
-# palette; "ink" and "muted" follow the page's theme.
+#: What a colour stands for in the whole book. Blue, vermillion, green, purple are from Okabe and Ito's colour-blind-safe
+#: palette; "ink" and "muted" follow the page's theme.
 COLOURS = {
     "baseline": "#0072b2",
     "with special": "#d55e00",

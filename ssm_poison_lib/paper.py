@@ -53,6 +53,7 @@ __all__ = [
     "theorem_training_set",
 ]
 
+#: The names of the two training sets of every setting.
 TRAINING_SETS = ("baseline", "with special")
 # The authors log every 100 epochs, counted anew from the stop; curves are thinned to about this many epochs.
 _LOG_EVERY = 100
@@ -102,6 +103,7 @@ class TheoremSetting:
         return DiagonalSSM(A, np.ones(self.state_dim), np.ones(self.state_dim))
 
 
+#: The authors' two settings of the theorem, by name.
 THEOREM_SETTINGS = {
     "theorem_kappa7": TheoremSetting(
         length=7,
@@ -308,6 +310,7 @@ def _experiments() -> dict[str, Experiment]:
     return experiments
 
 
+#: The paper's settings beyond the theorem, by name.
 EXPERIMENTS = _experiments()
 
 

@@ -44,9 +44,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
+#: The names of all settings of the paper: those of the theorem and those beyond it.
 SETTINGS = (*THEOREM_SETTINGS, *EXPERIMENTS)
 
-# What a run's record holds beside "setting", "training_set" and "seed". Numbers that do not exist are null.
+#: What a run's record holds beside "setting", "training_set" and "seed". Numbers that do not exist are null.
 RECORD = {
     "start": '"stored" (the authors\' own starting weights) or "drawn" (as the authors\' program draws them)',
     "precision": '"float32" or "float64"',
@@ -149,7 +150,7 @@ def run_all(
     progress: bool,
     report: Callable[[str], None],
 ) -> None:
-    """Make every result file that is not there yet; a damaged one is reported, set aside as *.damaged, and made again.
+    """Make every result file that is not there yet; a damaged one is reported, set aside as `*.damaged`, and made again.
 
     jobs: (path, function that returns the file's content). Finished files survive whatever stops this call.
     """

@@ -1,5 +1,7 @@
 """The built pages: strict, with nothing that depends on the repository's address until that is set, and then all of it."""
 
+import html
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -130,3 +132,43 @@ def test_a_build_fails_and_names_the_page(report, fault):
 
 def test_a_build_objects_to_nothing_else(report):
     assert not re.search(r"good\.md:.*WARNING", report)
+
+
+MODULES = sorted(
+    path.stem for path in (ROOT / "ssm_poison_lib").glob("*.py") if not path.stem.startswith("_")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_of_a_module_is_described(without_address, name):
+    module = importlib.import_module(f"ssm_poison_lib.{name}")
+    pages = "".join(page for title, page in without_address.items() if title.startswith("api"))
+    described = set(re.findall(r'id="ssm_poison_lib\.([\w.]+)"', pages))
+    assert {f"{name}.{public}" for public in module.__all__} - described == set()
+
+
+def test_a_description_has_shapes_arguments_errors_source_and_uses(without_address):
+    page = without_address["api_model"]
+    words = " ".join(html.unescape(re.sub(r"<[^>]+>", "", page)).split())
+    text = words[words.index("impulse_response( A: Float") :]
+    assert text.startswith(
+        "impulse_response( A: Float[ndarray, 'd'], w: Float[ndarray, 'd'], length: int, ) → Float[ndarray, 'length']"
+    )
+    assert re.search(
+        r"Parameters: A – \(d,\) diagonal .* w – .* length – .* Raises: ValueError – if", text[:700]
+    )
+    assert "Source: the model of the paper; chapter What is a state space model?" in words
+    assert re.search(r'<em>Used in</em> <a class="reference internal" href="\w+\.html#ch-', page)
+
+
+def test_names_in_prose_and_in_code_lead_to_their_descriptions(without_address):
+    page = without_address["gradient_flow"]
+    assert re.search(r'href="api_training.html#ssm_poison_lib.flow.gradient_flow"[^>]*><code', page)
+    in_code = 'class="api" href="api_model.html#ssm_poison_lib.metrics.gamma"'
+    assert in_code in page
+    pages = {name: set(re.findall(r' id="([^"]+)"', text)) for name, text in without_address.items()}
+    links = [
+        link for text in without_address.values() for link in re.findall(r'"(api\w*)\.html#([^"]+)"', text)
+    ]
+    assert len(links) > 500
+    assert [link for link in links if link[1] not in pages[link[0]]] == []

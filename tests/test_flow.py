@@ -174,6 +174,19 @@ def test_a_start_at_a_critical_point_is_stationary_and_unfitted():
     assert (run.stopped, run.fitted, len(run.times)) == ("stationary", False, 1)
 
 
+def test_stops_on_the_very_bound():
+    data = theorem_case(special=True, d=2)
+    fitted = flow.gradient_flow(student_of([1.0, 0.0]), data, t_end=1.0, loss_tol=0.0, stop_at_loss=True)
+    assert (fitted.stopped, fitted.fitted, fitted.loss.tolist()) == ("loss", True, [0.0])
+    start = student_of([0.1, 0.05])
+    speed = float(np.abs(flow.velocity(start, data)).max())
+    assert len(flow.gradient_flow(start, data, t_end=1.0, stationary_tol=speed).times) == 1
+    steps = len(flow.gradient_flow(start, data, t_end=1.0).times) - 1
+    assert len(flow.gradient_flow(start, data, t_end=1.0, max_steps=steps).times) == steps + 1
+    with pytest.raises(flow.FlowError, match=rf"^no end after max_steps={steps - 1} steps: t = 0\.\d+ of 1$"):
+        flow.gradient_flow(start, data, t_end=1.0, max_steps=steps - 1)
+
+
 def test_only_what_is_trained_must_be_stationary():
     data = sequences.TrainingSet(
         np.array([[0.0, 1.0]]), ssm.teacher("dim=1")
@@ -197,6 +210,33 @@ def test_a_solver_that_gives_up_raises(monkeypatch):
     monkeypatch.setattr(flow, "LSODA", Stuck)
     with pytest.raises(flow.FlowError, match="gave up at t = 0 of 10: stuck on purpose"):
         flow.gradient_flow(start, data, t_end=10.0)
+
+
+@pytest.mark.parametrize("mode", ["gaps", "plain", "ABC"])
+def test_what_the_solver_is_given(monkeypatch, mode):
+    """The Jacobian belongs to the right-hand side, and a gap's logarithm has an absolute tolerance."""
+    given = {}
+
+    class Spy(flow.LSODA):
+        def __init__(self, fun, t0, y0, t_bound, **options):
+            given.update(options, fun=fun, y0=y0)
+            super().__init__(fun, t0, y0, t_bound, **options)
+
+    monkeypatch.setattr(flow, "LSODA", Spy)
+    A, weights = np.array([0.3, 0.1, 0.1, -0.2]), [1.0, 1.0 if mode == "gaps" else 0.5, 1.0, 1.0]
+    student = DiagonalSSM(A, np.ones(4), weights)
+    train = "ABC" if mode == "ABC" else "A"
+    flow.gradient_flow(student, theorem_case(special=True), t_end=1e-3, train=train, rtol=1e-8, atol=1e-17)
+    start, step = given["y0"], 1e-6
+    shifts = step * np.eye(len(start))
+    numeric = [(given["fun"](0.0, start + s) - given["fun"](0.0, start - s)) / (2 * step) for s in shifts]
+    assert_allclose(given["jac"](0.0, start), np.transpose(numeric), rtol=0, atol=1e-7)
+    assert len(start) == {"gaps": 3, "plain": 4, "ABC": 12}[mode]
+    if mode == "gaps":
+        assert_array_equal(given["rtol"], [1e-8, 2.3e-14, 2.3e-14])
+        assert_array_equal(given["atol"], [1e-17, 1e-8, 1e-8])
+    else:
+        assert (given["rtol"], given["atol"]) == (1e-8, 1e-17)
 
 
 def test_order_is_kept_and_the_gap_identity_holds():

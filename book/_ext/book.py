@@ -143,6 +143,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     )  # else the theme logs an error on every page
     if repository_url(app.config):
         app.setup_extension("sphinxext.opengraph")
+    app.setup_extension("interactive")
     app.connect("config-inited", exclude_paired_texts)
     app.connect("config-inited", apply_repository_url)
     app.connect("html-page-context", clean_page, priority=900)

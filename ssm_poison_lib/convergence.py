@@ -25,7 +25,8 @@ from ssm_poison_lib.descent import Descent, Rule
 from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
 from ssm_poison_lib.metrics import extrapolation_loss
-from ssm_poison_lib.networks import Network, relative_error
+from ssm_poison_lib.network_flow import network_flow
+from ssm_poison_lib.networks import Network, NetworkTrainingSet, relative_error
 from ssm_poison_lib.paper import (
     EXPERIMENTS,
     THEOREM_SETTINGS,
@@ -38,7 +39,17 @@ from ssm_poison_lib.paper import (
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["CELLS", "LOSSES", "Cell", "converge", "load_convergence", "study", "summarize", "table"]
+__all__ = [
+    "CELLS",
+    "LOSSES",
+    "Cell",
+    "compare",
+    "converge",
+    "load_convergence",
+    "study",
+    "summarize",
+    "table",
+]
 
 #: Training losses at which errors are compared; the authors stop at 0.01 (0.05 in one setting).
 LOSSES = (0.05, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
@@ -82,7 +93,7 @@ def _cells() -> dict[str, Cell]:
         tie: bool,
         method: str,
         rate: float,
-        horizon: float | int | int,
+        horizon: float | int,
         seeds: range,
     ) -> None:
         suffix = "near tie" if tie else "no near tie"
@@ -101,12 +112,15 @@ def _cells() -> dict[str, Cell]:
             add(setting, label, tie, "gradient flow", 0.0, 1e9, range(first, first + 100))
             add(setting, label, tie, "gradient descent", rate, 400_000, range(first, first + 100))
             add(setting, label, tie, "adam", 0.001, 400_000, range(first, first + 100))
-        add("ssm_in_nn_poison__s0", "network kappa 6", tie, "adam", 0.01, 300_000, range(4540, 4560))
-        add("ssm_in_nn_poison__s1", "network kappa 10", tie, "adam", 0.01, 100_000, range(4540, 4560))
+        for setting, label, epochs, rate, slow_epochs in (
+            ("ssm_in_nn_poison__s0", "network kappa 6", 300_000, 0.001, 300_000),
+            ("ssm_in_nn_poison__s1", "network kappa 10", 100_000, 0.0004, 4_000_000),
+        ):
+            seeds = range(4540, 4560)
+            add(setting, label, tie, "gradient flow", 0.0, 1e14, seeds)
+            add(setting, label, tie, "gradient descent", rate, slow_epochs, seeds)
+            add(setting, label, tie, "adam", 0.01, epochs, seeds)
     add("ssm_in_nn_poison__s1", "network kappa 10", True, "adam", 5e-5, 200_000, range(4540, 4560))
-    add(
-        "ssm_in_nn_poison__s0", "network kappa 6", True, "gradient descent", 0.001, 300_000, range(4540, 4560)
-    )
     return {cell.name: cell for cell in cells}
 
 
@@ -148,6 +162,8 @@ def _theorem_flows(
     ]
 
 
+# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a tiny loss or none that falls.
+_FLOW_EVALUATIONS = 2_000_000
 # The authors integrate the theorem's settings up to these times.
 _AUTHORS_TIME = {
     "theorem_kappa7": {"baseline": 1e11, "with special": 1e4},
@@ -169,6 +185,22 @@ def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Diag
     return {
         "error": [error(int(row)) for row in rows],
         "loss": [float(flow.loss[row]) for row in rows],
+        "at_stop": by_loss[LOSSES.index(setting.stop_loss)],
+        "by_loss": by_loss,
+    }
+
+
+def _network_flow(
+    cell: Cell, setting: Experiment, data: NetworkTrainingSet, start: Network, seed: int
+) -> Study:
+    """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
+    flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
+    teacher, x = setting.teacher, setting.test_inputs(seed)
+    at_loss = [flow.network_at_loss(k) for k in range(len(LOSSES))]
+    by_loss = [None if network is None else relative_error(network, teacher, x) for network in at_loss]
+    return {
+        "error": [relative_error(flow.network(k), teacher, x) for k in range(len(cell.grid))],
+        "loss": flow.loss.tolist(),
         "at_stop": by_loss[LOSSES.index(setting.stop_loss)],
         "by_loss": by_loss,
     }
@@ -200,9 +232,11 @@ def _descent(
     at_stop = None
     if stop is not None:
         threshold, after = stop
-        short = dataclasses.replace(rule, stop_loss=threshold, epochs_after_stop=after)
-        stopped = Descent(start, data, short).advance()
-        at_stop = None if stopped.stop_epoch is None else error(stopped.network)
+        if threshold in run.reached:  # the same run again, as far as the authors' last logged epoch
+            last = min(run.reached[threshold] + after, rule.max_epochs)
+            at_stop = error(
+                Descent(start, data, dataclasses.replace(rule, max_epochs=last)).advance().network
+            )
     return {
         "error": [errors[epoch] for epoch in grid],
         "loss": [float(log.loss[row_of[epoch]]) for epoch in grid],
@@ -241,8 +275,9 @@ def _study_seed(cell: Cell, setting: Experiment, training_set: str, seed: int) -
     """Train one experiment cell from one seed."""
     start, data = setting.start(seed, near_tie=cell.near_tie), setting.training_set(seed, training_set)
     if cell.method == "gradient flow":
-        assert isinstance(data, TrainingSet)  # flows are followed for linear students only
-        return _linear_flow(cell, setting, data, start.ssm)
+        if isinstance(data, TrainingSet):
+            return _linear_flow(cell, setting, data, start.ssm)
+        return _network_flow(cell, setting, data, start, seed)
     teacher, x = setting.teacher, setting.test_inputs(seed) if setting.is_network else None
 
     def error(network: Network) -> float:
@@ -378,25 +413,35 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> dict[str, Any]:
     return summary
 
 
-def _median_of(spread: dict[str, Any]) -> str:
-    return "-" if spread["median"] is None else f"{spread['median']:.3g}"
+def compare(cell: dict[str, Any], moment: str | float) -> str:
+    """Return "median without / median with special sequences (pairs reversed/pairs)" of one cell at one moment.
+
+    cell: a summary as `summarize` returns it. moment: "at_stop", "at_end", or a loss of LOSSES: where each run first reached it.
+    A pair is a seed whose two runs both got there; it is reversed if the error is smaller with special sequences.
+
+    Raises ValueError for another moment.
+    """
+    if isinstance(moment, str):
+        as_choice("moment", moment, ("at_end", "at_stop"))
+        spreads, pair = [cell[which][f"spread_{moment}"] for which in TRAINING_SETS], cell["reversed"][moment]
+    else:
+        if moment not in cell["losses"]:
+            raise ValueError(f"moment must be at_stop, at_end or one of {cell['losses']}; got {moment!r}")
+        mark = cell["losses"].index(moment)
+        spreads, pair = (
+            [cell[which]["by_loss"][mark] for which in TRAINING_SETS],
+            cell["reversed"]["by_loss"][mark],
+        )
+    medians = " / ".join("-" if s["median"] is None else f"{s['median']:.3g}" for s in spreads)
+    return f"{medians} ({pair['reversed']}/{pair['n']})"
 
 
 def table(cells: dict[str, Any]) -> str:
     """Return the printed table: medians without / with special sequences and reversed pairs, by cell."""
-    mark = LOSSES.index(1e-4)
     head = "medians without / with special sequences (pairs reversed)"
     lines = [f"{head:<62} at the authors' stop | at the end | at loss 1e-4"]
     for name, cell in cells.items():
-        columns = []
-        for key in ("at_stop", "at_end"):
-            pair = cell["reversed"][key]
-            medians = " / ".join(_median_of(cell[which][f"spread_{key}"]) for which in TRAINING_SETS)
-            columns.append(f"{medians} ({pair['reversed']}/{pair['n']})")
-        pair = cell["reversed"]["by_loss"][mark]
-        medians = " / ".join(_median_of(cell[which]["by_loss"][mark]) for which in TRAINING_SETS)
-        columns.append(f"{medians} ({pair['reversed']}/{pair['n']})")
-        lines.append(f"{name:<62} " + " | ".join(columns))
+        lines.append(f"{name:<62} " + " | ".join(compare(cell, key) for key in ("at_stop", "at_end", 1e-4)))
     return "\n".join(lines)
 
 

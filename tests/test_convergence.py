@@ -29,7 +29,17 @@ def test_cells_cover_what_the_question_needs():
                 assert found
                 assert all(len(c.seeds) >= 100 for c in found)
     for label in ("network kappa 6", "network kappa 10"):
-        assert sum(c.name.startswith(label) and len(c.seeds) >= 20 for c in CELLS.values()) >= 3
+        for method in ("gradient flow", "gradient descent", "adam"):
+            for tie in (True, False):
+                found = [
+                    c
+                    for c in CELLS.values()
+                    if c.name.startswith(label) and (c.method, c.near_tie) == (method, tie)
+                ]
+                assert found
+                assert all(len(c.seeds) >= 20 for c in found)
+    # The authors' slow rate of their other training set, for both sets.
+    assert CELLS["network kappa 10, adam 5e-05, near tie"].learning_rate == 5e-5
     for cell in CELLS.values():
         assert list(cell.seeds) == list(range(cell.seeds[0], cell.seeds[0] + len(cell.seeds)))
 
@@ -50,6 +60,8 @@ def test_records_are_consistent():
     for name in (
         "linear kappa 6, gradient flow, no near tie",
         "theorem kappa 7, gradient flow, near tie",
+        "network kappa 6, gradient flow, near tie",
+        "network kappa 10, gradient descent 0.0004, no near tie",
         LINEAR.name,
     ):
         cell = shortened(CELLS[name], seeds=2, horizon=1e12 if "flow" in name else 2000)
@@ -123,10 +135,15 @@ def test_two_processes_give_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["linear kappa 6, gradient flow, near tie", "linear kappa 10, gradient descent 0.001, near tie"]
+    "name",
+    [
+        "linear kappa 6, gradient flow, near tie",
+        "linear kappa 10, gradient descent 0.001, near tie",
+        "network kappa 6, gradient flow, near tie",
+    ],
 )
 def test_the_stored_study_is_that_of_today(name):
-    """Three seeds of two cells, made again; by gradient descent the stop alone is compared, for later it oscillates."""
+    """Three seeds of three cells, made again; by gradient descent the stop alone is compared, for later it oscillates."""
     stored, provenance = convergence.load_convergence()
     assert provenance["command"].startswith("python -m ssm_poison_lib reproduce convergence")
     assert set(stored) == set(CELLS)
@@ -149,3 +166,18 @@ def test_the_stored_study_is_complete():
             assert len(stored[name][which]["at_end"]) == len(cell.seeds)
             assert len(stored[name][which]["by_epoch"]) == len(cell.grid)
     assert convergence.table(stored).count("\n") == len(CELLS)
+
+
+def test_a_comparison_shows_medians_and_reversed_pairs():
+    stored, _ = convergence.load_convergence()
+    cell = stored[LINEAR.name]
+    medians = [cell[which]["spread_at_end"]["median"] for which in TRAINING_SETS]
+    ends = zip(*(cell[which]["at_end"] for which in TRAINING_SETS), strict=True)
+    smaller = sum(special < baseline for baseline, special in ends)
+    assert convergence.compare(cell, "at_end") == f"{medians[0]:.3g} / {medians[1]:.3g} ({smaller}/100)"
+    mark = cell["with special"]["by_loss"][LOSSES.index(1e-4)]
+    assert f" / {mark['median']:.3g} (" in convergence.compare(cell, 1e-4)
+    assert convergence.compare(stored["theorem kappa 7, adam 0.01, near tie"], "at_stop") == "- / - (0/0)"
+    for moment in (2.0, "later"):
+        with pytest.raises(ValueError, match="moment must be"):
+            convergence.compare(cell, moment)

@@ -30,10 +30,6 @@ CLAIMS = {
     "claim-proved": "Proved in this book",
     "claim-measured": "Measured here",
 }
-DESCRIPTION = (
-    "How one correctly labelled example can break the implicit bias of structured state space models: "
-    "derivations, code that checks them, and every number reproduced."
-)
 LOGGER = logging.getLogger(__name__)
 REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issues_button")
 
@@ -72,13 +68,10 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
     options.update(dict.fromkeys(REPOSITORY_BUTTONS, True))
     config["html_baseurl"] = config["ogp_site_url"] = site_url(repository)
     config["ogp_site_name"] = config["ogp_image_alt"] = config["project"]
-    config["ogp_description_length"] = (
-        0  # the first words of a chapter are formulas; one sentence for all pages instead
-    )
-    config["ogp_custom_meta_tags"] = [
-        f'<meta {key} content="{DESCRIPTION}" />'
-        for key in ('property="og:description"', 'name="description"')
-    ]
+    config["ogp_description_length"] = 0  # page.py describes each page
+    config["ogp_enable_meta_description"] = False
+    config["ogp_image"] = f"{config['ogp_site_url']}_static/preview.png"
+    config["ogp_social_cards"] = {"enable": False}
     branch = options["repository_branch"]
     config["html_context"].update(  # edit the text, never the notebook that is made from it
         edit_page_provider_name="GitHub",
@@ -89,12 +82,13 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
 def clean_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Drop sphinx-thebe's scripts (they name a CDN and fail on every page); mend the markup of citations."""
-    context["script_files"] = [
-        script
-        for script in context["script_files"]
-        if "thebe" not in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', '')}"
-    ]
+    """Drop sphinx-thebe's files (its script names a CDN and fails on every page); mend the markup of citations."""
+    for kind in ("script_files", "css_files"):
+        context[kind] = [
+            file
+            for file in context[kind]
+            if "thebe" not in f"{getattr(file, 'filename', file)}{getattr(file, 'attributes', '')}"
+        ]
     if "body" in context:  # docutils nests a role that a list may not contain
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
     for button in (item for group in context.get("header_buttons", []) for item in group.get("buttons", [])):

@@ -1,0 +1,195 @@
+"""What a page says about itself (description, run time, downloads), and what it need not load."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+GREEK = dict(
+    alpha="α",
+    beta="β",
+    gamma="γ",
+    delta="δ",
+    varepsilon="ε",
+    kappa="κ",
+    lambda_="λ",
+    mu="μ",
+    tau="τ",
+    phi="φ",
+)
+LENGTH = 180  # of a description, in characters: about what search engines show
+IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?\bsrc="(?:\.\./)*_images/([^"]+)")')
+# Scripts that a page loads and does not use: the icons come from the theme's fonts; the search has a page of its own.
+ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
+SEARCH_SCRIPTS = re.compile(
+    r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
+)
+# All others run after the text is shown, in their order. (The first one must be there for the scripts written into the page.)
+BLOCKING = re.compile(
+    r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*documentation_options)[^"]*")></script>'
+)
+UNUSED = (
+    "_static/**/*.map",
+    "_static/scripts/fontawesome.js*",
+    "_static/vendor/**/*.ttf",
+    "_static/sphinx-thebe.*",
+)
+
+
+# ---- descriptions ------------------------------------------------------------------------------------------------------
+
+
+def in_letters(tex: str) -> str:
+    """Write a short formula in plain letters: Greek ones as such, without TeX's braces and commands."""
+    for name, letter in GREEK.items():
+        tex = re.sub(rf"\\{name.rstrip('_')}\b", letter, tex)
+    tex = re.sub(r"\\(?:mathrm|operatorname|text)\b", "", tex)
+    tex = tex.replace(r"\dots", "…").replace(r"\le", "≤").replace(r"\ge", "≥").replace("^*", "*")
+    return re.sub(r"[{}\\]", "", tex)
+
+
+def in_words(node: nodes.Node) -> str:
+    """Return the text of a paragraph, its formulas in letters, without footnotes and citations."""
+    if isinstance(node, nodes.math):
+        return in_letters(node.astext())
+    if isinstance(node, nodes.Text):
+        return node.astext()
+    return "".join(map(in_words, node.children))
+
+
+def shorten(text: str, length: int = LENGTH) -> str:
+    """Return the first whole sentences that fit, or as many words."""
+    text = " ".join(text.split())
+    if len(text) <= length:
+        return text
+    ends = [match.end() for match in re.finditer(r"[.?!](?= |$)", text[: length + 1])]
+    return text[: ends[-1]].rstrip() if ends else text[: text.rindex(" ", 0, length)] + " …"
+
+
+def description(doctree: nodes.document) -> str:
+    """Return what a page is about: the question in its opening box, or its first paragraph."""
+    for box in doctree.findall(nodes.admonition):
+        if "opening" in box["classes"]:
+            question = in_words(next(box.findall(nodes.paragraph)))
+            return shorten(question.removeprefix("Question.").strip())
+    plain = (
+        paragraph
+        for paragraph in doctree.findall(nodes.paragraph)
+        if isinstance(paragraph.parent, nodes.section)
+    )
+    first = next(plain, None)
+    return shorten(in_words(first)) if first is not None else ""
+
+
+# ---- run time and downloads --------------------------------------------------------------------------------------------
+
+
+def facts(app: Sphinx, page: str) -> str:
+    """Return the line under a page made from a notebook: when it ran, for how long, and where its sources are."""
+    noted = json.loads((Path(app.srcdir) / "book" / "status.json").read_text("utf-8")).get(Path(page).name)
+    if noted is None:
+        return ""
+    day, name = date.fromisoformat(noted["executed"]), Path(page).name
+    return (
+        f'<p class="page-facts">This page ran in {noted["seconds"]:.0f} s on two cores on {day:%-d %B %Y}'
+        f' (<a href="status.html">status</a>). Download it as '
+        f'<a href="../_sources/book/{name}.ipynb" download>notebook with outputs</a> or '
+        f'<a href="../_sources/book/{name}.md" download>text</a>.</p>'
+    )
+
+
+def add_text_download(context: dict[str, Any], page: str) -> None:
+    """Offer the text beside the notebook in the menu of downloads."""
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "download-buttons":
+            button = {
+                "type": "link",
+                "url": f"{context['pathto']('_sources', 1)}/{page}.md",
+                "text": ".md",
+                "tooltip": "Download the text of this page",
+                "icon": "fas fa-file",
+                "label": "download-text-button",
+            }
+            group["buttons"].insert(1, button)
+
+
+# ---- size of figures ---------------------------------------------------------------------------------------------------
+
+
+def size(path: Path) -> tuple[int, int] | None:
+    """Return width and height of a picture in CSS pixels; None for a kind that is not measured."""
+    if path.suffix == ".svg":
+        root = ElementTree.parse(path).getroot()
+        units = {"pt": 4 / 3, "px": 1.0, "": 1.0}
+        found = [re.fullmatch(r"([\d.]+)(pt|px|)", root.get(side, "")) for side in ("width", "height")]
+        return tuple(round(float(m[1]) * units[m[2]]) for m in found) if all(found) else None  # type: ignore[return-value]
+    if path.suffix == ".png":
+        head = path.read_bytes()[16:24]
+        return int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+    return None
+
+
+def give_sizes(app: Sphinx, body: str) -> str:
+    """Write width and height into every picture of a page, so that the text keeps its place when it arrives."""
+    paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
+
+    def measured(found: re.Match[str]) -> str:
+        path = paths.get(found[2])
+        pixels = size(path) if path is not None and path.exists() else None
+        return f'<img width="{pixels[0]}" height="{pixels[1]}" {found[1]}' if pixels else found[0]
+
+    return IMAGE.sub(measured, body)
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------------
+
+
+def complete_page(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Add description, sizes of figures, run time and downloads to a page."""
+    if doctree is None or "body" not in context:
+        return
+    words = html.escape(description(doctree), quote=True)
+    context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{words}" />'
+    if app.config.html_baseurl:
+        context["metatags"] += f'\n<meta property="og:description" content="{words}" />'
+    context["body"] = give_sizes(app, context["body"])
+    if (Path(app.srcdir) / f"{page}.ipynb").exists():
+        context["body"] += facts(app, page)
+        add_text_download(context, page)
+
+
+def lighten_pages(app: Sphinx, error: Exception | None) -> None:
+    """Take out of the built pages what they do not need, let scripts wait for the text, and add the texts of the notebooks."""
+    if error or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    for path in out.rglob("*.html"):
+        page = ICON_SCRIPT.sub("", path.read_text("utf-8"))
+        if path.name != "search.html":
+            page = BLOCKING.sub(r"<script defer \1></script>", SEARCH_SCRIPTS.sub("", page))
+        path.write_text(page, "utf-8")
+    for pattern in UNUSED:
+        for path in out.glob(pattern):
+            path.unlink()
+    for notebook in (out / "_sources" / "book").glob("*.ipynb"):
+        text = Path(app.srcdir) / "book" / f"{notebook.stem}.md"
+        if text.exists():
+            shutil.copyfile(text, notebook.with_suffix(".md"))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the above to a Jupyter Book build."""
+    app.connect("html-page-context", complete_page, priority=850)
+    app.connect("build-finished", lighten_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

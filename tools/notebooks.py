@@ -25,6 +25,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -35,6 +36,19 @@ LIBRARY = ROOT / "ssm_poison_lib"
 STATUS_PAGE = "status"  # prints status.json, so it runs last
 PACKAGES = ("numpy", "scipy", "torch", "sympy", "matplotlib")
 CELL_TIMEOUT = 300  # seconds
+LAUNCH_TAG = "make-importable"
+# First cell of every notebook while the repository's address is set: where the library is missing, such as on Colab, fetch
+# the project. The folder is the book's own afterwards, because chapters read data beside them.
+LAUNCH = """\
+import importlib.util, os, subprocess, sys
+
+if importlib.util.find_spec("ssm_poison_lib") is None:
+    fetch = ["git", "clone", "--quiet", "--depth=1", "--branch={branch}", "{address}", "{folder}"]
+    subprocess.run(fetch, check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./{folder}"], check=True)
+    importlib.invalidate_caches()
+if os.path.isdir("{folder}/book"):
+    os.chdir("{folder}/book")"""
 # What a reader's machine would print differently: absolute paths of common roots, kernel files, object addresses.
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|builds)/|[A-Z]:\\|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
@@ -84,7 +98,8 @@ def fingerprint(name: str) -> dict[str, str]:
         path for path in sorted(BOOK.iterdir()) if path.is_dir() and f'"{path.name}/'.encode() in source
     ]
     data = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    text = digest(source, *(path.read_bytes() for path in data))
+    launch = [cell.source.encode() for cell in launch_cells()]
+    text = digest(source, *(path.read_bytes() for path in data), *launch)
     if name == STATUS_PAGE:
         others = {other: entry for other, entry in read_status().items() if other != STATUS_PAGE}
         return {"text": text, "library": digest(json.dumps(others, sort_keys=True).encode())}
@@ -101,6 +116,17 @@ def is_current(name: str) -> bool:
 # ---- execution -------------------------------------------------------------------------------------------------------
 
 
+def launch_cells() -> list[NotebookNode]:
+    """Return the cell that makes the library importable, none while _config.yml names no repository."""
+    config = ROOT / "_config.yml"
+    setting = yaml.safe_load(config.read_text("utf-8"))["repository"] if config.exists() else {}
+    address = str(setting.get("url") or "").rstrip("/")
+    if not address:
+        return []
+    source = LAUNCH.format(branch=setting["branch"], address=address, folder=address.rsplit("/", 1)[1])
+    return [nbformat.v4.new_code_cell(source, metadata={"tags": ["remove-cell", LAUNCH_TAG]})]
+
+
 def set_cell_ids(notebook: NotebookNode) -> None:
     """Give each cell an id made from its content (jupytext's are random), so that a re-run changes nothing."""
     seen: Counter[str] = Counter()
@@ -115,6 +141,9 @@ def read_text(path: Path) -> NotebookNode:
     notebook = jupytext.read(path)
     notebook.metadata.get("jupytext", {}).get("text_representation", {}).pop("jupytext_version", None)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    # JupyterLab may have saved the cell into the text, with an older address.
+    own = [cell for cell in notebook.cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
+    notebook.cells = launch_cells() + own
     set_cell_ids(notebook)
     return notebook
 

@@ -91,11 +91,6 @@ def clean_page(
         ]
     if "body" in context:  # docutils nests a role that a list may not contain
         context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
-    for button in (item for group in context.get("header_buttons", []) for item in group.get("buttons", [])):
-        if button["text"] == "Colab":  # which has the usual packages but not the book's library
-            button["tooltip"] = (
-                f"Launch on Colab; first run there: %pip install git+{repository_url(app.config)}"
-            )
 
 
 def name_claims(app: Sphinx, doctree: nodes.document) -> None:

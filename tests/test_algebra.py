@@ -210,6 +210,10 @@ def test_first_order_constant_of_the_baseline_error(length):
     assert constant == pytest.approx(sum(factors), rel=1e-14)
     pair = algebra.baseline_error_constant([1.0, 0.9], length)
     assert float(pair) == pytest.approx(factors[0], rel=1e-14)
+    scaled = [float(algebra.baseline_factor(sp.Rational(7, 5), 1.4 * sp.Float(v), length)) for v in shape[1:]]
+    assert scaled == pytest.approx(
+        [1.4 * factor for factor in factors], rel=1e-14
+    )  # F scales as the shape does
     F, power, scale = np.array(factors), length - 3, 1e-3
     limit = flow.baseline_limit(scale * shape, length)
     assert (limit[1:] <= scale * F * (1 + 1e-12)).all()  # the bound of the statement

@@ -96,6 +96,18 @@ def test_verdicts_without_special_sequences(seed):
     assert report.leading_lag == length - 2
 
 
+def test_a_gap_below_rounding_is_not_an_exact_tie():
+    A0 = 1e-6 * np.array([1.0, 1.0, 0.5, 0.2])
+    data = training_set(7, 4, (6,), (1.0,))
+    for g, verdict in (
+        (1e-18, Verdict.GENERALIZES),
+        (0.0, Verdict.FAILS),
+    ):  # eps^(kappa-3) = 1e-24 lies between
+        report = checklist.examine(data, A0, tie_gap=g)
+        assert report.verdict is verdict
+        assert_allclose(report.baseline_error, flow_error(data, A0, g, t_end=1e40)[0], rtol=1e-5)
+
+
 @pytest.mark.parametrize("length", [5, 7])
 @pytest.mark.parametrize("lags", [(2,), (3,), (1, 2), (1, 2, 3)])
 def test_verdicts_for_other_positions(length, lags):

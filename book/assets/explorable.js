@@ -31,6 +31,7 @@ const poisonRace = (() => {
   const TOLERANCE = 1e-5; // of a log gap, and of a_1 in proportion, per step
   const FITTED = 1e-5; // largest residual of a fit
   const FINISHED = { free: 1e-10, exp: FITTED }; // and where the flow is left; with exp residuals fall as a power of t only
+  const LEAST_FORCE = 1e-11;
   const MOST_STEPS = 20000;
 
   // The authors' start of seed 242 divided by its largest entry; entry 2 is 1 - gap.
@@ -126,22 +127,19 @@ const poisonRace = (() => {
     const d = theta.length, vector = () => new Float64Array(d), limit = end - clock;
     const k = SUMS.map(vector), rates = vector(), stage = vector(), work = vector(), pivots = new Int32Array(d);
     const J = new Float64Array(d * d), M = new Float64Array(d * d);
-    let step = 0, time = 0, tried = 0;
+    let step = 0, taken = 0, time = 0, tried = 0;
     for (;;) {
       velocity(theta, phase, work, rates, J);
       const a = work.slice(), r_p = residual(a, phase.p), r_1 = residual(a, 1);
       const misfit = Math.max(phase.alpha ? Math.abs(r_p) : 0, phase.beta ? Math.abs(r_1) : 0);
       const slope = a.map((x) => phase.alpha * phase.p * r_p * power(x, phase.high) + phase.beta * r_1 * power(x, phase.low));
       path.push({ time: clock + time, a, slope, misfit });
-      if (misfit <= phase.finished || time >= limit) return clock + time;
-      if (misfit < 0.01) { // not far beyond the fit: its time is shown
-        let fall = 0, fall_1 = 0;
-        for (let j = 0; j < d; j++) {
-          fall += phase.p * power(a[j], phase.p - 1) * slope[j];
-          fall_1 += slope[j];
-        }
-        fall = Math.max(phase.alpha ? Math.abs(fall) : 0, phase.beta ? Math.abs(fall_1) : 0);
-        step = Math.min(step, (3 * misfit) / fall);
+      // With exp and a tiny dose the two forces on a_1 cancel to the last digits long before the fit.
+      const resting = phase.low && phase.alpha && phase.beta && phase.beta * Math.abs(r_1) < LEAST_FORCE && Math.abs(r_p) < LEAST_FORCE;
+      if (misfit <= phase.finished || time >= limit || resting) return clock + time;
+      if (time > 0 && misfit < 0.01) { // not far beyond the fit: its time is shown
+        const before = path[path.length - 2];
+        step = Math.min(step, (3 * misfit * taken) / Math.abs(before.misfit - misfit));
       }
       if (step === 0) step = 1e-3 / rates.reduce((most, x, j) => Math.max(most, Math.abs(j ? x : x / theta[0])), 0);
       for (;;) {
@@ -164,6 +162,7 @@ const poisonRace = (() => {
         const scale = error < Infinity ? Math.min(6, Math.max(0.1, 0.9 * error ** -0.25)) : 0.1;
         if (error <= 1) {
           time = last ? limit : time + step;
+          taken = step;
           for (let j = 0; j < d; j++) theta[j] = stage[j] + k[5][j];
           step *= scale;
           break;
@@ -239,7 +238,7 @@ const poisonRace = (() => {
   const SLIDERS = { // decimal logarithms where `log` is set
     gap: { name: "tie gap", symbol: "g", log: true, min: -10, max: -0.7, step: 0.1, what: "relative gap of the two largest entries at the start" },
     scale: { name: "initialization scale", symbol: "ε", log: true, min: -5, max: -1, step: 0.1, what: "largest entry at the start" },
-    dose: { name: "dose", symbol: "β/α", log: true, min: -8, max: 4, step: 0.1, what: "weight of the special sequence beside the baseline one" },
+    dose: { name: "dose", symbol: "β/α", log: true, min: -8, max: 2, step: 0.1, what: "weight of the special sequence beside the baseline one" },
     kappa: { name: "training length", symbol: "κ", min: 5, max: 11, step: 2, what: "length of the training sequences, odd" },
     d: { name: "state dimension", symbol: "d", min: 2, max: 10, step: 1, what: "number of diagonal entries" },
   };
@@ -434,7 +433,7 @@ const poisonRace = (() => {
   let made = 0;
 
   function build(host) {
-    const id = `explorable-${++made}`, chosen = (host.dataset.controls || Object.keys(SLIDERS).join(" ")).split(/\s+/);
+    const id = `explorable-${++made}`, chosen = (host.dataset.controls || Object.keys(AUTHORS).join(" ")).split(/\s+/);
     const panels = [...(host.dataset.panels || "race response").split(/\s+/), "error"];
     const presets = Object.entries(PRESETS).filter(([, change]) => Object.keys(change).every((key) => chosen.includes(key)));
     let state = { ...AUTHORS };
@@ -444,7 +443,7 @@ const poisonRace = (() => {
     for (const [key, spec] of Object.entries(SLIDERS)) {
       if (!chosen.includes(key)) continue;
       const input = html("input", { type: "range", id: `${id}-${key}`, name: key, min: spec.min, max: spec.max, step: spec.step, "aria-describedby": `${id}-${key}-what` });
-      const output = html("output", { for: `${id}-${key}` });
+      const output = html("span", { class: "ex-value", "aria-hidden": "true" }); // aria-valuetext says it
       input.addEventListener("input", () => { change({ [key]: spec.log ? 10 ** Number(input.value) : Number(input.value) }); });
       [inputs[key], outputs[key]] = [input, output];
       controls.append(html("div", { class: "ex-field" },
@@ -500,7 +499,7 @@ const poisonRace = (() => {
         if (!inputs[key]) continue;
         const value = spec.log ? Math.log10(state[key]) : state[key];
         if (Math.abs(Number(inputs[key].value) - value) > spec.step / 2 + 1e-9) inputs[key].value = value;
-        outputs[key].value = show(state[key]);
+        outputs[key].textContent = show(state[key]);
         inputs[key].setAttribute("aria-valuetext", show(state[key]));
       }
       if (inputs.order) inputs.order.value = state.order;
@@ -519,7 +518,7 @@ const poisonRace = (() => {
 
     function draw() {
       if (!results) return;
-      const { baseline, special } = results, fits = ({ fitTime }) => (fitTime === null ? "does not fit" : `fits after t = ${show(fitTime)}`);
+      const { baseline, special } = results, fits = ({ fitTime, path }) => fitTime === null ? `no fit by t = ${show(path[path.length - 1].time)}` : `fits after t = ${show(fitTime)}`;
       const all = [...baseline.a, ...special.a, 1.05, -0.05], limits = [Math.min(...all) * 1.05, Math.max(...all)];
       const width = (name) => Math.max(240, Math.floor(places[name].clientWidth));
       if (places.baseline) {

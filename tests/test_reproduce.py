@@ -228,6 +228,8 @@ def test_the_command_prints_every_column_and_writes_a_summary(tmp_path, capsys):
     own = lines_of(out, "  baseline       1202")[0].split()
     assert own[1:5] == ["1202", "9", "9", "1.000"]
     assert own[5:8] == ["2435", "2435", "3935"]
+    record = results.load_results(folder)[Run(QUICK, "baseline", 1202)]
+    assert own[8:] == [f"{record['seconds']:.2f}", f"{record['logged_error_from_lag_1']:.4g}"]
     assert "never trained: 0 of 4 runs" in out
     assert "reversed" in out
     content = results.read_json(folder / "reproduce.json")

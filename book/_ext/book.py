@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
 # Of MathJax (24 MB) the part that a page can load: the component, its fonts, TeX extensions, and speech in English.
@@ -79,6 +81,42 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
     )
 
 
+class BibTeX(SphinxDirective):
+    """An entry to copy: of the book, made from _config.yml, or of a source of the bibliography, by its key."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the entry as a block of code."""
+        key = self.arguments[0]
+        entry = book_entry(self.config) if key == "book" else self.source_entry(key)
+        return [nodes.literal_block(entry, entry, language="bibtex")]
+
+    def source_entry(self, key: str) -> str:
+        """Return an entry of references.bib as it is written there."""
+        path = Path(self.env.srcdir) / "book" / "references.bib"
+        self.env.note_dependency(str(path))
+        found = re.search(
+            rf"^@\w+{{{re.escape(key)},.*?^}}", path.read_text("utf-8"), re.MULTILINE | re.DOTALL
+        )
+        if found is None:
+            raise self.error(f"{path.name} has no entry {key!r}")
+        return found[0]
+
+
+def book_entry(config: Config) -> str:
+    """Return the BibTeX entry of the book; with the repository's address where that is set."""
+    fields = {
+        "author": f"{{{config['author']}}}",  # the inner braces keep the name whole
+        "title": config["project"],
+        "year": config["copyright"],
+        "version": version("ssm-poison-lib"),
+        "url": repository_url(config),
+    }
+    lines = (f"  {key:7} = {{{value}}}" for key, value in fields.items() if value)
+    return "@software{ssmpoison" + config["copyright"] + ",\n" + ",\n".join(lines) + "\n}"
+
+
 def clean_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
@@ -133,6 +171,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     if repository_url(app.config):
         app.setup_extension("sphinxext.opengraph")
     app.setup_extension("interactive")
+    app.add_directive("bibtex", BibTeX)
     app.connect("config-inited", exclude_paired_texts)
     app.connect("config-inited", apply_repository_url)
     app.connect("html-page-context", clean_page, priority=900)

@@ -11,8 +11,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import yaml
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 GREEK = dict(
     alpha="α",
@@ -37,6 +40,8 @@ SEARCH_SCRIPTS = re.compile(
 BLOCKING = re.compile(
     r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*documentation_options)[^"]*")></script>'
 )
+QUESTION = re.compile(r"^- \*\*Question\.\*\* (.*?)(?=^- \*\*)", re.MULTILINE | re.DOTALL)
+NEEDS = re.compile(r"^- \*\*Needs\*\* (.*?)\. \*\*Runs", re.MULTILINE | re.DOTALL)
 UNUSED = (
     "_static/**/*.map",
     "_static/scripts/fontawesome.js*",
@@ -122,6 +127,38 @@ def add_text_download(context: dict[str, Any], page: str) -> None:
             group["buttons"].insert(1, button)
 
 
+# ---- the map of the book -----------------------------------------------------------------------------------------------
+
+
+class ChapterMap(SphinxDirective):
+    """The chapters in their order, each with its question, what it needs and its run time, from the opening boxes."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a list of chapters for each part of the book."""
+        root = Path(self.env.srcdir)
+        seconds = json.loads((root / "book" / "status.json").read_text("utf-8"))
+        lines: list[str] = []
+        for part in yaml.safe_load((root / "_toc.yml").read_text("utf-8"))["parts"]:
+            found = [self.line(root, chapter["file"], seconds) for chapter in part["chapters"]]
+            if any(found):
+                lines += [f"**{part['caption']}**", "", *filter(None, found), ""]
+        box = nodes.container(classes=["chapter-map"])
+        self.state.nested_parse(StringList(lines, source="chapter-map"), self.content_offset, box)
+        return [box]
+
+    def line(self, root: Path, file: str, seconds: dict[str, Any]) -> str:
+        """Return a chapter's line; nothing for a page without an opening box."""
+        text = (root / f"{file}.md").read_text("utf-8")
+        question, needs = QUESTION.search(text), NEEDS.search(text)
+        if question is None or needs is None:
+            return ""
+        self.env.note_dependency(f"{file}.md")
+        name = Path(file).name
+        time = f" Runs in {seconds[name]['seconds']:.0f} s." if name in seconds else ""
+        words = " ".join(f"{question[1]} Needs {needs[1]}.".split())
+        return f"- {{ref}}`ch-{name.replace('_', '-')}`: {words}{time}"
+
+
 # ---- size of figures ---------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +227,7 @@ def lighten_pages(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the above to a Jupyter Book build."""
+    app.add_directive("chapter-map", ChapterMap)
     app.connect("html-page-context", complete_page, priority=850)
     app.connect("build-finished", lighten_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,26 +1,35 @@
 # make book   build the book, strictly           make lab       open the chapters in JupyterLab
 # make test   lint, types, tests, notebooks      make execute   re-run the chapters that changed
+# make mutation  every mutant of the formulas is tested (under 45 minutes)     make mutation-sample  a fixed sample of them
+# make pdf    the book as one PDF, by XeLaTeX; a later make book offers it on its pages
 # Another interpreter: make PYTHON=python3.12 book. Another browser for the page tests: make CHROMIUM=/path test.
 
 PYTHON ?= python3
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+LATEX ?= $(shell command -v latexmk)
 BIN := .venv/bin
 PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 export CHROMIUM
 export OMP_NUM_THREADS = 1
 
-.PHONY: book test lab execute
+.PHONY: book pdf test lab execute mutation mutation-sample
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going --all
 	@echo "Open $(CURDIR)/_build/html/index.html"
+
+pdf: .venv/.installed
+	@$(if $(LATEX),true,echo "latexmk not found: see README, section PDF, for the packages." && false)
+	$(BIN)/jupyter-book build . -W -n --keep-going --all --builder latex
+	cd _build/latex && latexmk -pdfxe -silent -interaction=nonstopmode -halt-on-error book.tex
 
 test: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(if $(CHROMIUM),true,echo "Chromium not found: the pages are not tested in a browser (install the package chromium).")
-	$(BIN)/pytest $(PARALLEL) --cov $(if $(CHROMIUM),,-m "not browser")
+	@$(if $(LATEX),true,echo "latexmk not found: the PDF is not tested (README names the packages).")
+	$(BIN)/pytest $(PARALLEL) --cov $(if $(CHROMIUM),,-m "not browser") $(if $(LATEX),,--ignore tests/test_pdf.py)
 	$(BIN)/pytest $(PARALLEL) book
 
 lab: .venv/.installed
@@ -28,6 +37,12 @@ lab: .venv/.installed
 
 execute: .venv/.installed
 	$(BIN)/python tools/notebooks.py execute
+
+mutation: .venv/.installed
+	$(BIN)/python tools/mutation.py all
+
+mutation-sample: .venv/.installed
+	$(BIN)/python tools/mutation.py sample
 
 .venv/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,7 +1,7 @@
 """Batched flows against SciPy's LSODA: speed at equal accuracy, growth with d, a whole phase diagram, agreement.
 
 python benchmarks/flows.py                     speed on one core, slopes in d, 80,000 flows (about two minutes)
-python benchmarks/flows.py --agreement 1000    final errors of 1,000 random cases against the reference (some minutes)
+python benchmarks/flows.py --agreement 1000    final errors of 1,000 random cases against the references (some minutes)
 """
 
 from __future__ import annotations

@@ -324,6 +324,22 @@ def test_bad_arguments(change, message):
         flows.many_flows(arguments.pop("A0"), arguments.pop("G"), arguments.pop("target"), **arguments)
 
 
+def test_special_sequences_at_other_positions():
+    A0 = np.array([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1]])
+    target = [3.0, 1.0, 1.0, 1.0, 1.0]
+    batch = flows.theorem_flows(A0, length=5, alpha=2.0, beta=[1.0, 0.5], t_end=1.0, special_position=[2, 1])
+    for i, (lag, weight) in enumerate(((3, 1.0), (4, 0.5))):
+        G = np.diag([0.0, 0.0, 0.0, 0.0, 2.0])
+        G[lag, lag] += weight  # position 1 is that of the baseline: the weights add up
+        assert_array_equal(batch.A[i], flows.many_flows(A0[i], G, target, t_end=1.0).A[0])
+    options = {"length": 5, "alpha": 1.0, "beta": 1.0, "t_end": 1.0}
+    for wrong in (0, 5, 2.5, [4, 5]):
+        with pytest.raises(ValueError, match="special_position must be a position from 1 to 4"):
+            flows.theorem_flows(A0, special_position=wrong, **options)
+    with pytest.raises(ValueError, match="special_position must be a number, or one for each of the 2 runs"):
+        flows.theorem_flows(A0, special_position=[1, 2, 3], **options)
+
+
 def test_bad_weights_of_the_theorem():
     for change in ({"alpha": -1.0}, {"beta": [1.0, 2.0]}):
         options = {"length": 7, "alpha": 1.0, "beta": 1.0, "t_end": 1.0} | change

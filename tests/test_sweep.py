@@ -79,6 +79,8 @@ def test_results_are_labelled_and_stored(tmp_path):
         assert_array_equal(result[name].values, values)
     assert run(tmp_path / "a.zarr").chunks_run == 0
     assert list(tmp_path.iterdir()) == [tmp_path / "a.zarr"]
+    wide = run(tmp_path / "b.zarr", chunks={"x": 4})  # chunks of more than one row: turning them matters
+    assert_allclose(wide["turned"].values, expected())
 
 
 def test_failed_chunks_are_reported_and_run_again(tmp_path, monkeypatch):

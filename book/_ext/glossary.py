@@ -10,6 +10,7 @@ from typing import NamedTuple
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.domains.index import IndexDomain
 from sphinx.domains.std import StandardDomain
 from sphinx.errors import ExtensionError
 
@@ -83,15 +84,20 @@ def read_terms(doctree: nodes.document) -> Iterator[Entry]:
 
 
 def name_symbols(app: Sphinx, doctree: nodes.document) -> None:
-    """Give each line of the tables of symbols an anchor, and its name to the search and the index of references."""
+    """Give each line of the tables of symbols an anchor, and its name to the index, the search and the references."""
     if app.env.docname != PAGE:
         return
-    domain = app.env.get_domain("std")
+    domain, index = app.env.get_domain("std"), app.env.get_domain("index")
     assert isinstance(domain, StandardDomain)
+    assert isinstance(index, IndexDomain)
+    names = []
     for row, name, entry in read_symbols(doctree):
         first = next(row.findall(nodes.entry))
         first.insert(0, nodes.target("", "", ids=[entry.anchor]))
         domain.note_object("term", name, entry.anchor, location=row)
+        names.append(("single", name, entry.anchor, "main", None))
+    index.entries[PAGE].extend(names)
+    doctree.insert(0, addnodes.index(entries=names))  # which the search reads
 
 
 def entries(app: Sphinx) -> tuple[dict[str, Entry], dict[str, Entry]]:

@@ -36,9 +36,9 @@ ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>
 SEARCH_SCRIPTS = re.compile(
     r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
 )
-# All others run after the text is shown, in their order. (The first one must be there for the scripts written into the page.)
+# All others run after the text is shown, in their order, but for two that set things up for what follows.
 BLOCKING = re.compile(
-    r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*documentation_options)[^"]*")></script>'
+    r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
 )
 QUESTION = re.compile(r"^- \*\*Question\.\*\* (.*?)(?=^- \*\*)", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"^- \*\*Needs\*\* (.*?)\. \*\*Runs", re.MULTILINE | re.DOTALL)

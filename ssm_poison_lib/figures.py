@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -23,6 +24,7 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "COLOURS",
+    "Interactive",
     "convergence",
     "dynamics",
     "errors",
@@ -169,6 +171,64 @@ def summary(figure: Figure) -> str:
             values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan).ravel()
             rows.append("  " + _describe("image", np.arange(values.size), values))
     return "\n".join(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Interactive:
+    """A figure with one control more than paper has: Plotly with a slider, and a static figure wherever that cannot run.
+
+    static: the same in Matplotlib, for paper, pages without JavaScript, and the compared summary. traces: Plotly's, as plain
+    dictionaries. layout: Plotly's. frames: the slider's value in words -> for each trace what changes there; the figure opens
+    at the first. slider: the name of what the slider changes.
+
+    As the last line of a cell it shows itself: JupyterLab draws it with its Plotly extension, the pages with one local copy
+    of plotly.js (book/_ext/interactive.py).
+
+    Raises ValueError if there is no frame, or a frame has not one entry for each trace.
+    """
+
+    static: Figure
+    traces: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+    frames: Mapping[str, Sequence[Mapping[str, Any]]]
+    slider: str
+
+    def __post_init__(self) -> None:
+        """Check that every frame fits the traces."""
+        if not self.frames:
+            raise ValueError("frames must hold at least one frame; got none")
+        for name, changes in self.frames.items():
+            if len(changes) != len(self.traces):
+                raise ValueError(
+                    f"frames[{name!r}] must hold one entry for each of the {len(self.traces)} traces; got {len(changes)}"
+                )
+
+    def spec(self) -> dict[str, Any]:
+        """Return Plotly's description of the figure, slider included."""
+        first = next(iter(self.frames.values()))
+        show = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+        steps = [{"method": "animate", "label": name, "args": [[name], show]} for name in self.frames]
+        return {
+            "data": [{**trace, **change} for trace, change in zip(self.traces, first, strict=True)],
+            "layout": {
+                "font": {"family": "system-ui, sans-serif", "size": 12},
+                "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                **self.layout,
+                "sliders": [
+                    {"currentvalue": {"prefix": f"{self.slider}: "}, "pad": {"t": 40}, "steps": steps}
+                ],
+            },
+            "frames": [{"name": name, "data": list(changes)} for name, changes in self.frames.items()],
+        }
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        return {
+            "text/plain": f"{summary(self.static)}\nslider {self.slider}: {', '.join(self.frames)}",
+            "image/svg+xml": to_svg(self.static),
+            "application/vnd.plotly.v1+json": self.spec(),
+        }
 
 
 def line_end_label(

@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import plotly.graph_objects
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -244,3 +245,29 @@ def test_medians_refuse_nothing_and_another_axis(cell):
         figures.medians({}, against="loss", ylabel="error")
     with pytest.raises(ValueError, match="against must be one of"):
         figures.medians({"one": cell}, against="seed", ylabel="error")
+
+
+def interactive(frames=None):
+    figure, (ax,) = figures.new()
+    ax.plot([0, 1], [2, 3], label="a line")
+    frames = {"1": [{"y": [2, 3]}], "10": [{"y": [4, 5]}]} if frames is None else frames
+    return figures.Interactive(figure, [{"type": "scatter", "x": [0, 1]}], {"height": 300}, frames, "dose")
+
+
+def test_an_interactive_figure_is_valid_for_plotly_and_says_what_it_shows():
+    bundle = interactive()._repr_mimebundle_()
+    spec = bundle["application/vnd.plotly.v1+json"]
+    drawn = plotly.graph_objects.Figure(spec)  # which refuses what Plotly does not know
+    assert list(drawn.data[0].y) == [2, 3]
+    assert [list(frame.data[0].y) for frame in drawn.frames] == [[2, 3], [4, 5]]
+    assert [step.label for step in drawn.layout.sliders[0].steps] == ["1", "10"]
+    assert drawn.layout.height == 300
+    assert "line a line" in bundle["text/plain"]
+    assert "slider dose: 1, 10" in bundle["text/plain"]
+    assert bundle["image/svg+xml"].startswith("<?xml")
+
+
+@pytest.mark.parametrize("frames", [{}, {"1": []}, {"1": [{}], "2": [{}, {}]}])
+def test_frames_fit_the_traces(frames):
+    with pytest.raises(ValueError, match="frames"):
+        interactive(frames)

@@ -23,7 +23,7 @@ def test_example_prints_what_is_shown(tmp_path):
 
 def test_plain_commands_are_those_of_the_makefile():
     recipes = subprocess.run(
-        ["make", "--dry-run", "--always-make", "CHROMIUM=", "book", "test", "lab", "execute"],
+        ["make", "--dry-run", "--always-make", "CHROMIUM=", "LATEX=", "book", "test", "lab", "execute"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,10 +6,12 @@ import ast
 import builtins
 import functools
 import html
+import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +232,14 @@ def targets(env: BuildEnvironment) -> dict[str, Any]:
 @functools.cache
 def foreign_types() -> set[str]:
     """Return the names of types that the library uses and does not define: built in or imported by its modules."""
-    modules = [module for name, module in sys.modules.items() if name.startswith(f"{LIBRARY}.")]
-    return {"jaxtyping", "ndarray", *vars(builtins), *(name for module in modules for name in vars(module))}
+    spec = importlib.util.find_spec(LIBRARY)
+    locations = (spec and spec.submodule_search_locations) or []
+    names = {"jaxtyping", "ndarray", *vars(builtins)}
+    for path in chain.from_iterable(Path(location).glob("*.py") for location in locations):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    return names
 
 
 def link_type(

@@ -1,0 +1,272 @@
+"""The book as one PDF: parts, boxes and figures for LaTeX, and the link to the PDF on the pages once it has been made."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import number_reference, start_of_file, toctree
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.errors import ExtensionError
+from sphinx.transforms.post_transforms.images import ImageConverter
+
+NAME = "book.pdf"
+BOXES = {
+    "claim-paper": "7A3E9D",
+    "claim-proved": "00674B",
+    "claim-measured": "8A5300",
+    "theorem": "1F5F99",
+    "proposition": "1F5F99",
+    "lemma": "1F5F99",
+    "corollary": "1F5F99",
+}
+LINE = 90  # characters that fit the width of the page
+ROWS = 25  # of a table that may have to be broken
+MANY = 7  # columns that need smaller letters
+# Letters that authors may type as they are, and Latin Modern lacks.
+LETTERS = (
+    r"α\alpha β\beta γ\gamma δ\delta ε\varepsilon ζ\zeta η\eta θ\theta κ\kappa λ\lambda μ\mu ν\nu ξ\xi π\pi ρ\rho σ\sigma"
+    r" τ\tau φ\varphi χ\chi ψ\psi ω\omega Γ\Gamma Δ\Delta Θ\Theta Λ\Lambda Ξ\Xi Π\Pi Σ\Sigma Φ\Phi Ψ\Psi Ω\Omega"
+    r" ≤\le ≥\ge ≈\approx →\to ×\times −- ∞\infty"
+).split()
+PREAMBLE = r"""
+\usepackage[breakable,skins]{tcolorbox}
+\usepackage{newunicodechar}
+\definecolor{bookbox}{HTML}{666666}
+\newif\ifbookplain % solutions: no box, for code in a box cannot go over two pages
+\newenvironment{sphinxclasssolution}{\bookplaintrue}{}
+\renewenvironment{sphinxadmonition}[2]{%
+  \par\needspace{6\baselineskip}%
+  \ifbookplain\medskip\noindent\textcolor{bookbox}{\rule[-0.3ex]{2pt}{2ex}}\hspace{6pt}\else
+    \begin{tcolorbox}[enhanced, breakable, sharp corners, frame hidden, boxrule=0pt, borderline west={2pt}{0pt}{bookbox},
+      colback=bookbox!5!white, left=8pt, right=6pt, top=4pt, bottom=4pt, before skip=10pt, after skip=10pt]\fi
+  \textbf{#2}\par\nobreak\smallskip}{\ifbookplain\par\medskip\else\end{tcolorbox}\fi}
+\fvset{fontsize=\footnotesize}
+\setlength{\emergencystretch}{3em}
+\allowdisplaybreaks[1]
+\setcounter{tocdepth}{1}
+% Figures and equations of pages without a chapter's number count on from one such part to the next, as on the pages.
+\newcommand{\counters}{\do{figure}\do{table}\do{equation}}
+\newcommand{\keepcounters}{\def\do##1{\newcounter{kept##1}\setcounter{kept##1}{\value{##1}}}\counters}
+\newcommand{\backcounters}{\setcounter{chapter}{0}\def\do##1{\setcounter{##1}{\value{kept##1}}}\counters}
+\newcommand{\bookpart}[1]{\cleardoublepage\phantomsection\addcontentsline{toc}{part}{#1}\markboth{}{}%
+  \thispagestyle{empty}\null\vfill{\centering\Huge\bfseries #1\par}\vfill\vfill\clearpage}
+\hypersetup{pdftitle={TITLE}}
+\addto\captionsenglish{\renewcommand{\contentsname}{Contents}}
+\renewcommand{\sphinxtablecontinued}[1]{\textit{\small continued}}
+\makeatletter % cells of tables: not stretched to the width of their column
+\newcolumntype{\X}[2]{>{\raggedright\arraybackslash}p{\dimexpr
+  (\linewidth-\spx@arrayrulewidth)*#1/#2-\tw@\tabcolsep-\spx@arrayrulewidth\relax}}
+\newcolumntype{T}{L}
+\makeatother
+"""
+TITLE_PAGE = r"""
+\hypersetup{pageanchor=false}
+\begin{titlepage}
+\null\vfill
+{\Huge\bfseries\raggedright TITLE\par}
+\vskip 2em
+{\Large An executable companion to the paper of Y.~Slutzky, Y.~Alexander, N.~Razin and N.~Cohen (NeurIPS 2025)\par}
+\vskip 3em
+{\large AUTHOR\par}
+\vskip 1em
+{Version VERSION\par}
+\vfill
+{\small\raggedright This is the printed form of the book's pages. Code that the pages fold away, most of it for drawing, is left
+out here; it is in the notebooks, with which every number and every figure can be computed again. Names of functions in
+the text lead to their descriptions at the end.\par}
+\end{titlepage}
+\hypersetup{pageanchor=true}
+"""
+
+
+class VectorFigures(ImageConverter):
+    """Convert the notebooks' SVG figures to PDF, in their light colours."""
+
+    conversion_rules = [("image/svg+xml", "application/pdf")]  # noqa: RUF012
+
+    def is_available(self) -> bool:
+        """Ask for the converter by the name of its Debian package."""
+        if shutil.which("rsvg-convert") is None:
+            raise ExtensionError("rsvg-convert not found: install the package librsvg2-bin")
+        return True
+
+    def convert(self, _from: str, _to: str) -> bool:
+        """Convert one file; a failure ends the build."""
+        svg = light_colours(Path(_from).read_text("utf-8"))
+        subprocess.run(["rsvg-convert", "--format", "pdf", "--output", _to], input=svg.encode(), check=True)
+        return True
+
+
+def light_colours(svg: str) -> str:
+    """Write the colours of light mode in place of the style sheet by which an SVG follows the reader's theme."""
+    sheet = re.search(r"<style>:root\{([^}]*)\}.*?</style>", svg)
+    if sheet is None:
+        return svg
+    svg = svg.replace(sheet[0], "")
+    for name, colour in (rule.split(":") for rule in sheet[1].split(";")):
+        svg = svg.replace(f"var({name})", colour)
+    return svg
+
+
+def set_latex(app: Sphinx, config: Config) -> None:
+    """Set what LaTeX needs: one document, fonts, page, title page, boxes."""
+    words = {"TITLE": config["project"], "AUTHOR": config["author"], "VERSION": version("ssm-poison-lib")}
+
+    def fill(text: str) -> str:
+        return re.sub("|".join(words), lambda found: words[found[0]], text)
+
+    boxes = "".join(
+        rf"\newenvironment{{sphinxclass{name}}}{{\definecolor{{bookbox}}{{HTML}}{{{colour}}}}}{{}}" + "\n"
+        for name, colour in BOXES.items()
+    )
+    letters = "".join(
+        rf"\newunicodechar{{{letter[0]}}}{{\ensuremath{{{letter[1:]}}}}}" + "\n" for letter in LETTERS
+    )
+    config["latex_documents"] = [
+        (config["root_doc"], f"{Path(NAME).stem}.tex", words["TITLE"], words["AUTHOR"], "manual", False)
+    ]
+    config["latex_elements"] = {
+        "papersize": "a4paper",
+        "pointsize": "10pt",
+        "extraclassoptions": "openany,oneside",
+        "fncychap": "",
+        "fontpkg": r"\setmonofont{DejaVu Sans Mono}[Scale=0.8]",
+        "figure_align": "H",  # where the text speaks of it, and inside boxes
+        "printindex": "",
+        "sphinxsetup": "hmargin={26mm,26mm}, vmargin={24mm,26mm}, verbatimwithframe=false, VerbatimColor={gray}{0.96},"
+        " verbatimforcewraps=true, verbatimmaxunderfull=2",
+        "preamble": fill(PREAMBLE) + boxes + letters,
+        "maketitle": fill(TITLE_PAGE),
+    }
+    config["latex_use_xindy"] = config["latex_domain_indices"] = False
+
+
+def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
+    """Give the assembled book its parts, its first chapter, boxes of the right colour, and take hidden code away."""
+    if app.builder.format != "latex":
+        return
+    for cell in list(doctree.findall(nodes.container)):
+        if {"tag_hide-input", "tag_hide-cell"} & set(cell["classes"]):
+            for part in [part for part in cell if "cell_input" in part["classes"]]:
+                cell.remove(part)
+    for box in list(doctree.findall(lambda node: isinstance(node, nodes.Admonition))):
+        for kind in (BOXES.keys() | {"solution"}) & set(box["classes"]):
+            place = box.parent.index(box)
+            parent = box.parent
+            parent[place] = nodes.container("", box, classes=[kind])
+    for table in list(doctree.findall(nodes.table)):
+        fit(table)
+    exercises = getattr(app.env, "sphinx_exercise_registry", {})
+    for reference in list(doctree.findall(number_reference)):
+        label = reference.get("refuri", "").partition("#")[2]
+        if label in exercises:  # of another chapter: LaTeX would give the number of the section there
+            number = app.env.toc_fignumbers[exercises[label]["docname"]]["exercise"][label]
+            text = rf"\hyperref[exercise:{label}]{{Exercise {'.'.join(map(str, number))}}}"
+            reference.replace_self(nodes.raw("", text, format="latex"))
+    for file in doctree.findall(start_of_file):
+        if file["docname"].endswith("/bibliography"):  # LaTeX puts the sources themselves at the end
+            file.next_node(nodes.section).append(nodes.paragraph(text="The sources are on the last page."))
+    book = next(doctree.findall(nodes.section))
+    title, *content = book
+    chapters = [node for node in content if "toctree-wrapper" in node.get("classes", [])]
+    first = nodes.section(
+        "", title.deepcopy(), *[node for node in content if node not in chapters], ids=book["ids"]
+    )
+    book["ids"] = []
+    book[:] = [title, latex(r"\setcounter{secnumdepth}{-1}"), first]
+    numbered = False
+    for toc, part in zip(app.env.get_doctree(page).findall(toctree), chapters, strict=True):
+        depth = 2 if toc["numbered"] else -1
+        turn = {(False, True): r"\keepcounters", (True, False): r"\backcounters"}.get(
+            (numbered, bool(toc["numbered"])), ""
+        )
+        numbered = bool(toc["numbered"])
+        book += [latex(rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"), part]
+
+
+def fit(table: nodes.table) -> None:
+    """Give a table that is wider than the page columns in proportion to their content, and let it go over several pages."""
+    for text in list(
+        table.findall(nodes.Text)
+    ):  # lists of numbers are held together by hard spaces on the pages
+        text.parent.replace(text, nodes.Text(text.replace("\xa0", " ")))
+    rows = [[visible(entry) for entry in row] for row in table.findall(nodes.row)]
+    columns = list(zip(*rows, strict=True))
+    natural = [max(map(len, column)) for column in columns]
+    if sum(natural) <= LINE and len(rows) <= ROWS:
+        return
+    words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    for spec, whole, word in zip(table.findall(nodes.colspec), natural, words, strict=True):
+        spec["colwidth"] = 3 + max(word, min(whole, LINE // 3))
+    table["classes"] += ["longtable", "colwidths-given"]
+    if len(columns) >= MANY:
+        place = table.parent.index(table)
+        table.parent.insert(place + 1, latex(r"\endgroup"))
+        table.parent.insert(place, latex(r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}"))
+
+
+def visible(entry: nodes.Element) -> str:
+    """Return a text about as wide as what a cell with formulas and code shows."""
+    text = re.sub(r"[{}$^_]", "", re.sub(r"\\[A-Za-z]+ ?", "x", entry.astext()))
+    code = [literal.astext() for literal in entry.findall(nodes.literal)]
+    return text + "".join("m" * (len(word) // 3) for word in code[:1])  # letters of code are wider
+
+
+def latex(text: str) -> nodes.raw:
+    """Return a piece of LaTeX."""
+    return nodes.raw("", text + "\n", format="latex")
+
+
+def offer(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Add the whole book to a page's download buttons, if `make pdf` has made it from the present texts."""
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "download-buttons" and made(app) is not None:
+            group["buttons"].append(
+                {
+                    "type": "link",
+                    "url": context["pathto"](f"_static/{NAME}", 1),
+                    "text": "Whole book (.pdf)",
+                    "tooltip": "Download the whole book as PDF",
+                    "icon": "fas fa-book",
+                    "label": "download-book",
+                }
+            )
+
+
+def made(app: Sphinx) -> Path | None:
+    """Return the PDF if it is there and no text or setting is younger."""
+    pdf, source = Path(app.outdir).parent / "latex" / NAME, Path(app.srcdir)
+    texts = [
+        *source.glob("book/*.ipynb"),
+        *source.glob("book/*.md"),
+        source / "_toc.yml",
+        source / "_config.yml",
+    ]
+    if pdf.exists() and pdf.stat().st_mtime > max(path.stat().st_mtime for path in texts if path.exists()):
+        return pdf
+    return None
+
+
+def copy_pdf(app: Sphinx, error: Exception | None) -> None:
+    """Put the PDF where the buttons lead."""
+    if error is None and app.builder.format == "html" and (pdf := made(app)) is not None:
+        shutil.copyfile(pdf, Path(app.outdir) / "_static" / NAME)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the above to a build."""
+    app.connect("config-inited", set_latex, priority=950)  # when the toc has named the first page
+    app.connect("doctree-resolved", arrange)
+    app.connect("html-page-context", offer, priority=950)  # when the theme has made its buttons
+    app.connect("build-finished", copy_pdf)
+    app.add_post_transform(VectorFigures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

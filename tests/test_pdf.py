@@ -1,0 +1,101 @@
+"""The book as a PDF, made by XeLaTeX: complete, nothing outside the page, text that can be searched and copied."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+TOOLS = {
+    "latexmk": "latexmk",
+    "xelatex": "texlive-xetex",
+    "rsvg-convert": "librsvg2-bin",
+    "pdftotext": "poppler-utils",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Make the PDF as `make pdf` does; return its folder."""
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    assert not missing, f"install {' '.join(missing)} (README, section PDF), or leave out tests/test_pdf.py"
+    target = tmp_path_factory.mktemp("pdf")
+    book = ["build", ROOT, "-W", "-n", "--keep-going", "--all", "--builder", "latex", "--path-output", target]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "jupyter-book", *book], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr or done.stdout
+    latexmk = ["latexmk", "-pdfxe", "-silent", "-interaction=nonstopmode", "-halt-on-error", "book.tex"]
+    assert " ".join(latexmk) in (ROOT / "Makefile").read_text("utf-8")
+    folder = target / "_build" / "latex"
+    done = subprocess.run(latexmk, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(folder) -> str:
+    return (folder / "book.log").read_text("utf-8", errors="replace")
+
+
+@pytest.fixture(scope="module")
+def text(folder) -> str:
+    return subprocess.run(
+        ["pdftotext", "-layout", folder / "book.pdf", "-"], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_nothing_is_missing(log):
+    # Line breaks of the log fall anywhere: look for words without them.
+    joined = re.sub(r"\s+", "", log)
+    faults = (
+        r".{60}(?:Missingcharacter|undefinedonpage|multiplydefined|File`[^']*'notfound|Undefinedcontrol).{60}"
+    )
+    assert re.findall(faults, joined) == []
+
+
+def test_no_displayed_formula_and_no_page_runs_over(log):
+    # TeX says "detected at line" of displayed formulas, "in paragraph at lines" of everything else.
+    wide = [float(size) for size in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide\) detected", log)]
+    assert [size for size in wide if size > 20] == []
+    high = [float(size) for size in re.findall(r"Overfull \\vbox \(([\d.]+)pt too high\)", log)]
+    assert [size for size in high if size > 20] == []
+    lines = [float(size) for size in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide\) in", log)]
+    assert [size for size in lines if size > 20] == []
+
+
+def test_every_figure_of_the_chapters_is_there(folder):
+    source = (folder / "book.tex").read_text("utf-8")
+    chapters = [path.read_text("utf-8") for path in (ROOT / "book").glob("*.ipynb")]
+    used = re.findall(r"sphinxincludegraphics(?:\[[^]]*\])?\{\{([^}]+)\}(\.\w+)\}", source)
+    assert all((folder / f"{name}{suffix}").stat().st_size > 2000 for name, suffix in used)
+    assert len(used) >= sum(chapter.count('"image/svg+xml"') for chapter in chapters) > 50
+    assert r"\PYG{n}{figures}\PYG{o}{.}\PYG{n}{use\PYGZus{}style}" in source  # shown code is there
+
+
+def test_pages_and_words(folder, text):
+    pages = text.count("\f")
+    assert 150 < pages < 400
+    for words in (
+        "Poisoned by a correct example",
+        "Special sequences",
+        "Bibliography",
+        "gradient_flow(",
+        "κ = 7",
+    ):
+        assert words in text, words
+    contents = text[text.index("Contents") :][:60000]
+    for title in ("Linear state space models", "What is a state space model?", "Proofs", "The library"):
+        assert title in contents
+    assert "figures.use_style()" in text
+    assert "prefers-color-scheme" not in text
+
+
+def test_links_lead_somewhere(folder):
+    info = subprocess.run(
+        ["pdfinfo", "-dests", folder / "book.pdf"], capture_output=True, text=True, check=True
+    )
+    assert info.stdout.count("section*") + info.stdout.count('"section.') > 50

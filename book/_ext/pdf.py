@@ -28,6 +28,8 @@ BOXES = {
 }
 LINE = 90  # characters that fit the width of the page
 ROWS = 25  # of a table that may have to be broken
+# Names in wide tables may break after an underscore.
+SMALL = r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\renewcommand{\_}{\textunderscore\allowbreak}"
 MANY = 7  # columns that need smaller letters
 # Letters that authors may type as they are, and Latin Modern lacks.
 LETTERS = (
@@ -209,7 +211,7 @@ def fit(table: nodes.table) -> None:
     if len(columns) >= MANY:
         place = table.parent.index(table)
         table.parent.insert(place + 1, latex(r"\endgroup"))
-        table.parent.insert(place, latex(r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}"))
+        table.parent.insert(place, latex(SMALL))
 
 
 def visible(entry: nodes.Element) -> str:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -215,9 +216,24 @@ The caption stays.
 
 <div class="explorable" data-figure="fig-page"></div>
 """
+FRAMES = {"1": [{"y": [1, 2]}], "100": [{"y": [30, 40]}]}
 PICTURE = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><rect width="300" height="100"/></svg>'
 )
+
+
+def notebook() -> nbformat.NotebookNode:
+    """Return a page with an interactive figure a long way down."""
+    figure, (ax,) = figures.new()
+    ax.plot([0, 1], [1, 2], label="a line")
+    trace = {"type": "scatter", "x": [0, 1]}
+    shown = figures.Interactive(figure, [trace], {"xaxis": {"title": {"text": "x"}}}, FRAMES, "dose")
+    output = nbformat.v4.new_output("execute_result", shown._repr_mimebundle_(), execution_count=1)
+    options = {"figure": {"name": "fig-drawn", "caption": "The caption stays."}, "image": {"alt": "A line"}}
+    cell = nbformat.v4.new_code_cell("1", outputs=[output], execution_count=1, metadata={"mystnb": options})
+    text = "# Drawn\n\n" + "A paragraph.\n\n" * 100
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), cell], metadata=metadata)
 
 
 @pytest.fixture(scope="module")
@@ -232,14 +248,18 @@ def address(tmp_path_factory) -> str:
     for name in ("_config.yml", "book/references.bib"):
         shutil.copy(ROOT / name, root / name)
     (root / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/page\nchapters:\n  - file: book/plain\n", "utf-8"
+        "format: jb-book\nroot: book/page\nchapters:\n  - file: book/plain\n  - file: book/drawn\n", "utf-8"
     )
     (root / "book" / "page.md").write_text(TEXT, "utf-8")
     (root / "book" / "plain.md").write_text("# Another page\n\nNothing to drag.\n", "utf-8")
     (root / "book" / "picture.svg").write_text(PICTURE, "utf-8")
+    nbformat.write(notebook(), root / "book" / "drawn.ipynb")
+    (root / "book" / "drawn.md").write_text("The text of it.\n", "utf-8")
+    (root / "book" / "status.json").write_text("{}", "utf-8")
     pages = build(root)
     assert "explorable.js" in pages["page"]
     assert "explorable" not in pages["plain"]
+    assert "interactive" not in pages["plain"] + pages["page"]
     return (root / "_build" / "html" / "book").as_uri()
 
 
@@ -372,3 +392,51 @@ def test_paper_and_a_page_without_scripts_show_the_picture(browser, address, pag
     assert plain.locator(picture).is_visible()
     assert plain.locator(".explorable").bounding_box()["height"] == 0
     plain.context.close()
+
+
+# ---- Plotly ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 900}, color_scheme="light")
+    page.set_default_timeout(60_000)
+    requests, complaints = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on(
+        "console", lambda message: message.type in ("error", "warning") and complaints.append(message.text)
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{address}/drawn.html")
+    page.wait_for_timeout(300)
+    assert not [
+        url for url in requests if "plotly" in url
+    ]  # 1.5 MB that a reader of the first screen does not need
+    page.locator("#fig-drawn").scroll_into_view_if_needed()
+    page.wait_for_selector("#fig-drawn .main-svg")
+    assert sum("plotly.min.js" in url for url in requests) == 1
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    assert not page.get_by_role("img", name="A line").locator("xpath=self::img").is_visible()
+
+    y = "document.querySelector('.interactive-plot').data[0].y.join()"
+    ink = "document.querySelector('.interactive-plot').layout.font.color"
+    assert page.evaluate(y) == "1,2"
+    slider = page.get_by_role("slider", name="dose")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{y} === '30,40'")
+    assert slider.get_attribute("aria-valuetext") == "100"
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 4, box["y"] + box["height"] / 2)
+    page.wait_for_function(f"{y} === '1,2'")
+
+    light = page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{ink} !== '{light}'")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert complaints == []
+    broken = Axe().run(page, {"include": [["#fig-drawn"]]}).response["violations"]
+    assert [rule["id"] for rule in broken] == []
+    page.emulate_media(media="print")
+    assert page.locator("#fig-drawn img").is_visible()
+    assert not page.locator(".interactive").is_visible()
+    page.close()

@@ -95,6 +95,9 @@ def test_overflow_is_an_error_that_names_the_lag():
     assert np.isfinite(system.impulse_response(1024)).all()
     with pytest.raises(ValueError, match=r"overflows at lag 1024.*got length=1100"):
         system.impulse_response(1100)
+    opposite = DiagonalSSM([2.0, -2.0], [1.0, 1.0], [1.0, 1.0])  # infinity less infinity: no warning either
+    with pytest.raises(ValueError, match=r"overflows at lag 1024.*got length=1100"):
+        opposite.impulse_response(1100)
 
 
 @settings(deadline=None, max_examples=40)
@@ -124,8 +127,9 @@ def test_w_and_parameters_are_read_only_copies():
     assert_array_equal(system.A, [0.1, 0.2])
     assert_array_equal(system.w, [3.0, 8.0])
     assert system.state_dim == 2
-    with pytest.raises(ValueError, match="read-only"):
-        system.B[0] = 1.0
+    for parameter in (system.A, system.B, system.C):
+        with pytest.raises(ValueError, match="read-only"):
+            parameter[0] = 1.0
     with pytest.raises(AttributeError):
         system.A = A
 

@@ -119,9 +119,11 @@ def broken_rules(page: Page, theme: str) -> list[str]:
     """Return the rules of accessibility that a page breaks; the dark theme can change nothing but contrast."""
     page.evaluate("document.getAnimations().forEach(fading => fading.finish())")
     # Left out for speed: the thousands of elements inside formulas and coloured code.
-    options: dict[str, Any] = {"exclude": [["mjx-math"], [".highlight"]]}
-    only = {"runOnly": {"type": "rule", "values": ["color-contrast"]}} if theme == "dark" else None
-    broken = Axe().run(page, options, only).response["violations"]
+    where: dict[str, Any] = {"exclude": [["mjx-math"], [".highlight"]]}
+    how: dict[str, Any] = {"preload": False}  # which would fetch style sheets from wrong places
+    if theme == "dark":
+        how["runOnly"] = {"type": "rule", "values": ["color-contrast"]}
+    broken = Axe().run(page, where, how).response["violations"]
     return [f"{rule['id']}: {node['html'][:120]}" for rule in broken for node in rule["nodes"][:3]]
 
 
@@ -168,7 +170,7 @@ BARE = """() => {
     theme: getComputedStyle(document.body).colorScheme,
     unread: [...article.querySelectorAll(".math")].filter(e => !/\\S/.test(e.textContent)).length,
     hidden: [...article.querySelectorAll("p, pre, h1, h2, h3, img, td")]
-      .filter(e => !e.closest("details:not([open]), template, noscript, dialog") && !e.checkVisibility()).length,
+      .filter(e => !e.closest("details:not([open]), template, noscript, dialog, .onlyprint") && !e.checkVisibility()).length,
     missing: [...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src),
     overflow: root.scrollWidth - root.clientWidth,
   };

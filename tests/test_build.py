@@ -2,10 +2,17 @@
 
 import html
 import importlib
+import json
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import anchors
+import nbformat
+import pybtex.database
 import pytest
 import yaml
 from conftest import ROOT, build
@@ -31,8 +38,16 @@ def chapters() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def without_address(tmp_path_factory) -> dict[str, str]:
-    return build(copy_sources(tmp_path_factory.mktemp("without"), ""))
+def site(tmp_path_factory) -> Path:
+    """Build the book without an address; return the folder of its pages."""
+    folder = copy_sources(tmp_path_factory.mktemp("without"), "")
+    build(folder)
+    return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def without_address(site) -> dict[str, str]:
+    return {path.stem: path.read_text("utf-8") for path in (site / "book").glob("*.html")}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +71,7 @@ def test_without_an_address_nothing_that_depends_on_it_is_there(without_address)
             'rel="canonical"',
         ):
             assert word not in page.split("<article")[0], f"{word} on {name}"
-    assert "someone" not in without_address["bibliography"]
+    assert "someone" not in without_address["citing"]
 
 
 @pytest.mark.parametrize("name", chapters())
@@ -79,15 +94,168 @@ def test_with_an_address_a_page_without_code_can_be_edited_and_not_launched(with
 
 
 def test_with_an_address_social_tags_and_citation_name_it(with_address):
-    page = with_address["bibliography"]
-    own = "https://someone.github.io/ssm-poison/book/bibliography.html"
+    page = with_address["citing"]
+    own = "https://someone.github.io/ssm-poison/book/citing.html"
     assert f'<meta property="og:url" content="{own}"' in page
     assert f'<link rel="canonical" href="{own}"' in page
-    assert re.search(
-        r'<meta property="og:image" content="https://someone.github.io/ssm-poison/[^"]*\.png"', page
-    )
+    image = '<meta property="og:image" content="https://someone.github.io/ssm-poison/_static/preview.png"'
+    assert image in page
     assert f"Version {CITATION['version']}." in page
     assert f'<a class="reference external" href="{ADDRESS}">github.com/someone/ssm-poison</a>' in page
+    assert entries(page)["ssmpoison2026"].fields["url"] == ADDRESS
+    about = description(with_address["proofs"])
+    assert f'<meta property="og:description" content="{about}"' in with_address["proofs"]
+
+
+def test_the_picture_for_links_has_the_size_that_sites_show():
+    head = (ROOT / "book" / "assets" / "preview.png").read_bytes()[:24]
+    assert (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) == (1200, 630)
+
+
+# ---- how to cite -------------------------------------------------------------------------------------------------------
+
+
+def entries(page: str) -> dict[str, Any]:
+    """Return the BibTeX entries that a page shows, read as a reference manager would."""
+    blocks = re.findall(r'<div class="highlight-bibtex.*?<pre>(.*?)</pre>', page, re.DOTALL)
+    text = "\n".join(html.unescape(re.sub(r"<[^>]*>", "", block)) for block in blocks)
+    return dict(pybtex.database.parse_string(text, "bibtex").entries)
+
+
+def test_the_entries_to_copy_agree_with_the_citation_file(without_address):
+    book, paper = (entries(without_address["citing"])[key] for key in ("ssmpoison2026", "slutzky2025"))
+    assert book.fields["title"] == CITATION["title"]
+    assert book.fields["version"] == str(CITATION["version"])
+    assert [str(person) for person in book.persons["author"]] == [f"{{{CITATION['authors'][0]['name']}}}"]
+    assert "url" not in book.fields
+    (reference,) = CITATION["references"]
+    assert paper.fields["title"] == reference["title"]
+    assert int(paper.fields["year"]) == reference["year"]
+    assert paper.fields["booktitle"] == reference["collection-title"]
+    assert paper.fields["note"] == reference["identifiers"][0]["value"]
+    names = [f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]]
+    assert [str(person) for person in paper.persons["author"]] == names
+
+
+# ---- what a page says about itself -------------------------------------------------------------------------------------
+
+
+def description(page: str) -> str:
+    (found,) = re.findall(r'<meta name="description" content="([^"]*)"', page)
+    return found
+
+
+def test_every_page_has_a_description_of_its_own_in_plain_words(without_address):
+    found = {name: html.unescape(description(page)) for name, page in without_address.items()}
+    assert {name: text for name, text in found.items() if not 15 <= len(text) <= 182} == {}
+    assert {name: text for name, text in found.items() if set(text) & set("\\${}")} == {}
+    assert len(set(found.values())) == len(found)
+
+
+def test_every_chapter_says_how_long_it_ran_and_offers_its_sources(site, without_address):
+    noted = json.loads((ROOT / "book" / "status.json").read_text("utf-8"))
+    for name in chapters():
+        page = without_address[name]
+        assert f"This page ran in {noted[name]['seconds']:.0f} s" in page
+        for ending in ("ipynb", "md"):
+            assert page.count(f"_sources/book/{name}.{ending}") == 2, ending  # in the menu and under the text
+        notebook = nbformat.read(site / "_sources" / "book" / f"{name}.ipynb", as_version=4)
+        assert not any(cell.get("outputs") for cell in notebook.cells)  # they are on the page
+        text = (site / "_sources" / "book" / f"{name}.md").read_bytes()
+        assert text == (ROOT / "book" / f"{name}.md").read_bytes()
+    assert "page-facts" not in without_address["notation"]
+
+
+# ---- the way through the book ------------------------------------------------------------------------------------------
+
+
+def test_the_map_names_every_chapter_and_needs_come_first(without_address):
+    order = re.findall(r"^\s*- file: book/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"), re.MULTILINE)
+    found = without_address["summary"].split('class="chapter-map', 1)[1].split("</section>", 1)[0]
+    mapped = re.findall(r'<li><p><a class="reference internal" href="(\w+)\.html', found)
+    opened = [name for name in order if '"opening admonition"' in without_address[name]]
+    assert mapped == opened
+    for line in re.findall(r"<li>.*?</li>", found, re.DOTALL):
+        chapter, *needs = re.findall(r'href="(\w+)\.html#ch-', line)
+        for other in needs:
+            assert order.index(other) < order.index(chapter), f"{chapter} needs {other}, which comes later"
+
+
+class Addresses(HTMLParser):
+    """Collects the anchors of a page and the addresses that it names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.named: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attrs}
+        self.anchors |= {given[key] for key in ("id", "name") if key in given}
+        self.named |= {given[key] for key in ("href", "src") if key in given}
+
+
+@pytest.fixture(scope="module")
+def read_pages(site) -> dict[Path, Addresses]:
+    found = {}
+    for path in site.rglob("*.html"):
+        found[path] = Addresses()
+        found[path].feed(path.read_text("utf-8"))
+    return found
+
+
+def dead_links(pages: dict[Path, Addresses], site: Path) -> list[str]:
+    """Return the addresses inside the book at which there is nothing, with the pages that name them."""
+    dead = []
+    for path, page in pages.items():
+        for address in page.named:
+            parts = urlsplit(address)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            known = pages[target].anchors if target in pages else None
+            if not target.exists() or (
+                parts.fragment and known is not None and unquote(parts.fragment) not in known
+            ):
+                dead.append(f"{path.relative_to(site)}: {address}")
+    return sorted(dead)
+
+
+def test_every_internal_link_and_anchor_resolves(site, read_pages):
+    assert len(read_pages) > 20
+    assert dead_links(read_pages, site) == []
+
+
+def test_a_dead_link_is_noticed(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<p id="here"><a href="#here"></a><a href="#x"></a><img src="b.png"></p>', "utf-8"
+    )
+    page = Addresses()
+    page.feed((tmp_path / "a.html").read_text("utf-8"))
+    assert dead_links({tmp_path / "a.html": page}, tmp_path) == ["a.html: #x", "a.html: b.png"]
+
+
+def test_anchors_stay(site, read_pages):
+    published = {
+        f"{path.stem}#{anchor}"
+        for path, page in read_pages.items()
+        if path.parent.name == "book"
+        for anchor in anchors.labels(page.anchors)
+    }
+    listed, moved = anchors.read_list()
+    assert (
+        sorted(listed - published - moved.keys()) == []
+    )  # gone: give the old label back, or list where it moved
+    assert sorted(set(moved.values()) - published) == []
+    assert sorted(published - listed) == []  # new: python tools/anchors.py
+
+
+def test_the_site_is_small(site):
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    assert size < 30e6
+
+
+# ---- settings of the whole book ----------------------------------------------------------------------------------------
 
 
 def test_the_citation_file_names_the_address_title_and_version_of_the_book():

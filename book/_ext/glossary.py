@@ -31,9 +31,10 @@ NO_TEXT = (
 
 
 class Entry(NamedTuple):
-    """A line of the page: its anchor, the TeX or the words that mean it, its meaning as HTML with TeX between \\( and \\)."""
+    """A line of the page: anchor, name, the TeX or the words that mean it, meaning as HTML with TeX between \\( and \\)."""
 
     anchor: str
+    name: str
     forms: tuple[str, ...]
     meaning: str
 
@@ -54,8 +55,8 @@ def to_html(node: nodes.Node) -> str:
     return f"<{tag}>{inner}</{tag}>" if tag else inner
 
 
-def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, str, Entry]]:
-    """Yield row, name and entry of each line of the tables of symbols."""
+def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, Entry]]:
+    """Yield row and entry of each line of the tables of symbols."""
     for table in doctree.findall(nodes.table):
         heads = [cell.astext() for cell in next(table.findall(nodes.thead)).findall(nodes.entry)]
         if heads[:3] != ["symbol", "name", "meaning"]:
@@ -70,7 +71,7 @@ def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, str, Entr
             tex, name = formulas[0].astext(), cells[1].astext()
             anchor = "symbol-" + nodes.make_id(name)
             defined = rf'<span class="math">\({html.escape(tex)}\)</span>: '
-            yield row, name, Entry(anchor, (symbol(tex),), defined + to_html(cells[2]))
+            yield row, Entry(anchor, name, (symbol(tex),), defined + to_html(cells[2]))
 
 
 def read_terms(doctree: nodes.document) -> Iterator[Entry]:
@@ -80,7 +81,9 @@ def read_terms(doctree: nodes.document) -> Iterator[Entry]:
             terms = list(item.findall(nodes.term))
             words = tuple(term.astext() for term in terms)
             meaning = to_html(next(item.findall(nodes.definition))).strip()
-            yield Entry(terms[0]["ids"][0], words, f"<strong>{html.escape(words[0])}</strong>: {meaning}")
+            yield Entry(
+                terms[0]["ids"][0], words[0], words, f"<strong>{html.escape(words[0])}</strong>: {meaning}"
+            )
 
 
 def name_symbols(app: Sphinx, doctree: nodes.document) -> None:
@@ -91,11 +94,11 @@ def name_symbols(app: Sphinx, doctree: nodes.document) -> None:
     assert isinstance(domain, StandardDomain)
     assert isinstance(index, IndexDomain)
     names = []
-    for row, name, entry in read_symbols(doctree):
+    for row, entry in read_symbols(doctree):
         first = next(row.findall(nodes.entry))
         first.insert(0, nodes.target("", "", ids=[entry.anchor]))
-        domain.note_object("term", name, entry.anchor, location=row)
-        names.append(("single", name, entry.anchor, "main", None))
+        domain.note_object("term", entry.name, entry.anchor, location=row)
+        names.append(("single", entry.name, entry.anchor, "main", None))
     index.entries[PAGE].extend(names)
     doctree.insert(0, addnodes.index(entries=names))  # which the search reads
 
@@ -104,7 +107,7 @@ def entries(app: Sphinx) -> tuple[dict[str, Entry], dict[str, Entry]]:
     """Return the entries by TeX and by lower-case words, read from the page once per build."""
     if not hasattr(app, "_book_glossary"):
         doctree = app.env.get_doctree(PAGE)
-        symbols = [entry for _, _, entry in read_symbols(doctree)]
+        symbols = [entry for _, entry in read_symbols(doctree)]
         by_tex = {entry.forms[0]: entry for entry in symbols if entry.forms[0] not in COMMON}
         by_word = {word.lower(): entry for entry in read_terms(doctree) for word in entry.forms}
         app._book_glossary = by_tex, by_word
@@ -120,10 +123,10 @@ def inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
     return False
 
 
-def link(app: Sphinx, docname: str, entry: Entry, content: nodes.Node) -> nodes.reference:
+def link(app: Sphinx, docname: str, entry: Entry, *content: nodes.Node) -> nodes.reference:
     """Return a link from a page to a line of the page of symbols."""
     address = app.builder.get_relative_uri(docname, PAGE) + "#" + entry.anchor
-    return nodes.reference("", "", content, internal=True, refuri=address, classes=["term", entry.anchor])
+    return nodes.reference("", "", *content, internal=True, refuri=address, classes=["term", entry.anchor])
 
 
 def link_symbols(app: Sphinx, doctree: nodes.document, docname: str, by_tex: dict[str, Entry]) -> set[Entry]:
@@ -136,7 +139,9 @@ def link_symbols(app: Sphinx, doctree: nodes.document, docname: str, by_tex: dic
         if entry in found or inside(formula, (nodes.caption,)):
             formula["classes"] += ["term", entry.anchor]
         else:
-            formula.replace_self(link(app, docname, entry, formula.deepcopy()))
+            # A screen reader says the name of the link; most do not take one from a formula.
+            name = nodes.inline("", entry.name, classes=["symbol-name"])
+            formula.replace_self(link(app, docname, entry, name, formula.deepcopy()))
         found.add(entry)
     return found
 

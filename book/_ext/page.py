@@ -47,6 +47,8 @@ UNUSED = (
     "_static/scripts/fontawesome.js*",
     "_static/vendor/**/*.ttf",
     "_static/sphinx-thebe.*",
+    "_static/locales/**/*.*",
+    "_static/*webpack-macros.html",
 )
 
 
@@ -107,7 +109,7 @@ def facts(app: Sphinx, page: str) -> str:
     return (
         f'<p class="page-facts">This page ran in {noted["seconds"]:.0f} s on two cores on {day:%-d %B %Y}'
         f' (<a href="status.html">status</a>). Download it as '
-        f'<a href="../_sources/book/{name}.ipynb" download>notebook with outputs</a> or '
+        f'<a href="../_sources/book/{name}.ipynb" download>notebook without outputs</a> or '
         f'<a href="../_sources/book/{name}.md" download>text</a>.</p>'
     )
 
@@ -206,6 +208,15 @@ def complete_page(
         add_text_download(context, page)
 
 
+def strip_outputs(path: Path) -> None:
+    """Take the outputs out of a notebook to download: they are on its page, and a quarter of the site."""
+    notebook = json.loads(path.read_text("utf-8"))
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", "utf-8")
+
+
 def lighten_pages(app: Sphinx, error: Exception | None) -> None:
     """Take out of the built pages what they do not need, let scripts wait for the text, and add the texts of the notebooks."""
     if error or app.builder.format != "html":
@@ -220,6 +231,7 @@ def lighten_pages(app: Sphinx, error: Exception | None) -> None:
         for path in out.glob(pattern):
             path.unlink()
     for notebook in (out / "_sources" / "book").glob("*.ipynb"):
+        strip_outputs(notebook)
         text = Path(app.srcdir) / "book" / f"{notebook.stem}.md"
         if text.exists():
             shutil.copyfile(text, notebook.with_suffix(".md"))

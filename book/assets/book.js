@@ -16,6 +16,9 @@ document.addEventListener("DOMContentLoaded", () => {
 // Mathematics: what the reader sees first, then the rest from the top, with a pause after every hundred formulas in which the
 // page answers. (This script runs before MathJax, which finds its settings here.)
 if (window.MathJax) {
+  const root = document.documentElement;
+  root.classList.add("typesetting");  // until then a formula is a blank about as wide as it will be
+  addEventListener("load", () => { if (!MathJax.typesetPromise) root.classList.remove("typesetting"); });
   const typeset = async () => {
     const places = [...document.querySelectorAll(".math, .tex2jax_process, .output_area")]
       .filter((place) => !place.parentElement.closest(".math, .tex2jax_process, .output_area"))
@@ -27,6 +30,7 @@ if (window.MathJax) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));
       await new Promise((resume) => setTimeout(resume));
     }
+    root.classList.remove("typesetting");
   };
   MathJax.startup = {
     typeset: false,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from sphinx.errors import ExtensionError
 SCRIPTS = {
     'class="explorable"': ("explorable.js", "explorable.css"),
     'class="interactive-figure"': ("interactive.js", "explorable.css"),
+    'class="race-animation"': ("animation.js", "explorable.css"),
 }
+ANIMATION = re.compile(r'(<div class="race-animation"[^>]*>)</div>')
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -41,6 +44,12 @@ def load_scripts(
         context["body"] += (
             f'<script type="application/json" class="interactive-figure" data-figure="{name}">{data}</script>'
         )
+    if ANIMATION.search(
+        context["body"]
+    ):  # within the page, where buttons can reach it; its own script is for the file alone
+        picture = (Path(app.srcdir) / "book" / "assets" / "race.svg").read_text("utf-8")
+        picture = re.sub(r"<script>.*?</script>", "", picture, flags=re.DOTALL)
+        context["body"] = ANIMATION.sub(lambda found: f"{found[1]}{picture}</div>", context["body"])
     for mark, (script, styles) in SCRIPTS.items():
         if mark in context["body"]:
             app.add_js_file(script, loading_method="defer")

@@ -31,6 +31,10 @@ def fixed_sequences(
     each position), (n,) (n sequences, one value each) or (n, k).
 
     Raises ValueError for positions outside 1..kappa, zero sequences, or coefficients of another shape.
+
+    >>> fixed_sequences(5, (1, 3), [2.0, -1.0])
+    array([[ 2.,  0.,  2.,  0.,  0.],
+           [-1.,  0., -1.,  0.,  0.]])
     """
     length = as_integer("length", length, low=1)
     columns = np.array(as_positions("positions", positions, length=length)) - 1
@@ -75,6 +79,9 @@ def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.nd
     """Return the theorem's special sequences: multiples of e_{kappa-1} (non-zero at the next-to-last position only).
 
     length: kappa >= 2, so that a next-to-last position exists. coefficients: number or (n,).
+
+    >>> special_sequences(4)
+    array([[0., 0., 1., 0.]])
     """
     length = as_integer("length", length, low=2)
     return fixed_sequences(length, (length - 1,), coefficients)

@@ -41,8 +41,15 @@ CODE_NAME = re.compile(r'<span class="n">(\w+)</span><span class="o">\.</span><s
 
 
 def split_docstring(text: str, names: set[str]) -> dict[str, list[Any]]:
-    """Sort the sentences of a docstring into prose, params (names, meaning), returns, raises and source."""
-    found: dict[str, list[Any]] = {"prose": [], "params": [], "returns": [], "raises": [], "source": []}
+    """Sort the sentences of a docstring into prose, params (names, meaning), returns, raises, source and examples."""
+    found: dict[str, list[Any]] = {
+        "prose": [],
+        "params": [],
+        "returns": [],
+        "raises": [],
+        "source": [],
+        "examples": [],
+    }
     word = "|".join(sorted(map(re.escape, names), key=len, reverse=True)) or "(?!)"
     # Whatever begins a new entry: the start of a sentence that is "a, b: " for arguments a and b.
     entry = re.compile(rf"(?:^|(?<=[.;)] ))((?:{word})(?:(?:, | and )(?:{word}))*): ")
@@ -51,7 +58,7 @@ def split_docstring(text: str, names: set[str]) -> dict[str, list[Any]]:
             found["prose"].append("::\n\n" + paragraph)
             continue
         if paragraph.startswith(">>> "):
-            found["prose"].append(paragraph)
+            found["examples"].append(paragraph)
             continue
         joined = " ".join(paragraph.split())
         marks = sorted([*entry.finditer(joined), *SECTION.finditer(joined)], key=lambda mark: mark.start())
@@ -125,6 +132,7 @@ def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
         result.append(f":raises {found[1]}: {dress(found[2])}")
     result.append("")
     result += [line for text in parts["source"] for line in (f"*Source:* {dress(text)}", "")]
+    result += [line for text in parts["examples"] for line in (*text.split("\n"), "")]
     if what != "module" and (labels := uses(book).get(name.removeprefix(f"{LIBRARY}."))):
         result += ["*Used in* " + ", ".join(f":ref:`{label}`" for label in labels) + ".", ""]
     lines[:] = result

@@ -19,16 +19,24 @@ if (window.MathJax) {
   const root = document.documentElement;
   root.classList.add("typesetting");  // until then a formula is a blank about as wide as it will be
   addEventListener("load", () => { if (!MathJax.typesetPromise) root.classList.remove("typesetting"); });
+  const pause = (milliseconds) => new Promise((resume) => setTimeout(resume, milliseconds));
+  const frame = () => new Promise((resume) => requestAnimationFrame(() => requestAnimationFrame(resume)));
+  const near = (box) => box.bottom > -innerHeight && box.top < 2 * innerHeight;
   const typeset = async () => {
-    const places = [...document.querySelectorAll(".math, .tex2jax_process, .output_area")]
-      .filter((place) => !place.parentElement.closest(".math, .tex2jax_process, .output_area"))
-      .map((place) => [place, place.getBoundingClientRect()]);
-    const near = ([, box]) => box.bottom > -innerHeight && box.top < 2 * innerHeight;
-    const queue = [...places.filter(near), ...places.filter((place) => !near(place))].map(([place]) => place);
-    const first = places.filter(near).length;
+    await Promise.race([frame(), pause(300)]);  // a page that was shown has its heights; a hidden tab shows nothing
+    const found = [...document.querySelectorAll(".math, .tex2jax_process, .output_area")]
+      .filter((place) => !place.parentElement.closest(".math, .tex2jax_process, .output_area"));
+    const boxes = found.map((place) => place.getBoundingClientRect());
+    const first = boxes.filter(near).length;
+    const queue = [...found.filter((_, i) => near(boxes[i])), ...found.filter((_, i) => !near(boxes[i]))];
+    if (queue.length > 100) {
+      const blocks = [...document.querySelectorAll(".bd-article section section > :is(p, ul, ol, div)")];
+      const far = blocks.map((block) => !near(block.getBoundingClientRect()));
+      blocks.forEach((block, i) => block.classList.toggle("far", far[i]));
+    }
     for (let start = 0, end = first; start < queue.length; start = end, end += 100) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));
-      await new Promise((resume) => setTimeout(resume));
+      await pause(0);
     }
     root.classList.remove("typesetting");
   };

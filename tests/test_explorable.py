@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import animation
 import nbformat
 import numpy as np
 import pytest
@@ -215,6 +216,14 @@ The caption stays.
 :::
 
 <div class="explorable" data-figure="fig-page"></div>
+
+:::{figure} picture.svg
+:name: fig-race
+:alt: The race on paper
+The race.
+:::
+
+<div class="race-animation" data-figure="fig-race" hidden></div>
 """
 FRAMES = {"1": [{"y": [1, 2]}], "100": [{"y": [30, 40]}]}
 PICTURE = (
@@ -392,6 +401,57 @@ def test_paper_and_a_page_without_scripts_show_the_picture(browser, address, pag
     assert plain.locator(picture).is_visible()
     assert plain.locator(".explorable").bounding_box()["height"] == 0
     plain.context.close()
+
+
+# ---- the animated race -----------------------------------------------------------------------------------------------
+
+
+def test_the_stored_animation_is_the_one_that_the_command_makes():
+    number = re.compile(r"-?\d+\.?\d*")
+    stored, made = (ASSETS / "race.svg").read_text("utf-8"), animation.make()
+    assert number.sub("#", stored) == number.sub("#", made)
+    # Pixels: another processor may round a last digit differently.
+    seen, wanted = (np.array([float(x) for x in number.findall(text)]) for text in (stored, made))
+    assert_allclose(seen, wanted, rtol=0, atol=0.11)
+    assert len(stored) < 1e6
+
+
+def test_the_animation_shows_the_race():
+    setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
+    run = paper.run_theorem(setting, 242, "with special")
+    times, A = animation.frames(run)
+    assert (np.diff(times) >= 0).all()
+    assert times[-1] / times[0] > 1e3
+    assert_allclose(A[-1], run.A[-1], atol=1e-3)
+    assert_allclose(A[0], run.A[0], atol=2e-3)
+    for k in range(0, animation.FRAMES, 20):
+        there = [np.interp(np.log(times[k]), np.log(run.times[1:]), a[1:]) for a in run.A.T]
+        assert_allclose(A[k], there, atol=1e-2)
+
+
+def test_the_animation_plays_only_when_asked_and_pauses(page):
+    player = page.locator("#fig-race")
+    button, slider = player.get_by_role("button"), player.get_by_role("slider", name="moment")
+    assert not player.locator("img").is_visible()
+    dots = "[...document.querySelectorAll('.race circle')].map(dot => dot.cx.animVal.value).join()"
+    end = page.evaluate(dots)
+    page.wait_for_timeout(400)
+    assert (button.inner_text(), page.evaluate(dots)) == ("Play", end)
+    button.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{dots} !== '{end}'")
+    assert button.inner_text() == "Pause"
+    page.keyboard.press("Enter")
+    paused = page.evaluate(dots)
+    page.wait_for_timeout(400)
+    assert (button.inner_text(), page.evaluate(dots)) == ("Play", paused)
+    slider.focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("Math.abs(document.querySelector('.race circle').cx.animVal.value - 34) < 1")
+    page.keyboard.press("End")
+    page.wait_for_function(f"{dots} === '{end}'")
+    broken = Axe().run(page, {"include": [["#fig-race"]]}).response["violations"]
+    assert [rule["id"] for rule in broken] == []
 
 
 # ---- Plotly ----------------------------------------------------------------------------------------------------------

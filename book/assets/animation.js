@@ -19,6 +19,17 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     host.hidden = false;
 
+    const [width, height] = svg.getAttribute("viewBox").split(" ").slice(2).map(Number), second = svg.querySelectorAll(":scope > g")[1];
+    const beside = second.getAttribute("transform");
+    new ResizeObserver(() => { // on a phone one panel above the other, so that words stay legible
+      const narrow = host.clientWidth < 560, half = (width - 20) / 2;
+      const box = narrow ? [half, 2 * height] : [width, height];
+      svg.setAttribute("viewBox", `0 0 ${box.join(" ")}`);
+      svg.setAttribute("width", box[0]);
+      svg.setAttribute("height", box[1]);
+      second.setAttribute("transform", narrow ? `translate(0 ${height})` : beside);
+    }).observe(host);
+
     let playing = false;
     const start = svg.getCurrentTime();
     svg.querySelectorAll("animate").forEach((part) => part.beginElement());

@@ -19,7 +19,7 @@ book: .venv/.installed
 	@echo "Open $(CURDIR)/_build/html/index.html"
 
 pdf: .venv/.installed
-	@$(if $(LATEX),true,echo "latexmk not found: see README, section PDF, for the packages." && false)
+	@$(if $(LATEX),true,echo "latexmk not found: README names the packages for the PDF." && false)
 	$(BIN)/jupyter-book build . -W -n --keep-going --all --builder latex
 	cd _build/latex && latexmk -pdfxe -silent -interaction=nonstopmode -halt-on-error book.tex
 

@@ -32,6 +32,8 @@ SLOW = 120_000  # milliseconds that a busy machine may take for a page
 LOOK = """async () => {
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;  // set by assets/book.js: all is typeset
+  window.shifted ??= window.shift;  // on the way here, not by what this function does
+  for (const block of document.querySelectorAll(".far")) block.classList.remove("far");  // as for a reader who comes there
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
   const article = document.querySelector("article, main");
@@ -48,7 +50,7 @@ LOOK = """async () => {
     theme: root.dataset.theme,
     schemes: [...article.querySelectorAll("img")].map(i => getComputedStyle(i).colorScheme),
     cards: [...article.querySelectorAll('img[src$=".svg"]')].map(i => getComputedStyle(i).backgroundColor),
-    shift: window.shift,
+    shift: window.shifted,
     megabytes: performance.getEntriesByType("navigation").concat(performance.getEntriesByType("resource"))
       .reduce((sum, entry) => sum + entry.transferSize, 0) / 1e6,
   };

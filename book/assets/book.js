@@ -30,7 +30,7 @@ if (window.MathJax) {
     const first = boxes.filter(near).length;
     const queue = [...found.filter((_, i) => near(boxes[i])), ...found.filter((_, i) => !near(boxes[i]))];
     if (queue.length > 100) {
-      const blocks = [...document.querySelectorAll(".bd-article section section > :is(p, ul, ol, div)")];
+      const blocks = [...document.querySelectorAll(".bd-article section section > :is(p, ul, ol, .cell, .admonition)")];
       const far = blocks.map((block) => !near(block.getBoundingClientRect()));
       blocks.forEach((block, i) => block.classList.toggle("far", far[i]));
     }

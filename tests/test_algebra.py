@@ -464,6 +464,16 @@ def test_a_reciprocal_of_a_delta_is_not_the_delta():
     delta = sp.KroneckerDelta(j, k)
     assert holds(sp.Eq(2 * delta * s + s, s * (1 + 2 * delta), evaluate=False))
     assert not holds(sp.Eq(2 * delta * s + s, s * (1 + 2 / delta), evaluate=False))
+    lam, mu = algebra.saddle_spectrum()
+    (own,) = algebra.jacobian_at_saddle().rhs.atoms(sp.KroneckerDelta)
+    assert not holds(sp.Eq(algebra.jacobian_at_saddle().lhs, lam / own - mu, evaluate=False))
+
+
+def test_a_sum_of_ones_is_not_zero():
+    k = sp.Symbol("k", integer=True)
+    assert not holds(sp.Eq(sp.Sum(1, (k, 1, d)), sp.S.Zero, evaluate=False))
+    terms = sp.Sum(sp.IndexedBase("a")[k] + k, (k, 0, 2))
+    assert sp.expand(algebra._flatten(terms).doit() - terms.doit()) == 0
 
 
 @pytest.mark.parametrize("parameter", ["a", "b", "c"])

@@ -21,7 +21,9 @@ TOOLS = {
 def folder(tmp_path_factory) -> Path:
     """Make the PDF as `make pdf` does; return its folder."""
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
-    assert not missing, f"install {' '.join(missing)} (README names all packages), or leave out tests/test_pdf.py"
+    assert not missing, (
+        f"install {' '.join(missing)} (README names all packages), or leave out tests/test_pdf.py"
+    )
     target = tmp_path_factory.mktemp("pdf")
     book = ["build", ROOT, "-W", "-n", "--keep-going", "--all", "--builder", "latex", "--path-output", target]
     done = subprocess.run(

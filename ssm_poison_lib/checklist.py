@@ -367,7 +367,7 @@ def _special(case: _Case) -> tuple[Verdict, str, list[str]]:
             "measured",
             [law, f"from {_FAR:g} on every measured error was below {_LARGE:g}"],
         )
-    measured = f"up to {_NEAR:g} every measured error was above {_LARGE:g}; the theorem proves this for gaps small enough"
+    measured = f"up to {_NEAR:g} every measured error was above {_LARGE:g}; proved for gaps small enough"
     if case.baseline >= _LARGE:
         return Verdict.FAILS, "measured", [law, measured, "baseline training alone fails as well"]
     return Verdict.POISONED, "measured", [law, measured]

@@ -249,7 +249,7 @@ def test_printing():
         "to compare: d^-(kappa-3) = 1.0e-04, eps^(kappa-3) = 1.0e-12\n"
         "baseline:   error 0.0634 without the other sequences (closed form)\n"
         "because     the top gap relative to the spread is 1.0e-07, that is 0.001 d^-(kappa-3)\n"
-        "because     up to 0.01 every measured error was above 0.1; the theorem proves this for gaps small enough\n"
+        "because     up to 0.01 every measured error was above 0.1; proved for gaps small enough\n"
         "if          training is gradient flow: small steps, and it runs until nothing moves"
     )
 

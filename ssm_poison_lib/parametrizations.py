@@ -40,6 +40,7 @@ class Parametrization:
     used_by: str
 
 
+#: The parametrizations of the book, by name.
 PARAMETRIZATIONS = {
     "free": Parametrization(
         np.asarray, np.asarray, np.ones_like, -np.inf, np.inf, "this book, recurrent nets"

@@ -194,6 +194,13 @@ def test_the_authors_start_is_the_authors(script):
     )
 
 
+@pytest.mark.parametrize("order", WEIGHTS)
+def test_phases_have_the_weights_of_their_sequences(script, order):
+    settings = {"gap": 0.1, "scale": 0.01, "dose": 3, "order": order}
+    seen = script.evaluate("s => poisonRace.run(s).phases.map(({ alpha, beta }) => [alpha, beta])", settings)
+    assert seen == [[alpha, 3 * beta] for alpha, beta in WEIGHTS[order]]
+
+
 def test_a_phase_weighs_its_sequences_as_a_training_set_does():
     teacher = ssm.theorem_teacher(3)
     baseline, special = (
@@ -395,11 +402,15 @@ def test_paper_and_a_page_without_scripts_show_the_picture(browser, address, pag
     assert page.get_by_text("The caption stays.").is_visible()
     page.emulate_media(media="print")
     assert page.locator(picture).is_visible()
-    assert not page.locator(".explorable").is_visible()
+    assert page.locator("img[alt='The race on paper']").is_visible()
+    for part in page.locator(".explorable, .race-animation").all():
+        assert not part.is_visible()
     plain = browser.new_context(java_script_enabled=False).new_page()
     plain.goto(f"{address}/page.html")
     assert plain.locator(picture).is_visible()
+    assert plain.locator("img[alt='The race on paper']").is_visible()
     assert plain.locator(".explorable").bounding_box()["height"] == 0
+    assert not plain.locator(".race-animation").is_visible()
     plain.context.close()
 
 

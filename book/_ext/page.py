@@ -178,13 +178,15 @@ def size(path: Path) -> tuple[int, int] | None:
 
 
 def give_sizes(app: Sphinx, body: str) -> str:
-    """Write width and height into every picture of a page, so that the text keeps its place when it arrives."""
+    """Write its size into every picture, so that the text keeps its place when it arrives, which it does when it is near."""
     paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
 
     def measured(found: re.Match[str]) -> str:
         path = paths.get(found[2])
         pixels = size(path) if path is not None and path.exists() else None
-        return f'<img width="{pixels[0]}" height="{pixels[1]}" {found[1]}' if pixels else found[0]
+        if pixels is None:
+            return found[0]
+        return f'<img width="{pixels[0]}" height="{pixels[1]}" loading="lazy" {found[1]}'
 
     return IMAGE.sub(measured, body)
 

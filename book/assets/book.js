@@ -1,8 +1,12 @@
-// Paper is light: print a dark page in the light theme.
+// Paper is light, and whole: print a dark page in the light theme, with the pictures that nobody has scrolled to.
 (() => {
   const root = document.documentElement;
   let theme;
-  window.addEventListener("beforeprint", () => { theme = root.dataset.theme; root.dataset.theme = "light"; });
+  window.addEventListener("beforeprint", () => {
+    theme = root.dataset.theme;
+    root.dataset.theme = "light";
+    for (const image of document.images) image.loading = "eager";
+  });
   window.addEventListener("afterprint", () => { root.dataset.theme = theme; });
 })();
 
@@ -36,6 +40,7 @@ if (window.MathJax) {
     }
     for (let start = 0, end = first; start < queue.length; start = end, end += 100) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));
+      if (start === 0) performance.mark("mathematics in view");
       await pause(0);
     }
     root.classList.remove("typesetting");

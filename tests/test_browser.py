@@ -33,7 +33,9 @@ LOOK = """async () => {
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;  // set by assets/book.js: all is typeset
   window.shifted ??= window.shift;  // on the way here, not by what this function does
-  for (const block of document.querySelectorAll(".far")) block.classList.remove("far");  // as for a reader who comes there
+  const fonts = [...document.querySelectorAll("article p")].map(p => getComputedStyle(p).fontFamily);
+  const late = "laid-out-late";  // as for a reader who comes there
+  for (const block of document.querySelectorAll(`.${late}`)) block.classList.remove(late);
   for (const image of document.images) image.loading = "eager";
   await Promise.all([...document.images].map(image => image.decode().catch(() => null)));
   const article = document.querySelector("article, main");
@@ -50,6 +52,7 @@ LOOK = """async () => {
     theme: root.dataset.theme,
     schemes: [...article.querySelectorAll("img")].map(i => getComputedStyle(i).colorScheme),
     cards: [...article.querySelectorAll('img[src$=".svg"]')].map(i => getComputedStyle(i).backgroundColor),
+    fonts: [...new Set(fonts)],
     shift: window.shifted,
     megabytes: performance.getEntriesByType("navigation").concat(performance.getEntriesByType("resource"))
       .reduce((sum, entry) => sum + entry.transferSize, 0) / 1e6,
@@ -146,6 +149,8 @@ def faults(seen: dict[str, Any], theme: str) -> list[str]:
         found.append(f"theme {seen['theme']}, figures in {set(seen['schemes'])}, wanted {theme}")
     if set(seen["cards"]) - {"rgba(0, 0, 0, 0)"}:
         found.append("a card behind a figure")
+    if len(seen["fonts"]) > 1:
+        found.append(f"paragraphs in {len(seen['fonts'])} fonts: {seen['fonts']}")
     if seen["shift"] > BUDGET["shift"]:
         found.append(f"layout shift {seen['shift']:.3f}")
     if seen["megabytes"] > BUDGET["page"]:
@@ -285,6 +290,7 @@ SPOILED = {
     "no alternative text": '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
     "formulas are not typeset": '<div class="math"></div>',
     "with a TeX error": r'<script src="../_static/mathjax/tex-chtml.js"></script><div class="math">\[\frac{1}\]</div>',
+    "paragraphs in 2 fonts": '<p class="far">x</p>',  # a class of the theme's icons
     "wider than the window": '<div style="width: 3000px">x</div>',
 }
 

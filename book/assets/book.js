@@ -35,8 +35,9 @@ if (window.MathJax) {
     const queue = [...found.filter((_, i) => near(boxes[i])), ...found.filter((_, i) => !near(boxes[i]))];
     if (queue.length > 100) {
       const blocks = [...document.querySelectorAll(".bd-article section section > :is(p, ul, ol, .cell, .admonition)")];
+      // (Not the class "far", which is a font of icons.)
       const far = blocks.map((block) => !near(block.getBoundingClientRect()));
-      blocks.forEach((block, i) => block.classList.toggle("far", far[i]));
+      blocks.forEach((block, i) => block.classList.toggle("laid-out-late", far[i]));
     }
     for (let start = 0, end = first; start < queue.length; start = end, end += 100) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));

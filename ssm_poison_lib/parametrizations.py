@@ -91,6 +91,8 @@ def parametrized_flow(
         )
     if gram.shape[0] != len(response):
         raise ValueError(f"G must be {len(response)} x {len(response)}; got shape {gram.shape}")
+    if not np.allclose(gram, gram.T, rtol=1e-12, atol=0.0):
+        raise ValueError("G must be symmetric")
     if stops[0] <= 0 or (np.diff(stops) <= 0).any():
         raise ValueError("times must be > 0 and increasing")
     rtol = as_scalar("rtol", rtol, low=2.3e-14)

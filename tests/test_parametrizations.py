@@ -67,6 +67,7 @@ def test_bad_arguments():
         (0, -0.1 * SHAPE, r"A0 must lie between 0 and inf for 'exp'; got -0\.1 to"),
         (1, np.eye(6), "G must have length 7"),
         (1, np.ones((6, 7)), "G must be 7 x 7"),
+        (1, np.triu(np.ones((7, 7))), "G must be symmetric"),
         (3, "log", "parametrization must be one of"),
         (4, [1.0, 1.0], "times must be > 0 and increasing"),
         (4, [0.0], "times must be > 0 and increasing"),

@@ -213,8 +213,7 @@ class Interactive:
             "layout": {
                 "font": {"family": "system-ui, sans-serif", "size": 12},
                 "margin": {"l": 60, "r": 20, "t": 30, "b": 50},
-                "paper_bgcolor": "rgba(0,0,0,0)",
-                "plot_bgcolor": "rgba(0,0,0,0)",
+                "meta": {"dark": _DARK},  # for the pages; JupyterLab draws on white
                 **self.layout,
                 "sliders": [
                     {"currentvalue": {"prefix": f"{self.slider}: "}, "pad": {"t": 40}, "steps": steps}

@@ -22,7 +22,15 @@
     const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--pst-color-text-base").trim(), line = style.getPropertyValue("--pst-color-border").trim();
     const axis = (given) => ({ ...given, color: ink, gridcolor: line, zerolinecolor: line, linecolor: ink, automargin: true });
-    return { ...layout, sliders: [], font: { ...layout.font, color: ink }, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), autosize: true };
+    const clear = "rgba(0,0,0,0)";
+    return { ...layout, sliders: [], paper_bgcolor: clear, plot_bgcolor: clear, font: { ...layout.font, color: ink }, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis), autosize: true };
+  }
+
+  // The palette's lighter colours for lines and points on a dark page, as in the pictures.
+  function recoloured(trace, dark) {
+    const shown = { ...trace };
+    for (const part of ["line", "marker"]) if (shown[part]) shown[part] = { ...shown[part], color: dark[shown[part].color] ?? shown[part].color };
+    return shown;
   }
 
   async function draw(figure, spec, number) {
@@ -46,7 +54,8 @@
       const frame = spec.frames[Number(input.value)];
       value.textContent = frame.name;
       input.setAttribute("aria-valuetext", frame.name);
-      const data = spec.data.map((trace, i) => ({ ...trace, ...frame.data[i] }));
+      const dark = document.documentElement.dataset.theme === "dark" && spec.layout.meta?.dark || {};
+      const data = spec.data.map((trace, i) => recoloured({ ...trace, ...frame.data[i] }, dark));
       return Plotly.react(plot, data, themed(spec.layout), { displayModeBar: false, responsive: true });
     };
     input.addEventListener("input", show);

@@ -16,6 +16,7 @@ import pybtex.database
 import pytest
 import yaml
 from conftest import ROOT, build
+from fontTools.ttLib import TTFont
 
 ADDRESS = "https://github.com/someone/ssm-poison"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
@@ -248,6 +249,24 @@ def test_anchors_stay(site, read_pages):
     )  # gone: give the old label back, or list where it moved
     assert sorted(set(moved.values()) - published) == []
     assert len(listed) > 600  # new ones enter by tools/anchors.py
+
+
+def test_the_icon_font_has_the_icons_of_the_pages_and_no_others(site):
+    """The pages' classes give the glyphs by the style sheet; some more belong to the theme's scripts and styles."""
+    style = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
+    shown = {
+        name
+        for path in site.rglob("*.html")
+        for name in re.findall(r"fa-solid (fa-[\w-]+)", path.read_text("utf-8"))
+    }
+    needed = {
+        int(re.search(rf'\.{name}:before(?:,[^{{}}]*)?\{{content:"\\([0-9a-f]+)"', style)[1], 16)
+        for name in shown
+    }
+    font = TTFont(site / "_static" / "vendor" / "fontawesome" / "webfonts" / "fa-solid-900.woff2")
+    assert len(needed) >= 10
+    assert needed <= font.getBestCmap().keys()
+    assert len(font.getBestCmap()) < 30
 
 
 def test_the_site_is_small(site):

@@ -11,9 +11,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pydata_sphinx_theme
 import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
+from fontTools import subset
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -40,6 +42,13 @@ SEARCH_SCRIPTS = re.compile(
 BLOCKING = re.compile(
     r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
 )
+ICON_FONT = "vendor/fontawesome/webfonts/fa-solid-900.woff2"
+ICON_RULE = re.compile(
+    r'([^{}]*):before\{content:"\\([0-9a-f]+)"\}'
+)  # of a style sheet: which glyphs are the icons of which classes
+ICON_TEXT = re.compile(
+    r'content:\s*"\\([ef][0-9a-f]{3})"'
+)  # of a style sheet: a glyph that belongs to no icon class
 QUESTION = re.compile(r"^- \*\*Question\.\*\* (.*?)(?=^- \*\*)", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"^- \*\*Needs\*\* (.*?)\. \*\*Runs", re.MULTILINE | re.DOTALL)
 UNUSED = (
@@ -219,6 +228,35 @@ def strip_outputs(path: Path) -> None:
     path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
+def icons(out: Path) -> set[int]:
+    """Return the glyphs of the icon font that the built pages show: by the classes in pages and scripts, and by their styles."""
+    used = {
+        name
+        for pattern in ("**/*.html", "_static/**/*.js")
+        for path in out.glob(pattern)
+        for name in re.findall(r"\bfa-[a-z0-9-]+", path.read_text("utf-8"))
+    }
+    glyphs = set()
+    for path in out.glob("_static/**/*.css"):
+        styles = path.read_text("utf-8")
+        for selectors, glyph in ICON_RULE.findall(styles):
+            if used & set(re.findall(r"\bfa-[a-z0-9-]+", selectors)):
+                glyphs.add(int(glyph, 16))
+        glyphs |= {int(glyph, 16) for glyph in ICON_TEXT.findall(ICON_RULE.sub("", styles))}
+    return glyphs
+
+
+def subset_icons(out: Path) -> None:
+    """Keep in the icon font what the pages show: it is loaded before the mathematics, and a dozen of its 1400 icons are used."""
+    theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
+    font = subset.load_font(theme / ICON_FONT, subset.Options())
+    font.flavor = "woff2"
+    chosen = subset.Subsetter()
+    chosen.populate(unicodes=icons(out))
+    chosen.subset(font)
+    font.save(out / "_static" / ICON_FONT)
+
+
 def lighten_pages(app: Sphinx, error: Exception | None) -> None:
     """Take out of the built pages what they do not need, let scripts wait for the text, and add the texts of the notebooks."""
     if error or app.builder.format != "html":
@@ -232,6 +270,7 @@ def lighten_pages(app: Sphinx, error: Exception | None) -> None:
     for pattern in UNUSED:
         for path in out.glob(pattern):
             path.unlink()
+    subset_icons(out)
     for notebook in (out / "_sources" / "book").glob("*.ipynb"):
         strip_outputs(notebook)
         text = Path(app.srcdir) / "book" / f"{notebook.stem}.md"

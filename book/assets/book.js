@@ -17,7 +17,7 @@ document.addEventListener("DOMContentLoaded", () => {
   logo?.setAttribute("aria-label", "Book title");
 });
 
-// Mathematics: what the reader sees first, then the rest from the top, with a pause after every hundred formulas in which the
+// Mathematics: what the reader sees first, then the rest from the top, with a pause after every two hundred formulas in which the
 // page answers. (This script runs before MathJax, which finds its settings here.)
 if (window.MathJax) {
   const root = document.documentElement;
@@ -39,7 +39,7 @@ if (window.MathJax) {
       const far = blocks.map((block) => !near(block.getBoundingClientRect()));
       blocks.forEach((block, i) => block.classList.toggle("laid-out-late", far[i]));
     }
-    for (let start = 0, end = first; start < queue.length; start = end, end += 100) {
+    for (let start = 0, end = first; start < queue.length; start = end, end += 200) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));
       if (start === 0) performance.mark("mathematics in view");
       await pause(0);

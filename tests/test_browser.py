@@ -281,6 +281,44 @@ def test_an_address_with_an_anchor_shows_its_place(browser, address):
     page.close()
 
 
+# ---- Plotly figures -----------------------------------------------------------------------------------------------------
+
+LAST = """figure => {
+  const plot = figure.querySelector(".interactive-plot"), root = document.documentElement;
+  const source = document.querySelector(`script.interactive-figure[data-figure="${figure.id}"]`);
+  const last = JSON.parse(source.textContent).frames.at(-1);
+  return {
+    shown: figure.querySelector("input").getAttribute("aria-valuetext") === last.name
+      && last.data.every((change, i) => Object.keys(change).every(key => String(plot.data[i][key]) === String(change[key]))),
+    wide: root.scrollWidth > root.clientWidth || plot.querySelector(".main-svg").clientWidth < 250,
+  };
+}"""
+
+
+def test_every_interactive_figure_follows_its_slider_on_a_phone(browser, html):
+    marks = {
+        path.stem: path.read_text("utf-8").count('class="interactive-figure"')
+        for path in html.glob("book/*.html")
+    }
+    found = {}
+    for name in (name for name, number in marks.items() if number):
+        page = browser.new_page(viewport={"width": PHONE, "height": 900})
+        page.set_default_timeout(SLOW)
+        page.goto((html / "book" / f"{name}.html").as_uri())
+        for source in page.locator("script.interactive-figure").all():
+            figure = page.locator(f"#{source.get_attribute('data-figure')}")
+            figure.evaluate("figure => figure.scrollIntoView()")
+            figure.locator(".main-svg").first.wait_for()
+            figure.get_by_role("slider").press("End")
+            found[f"{name}#{source.get_attribute('data-figure')}"] = figure.evaluate(LAST)
+        page.close()
+    assert {
+        "greedy_learning#fig-greedy-learning-responses",
+        "special_sequences#fig-special-map",
+    } <= found.keys()
+    assert {name: seen for name, seen in found.items() if seen != {"shown": True, "wide": False}} == {}
+
+
 # ---- the tests notice --------------------------------------------------------------------------------------------------
 
 SPOILED = {

@@ -232,7 +232,7 @@ The race.
 
 <div class="race-animation" data-figure="fig-race" hidden></div>
 """
-FRAMES = {"1": [{"y": [1, 2]}], "100": [{"y": [30, 40]}]}
+FRAMES = {"1": [{"y": [1, 2]}, {}], "100": [{"y": [30, 40]}, {}]}
 PICTURE = (
     '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><rect width="300" height="100"/></svg>'
 )
@@ -242,8 +242,10 @@ def notebook() -> nbformat.NotebookNode:
     """Return a page with an interactive figure a long way down."""
     figure, (ax,) = figures.new()
     ax.plot([0, 1], [1, 2], label="a line")
-    trace = {"type": "scatter", "x": [0, 1]}
-    shown = figures.Interactive(figure, [trace], {"xaxis": {"title": {"text": "x"}}}, FRAMES, "dose")
+    blue = figures.COLOURS["baseline"]
+    moving = {"type": "scatter", "x": [0, 1], "line": {"color": blue}, "marker": {"color": blue}}
+    fixed = {"type": "scatter", "x": [0, 1], "y": [5, 6], "line": {"color": "#123456", "width": 8}}
+    shown = figures.Interactive(figure, [moving, fixed], {"xaxis": {"title": {"text": "x"}}}, FRAMES, "dose")
     output = nbformat.v4.new_output("execute_result", shown._repr_mimebundle_(), execution_count=1)
     options = {"figure": {"name": "fig-drawn", "caption": "The caption stays."}, "image": {"alt": "A line"}}
     cell = nbformat.v4.new_code_cell("1", outputs=[output], execution_count=1, metadata={"mystnb": options})
@@ -489,12 +491,20 @@ def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, addres
     assert not page.get_by_role("img", name="A line").locator("xpath=self::img").is_visible()
 
     y = "document.querySelector('.interactive-plot').data[0].y.join()"
+    looks = "document.querySelector('.interactive-plot').data.flatMap(t => [t.line.color, t.marker?.color])"
+    blue, back = (
+        figures.COLOURS["baseline"],
+        "document.querySelector('.interactive-plot').layout.paper_bgcolor",
+    )
     ink = "document.querySelector('.interactive-plot').layout.font.color"
     assert page.evaluate(y) == "1,2"
+    assert page.evaluate(looks) == [blue, blue, "#123456", None]
+    assert page.evaluate(back) == "rgba(0,0,0,0)"  # the page's
     slider = page.get_by_role("slider", name="dose")
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(f"{y} === '30,40'")
+    assert page.evaluate("document.querySelector('.interactive-plot').data[1].y.join()") == "5,6"
     assert slider.get_attribute("aria-valuetext") == "100"
     box = slider.bounding_box()
     page.mouse.click(box["x"] + 4, box["y"] + box["height"] / 2)
@@ -503,6 +513,8 @@ def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, addres
     light = page.evaluate(ink)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(f"{ink} !== '{light}'")
+    lighter = figures._DARK[blue]
+    assert page.evaluate(looks) == [lighter, lighter, "#123456", None]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert complaints == []
     broken = Axe().run(page, {"include": [["#fig-drawn"]]}).response["violations"]

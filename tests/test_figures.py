@@ -262,6 +262,9 @@ def test_an_interactive_figure_is_valid_for_plotly_and_says_what_it_shows():
     assert [list(frame.data[0].y) for frame in drawn.frames] == [[2, 3], [4, 5]]
     assert [step.label for step in drawn.layout.sliders[0].steps] == ["1", "10"]
     assert drawn.layout.height == 300
+    # On a clear one the dark theme of JupyterLab would lie behind dark letters.
+    assert drawn.layout.paper_bgcolor is None
+    assert set(drawn.layout.meta["dark"]) == set(figures.COLOURS.values())
     assert "line a line" in bundle["text/plain"]
     assert "slider dose: 1, 10" in bundle["text/plain"]
     assert bundle["image/svg+xml"].startswith("<?xml")

@@ -45,7 +45,8 @@ Math(r"a_1 = {{}}".format(helper.LIMIT))
 :tags: [hide-input]
 
 drawing = f'<svg xmlns="http://www.w3.org/2000/svg" width="{{helper.LIMIT}}"/>'
-display({{"image/svg+xml": drawing, "text/plain": f"line a_1: largest {{helper.LIMIT:.2e}}"}}, raw=True)
+numbers = f"line a_1: largest {{helper.LIMIT:.2e}}"
+display({{"image/svg+xml": drawing, "text/plain": numbers}}, raw=True)
 ```
 """
 
@@ -204,6 +205,18 @@ def test_check_names_the_fault(executed, tmp_path, monkeypatch, name):
     (book / "trial.ipynb").write_text(json.dumps(notebook), "utf-8")
     problems = notebooks.all_problems()
     assert any(message in problem and problem.startswith("trial: ") for problem in problems), problems
+
+
+@pytest.mark.parametrize(("width", "found"), [(92, 0), (93, 1)])
+def test_check_names_a_line_of_code_that_is_wider_than_the_page(
+    executed, tmp_path, monkeypatch, width, found
+):
+    book = Path(shutil.copytree(executed / "book", tmp_path / "book"))
+    monkeypatch.setattr(notebooks, "BOOK", book)
+    line = "Fraction(1, 3)  # ".ljust(width, "x")
+    (book / "trial.md").write_text(CHAPTER.replace("Fraction(1, 3)", line), "utf-8")
+    message = f"trial: cell 4: {width} characters in a line, not at most 92: 'Fraction(1, 3)"
+    assert sum(problem.startswith(message) for problem in notebooks.all_problems()) == found
 
 
 def test_check_command_fails_for_a_missing_and_for_a_stray_notebook(project):

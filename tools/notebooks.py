@@ -36,6 +36,7 @@ LIBRARY = ROOT / "ssm_poison_lib"
 STATUS_PAGE = "status"  # prints status.json, so it runs last
 PACKAGES = ("numpy", "scipy", "torch", "sympy", "matplotlib")
 CELL_TIMEOUT = 300  # seconds
+CODE_WIDTH = 92  # characters of code that a page shows without scrolling, in a solution's box too
 LAUNCH_TAG = "make-importable"
 # First cell of every notebook while the repository's address is set: where the library is missing, such as on Colab, fetch
 # the project. The folder is the book's own afterwards, because chapters read data beside them.
@@ -278,6 +279,20 @@ def output_problems(notebook: NotebookNode) -> list[str]:
     return problems
 
 
+def wide_lines(notebook: NotebookNode) -> list[str]:
+    """Return the lines of code that are wider than a page's column; the launch cell is on no page."""
+    problems = []
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code" or LAUNCH_TAG in cell.metadata.get("tags", []):
+            continue
+        wide = [line for line in cell.source.splitlines() if len(line) > CODE_WIDTH]
+        problems += [
+            f"cell {number}: {len(line)} characters in a line, not at most {CODE_WIDTH}: {line.strip()[:60]!r}"
+            for line in wide
+        ]
+    return problems
+
+
 def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
     """Return where a notebook differs from its text: number of cells, type, source, metadata (with tags), id."""
     problems = []
@@ -305,7 +320,8 @@ def all_problems() -> list[str]:
             problems.append(f"{name}: not executed (python tools/notebooks.py execute {name})")
             continue
         notebook = nbformat.read(path, as_version=4)
-        found = pair_problems(read_text(BOOK / f"{name}.md"), notebook) + output_problems(notebook)
+        text = read_text(BOOK / f"{name}.md")
+        found = pair_problems(text, notebook) + wide_lines(text) + output_problems(notebook)
         shown = found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more"]
         problems += [f"{name}: {problem}" for problem in shown]
     return problems

@@ -182,6 +182,28 @@ def test_the_map_names_every_chapter_and_needs_come_first(without_address):
             assert order.index(other) < order.index(chapter), f"{chapter} needs {other}, which comes later"
 
 
+def test_the_drawn_map_has_the_chapters_and_the_arrows_of_the_list(without_address):
+    page = without_address["summary"]
+    (drawn,) = re.findall(r'<svg class="chapter-drawing".*?</svg>', page, re.DOTALL)
+    box = r'<a href="(\w+)\.html"><rect x="\d+" y="(\d+)" .*? height="(\d+)"/>'
+    boxes = {
+        name: range(int(top), int(top) + int(height) + 1) for name, top, height in re.findall(box, drawn)
+    }
+    ends = re.findall(r'<path d="M\d+ (\d+)\S*V(\d+)(?:H\d+)?" marker-end', drawn)
+    # A straight arrow ends one unit above its box, for the arrowhead.
+    arrows = [
+        (start, end)
+        for y, to in ends
+        for start in boxes
+        for end in boxes
+        if int(y) in boxes[start] and (int(to) in boxes[end] or int(to) + 1 == boxes[end][0])
+    ]
+    listed = re.findall(r"<li>.*?</li>", page.split('class="chapter-map', 1)[1], re.DOTALL)
+    named = [re.findall(r'href="(\w+)\.html#ch-', line) for line in listed]
+    assert list(boxes) == [chapter for chapter, *_ in named]
+    assert sorted(arrows) == sorted((other, chapter) for chapter, *needs in named for other in needs)
+
+
 class Addresses(HTMLParser):
     """Collects the anchors of a page and the addresses that it names."""
 

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import textwrap
 import xml.etree.ElementTree as ElementTree
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ from docutils.statemachine import StringList
 from fontTools import subset
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
 
 GREEK = dict(
     alpha="α",
@@ -141,32 +143,90 @@ def add_text_download(context: dict[str, Any], page: str) -> None:
 # ---- the map of the book -----------------------------------------------------------------------------------------------
 
 
+LEFT, WIDE, GAP = 56, 360, 22  # of the map, in its own units: room for arrows, width, space between chapters
+
+
+def arrows(places: dict[str, tuple[int, int]], needs: dict[str, list[str]]) -> str:
+    """Draw an arrow from each chapter to those that need it: straight to the next one, to later ones in lanes at the left."""
+    order = list(places)
+    steps = {a: [order.index(b) for b in order if a in needs[b]] for a in order}
+    paths: list[str] = []
+    taken: list[tuple[int, int, int]] = []  # lane, first and last chapter beside it
+    # A short way keeps near the chapters, a long one goes around it.
+    for a in sorted(order, key=lambda name: max(steps[name], default=0) - order.index(name)):
+        here, far = order.index(a), [step for step in steps[a] if step > order.index(a) + 1]
+        if here + 1 in steps[a]:
+            paths.append(f"M{LEFT + 20} {places[a][1]}V{places[order[here + 1]][0] - 1}")
+        if far:
+            busy = {lane for lane, first, last in taken if first < max(far) and here < last}
+            lane = next(lane for lane in range(len(order)) if lane not in busy)
+            taken.append((lane, here, max(far)))
+            for step in far:
+                x = LEFT - 14 - 12 * lane
+                paths.append(f"M{LEFT} {places[a][1] - 9}H{x}V{places[order[step]][0] + 9}H{LEFT - 1}")
+    return "".join(f'<path d="{path}" marker-end="url(#needed-by)"/>' for path in paths)
+
+
+def drawing(parts: dict[str, dict[str, str]], page: str) -> str:
+    """Return the map as SVG: the parts as fields, the chapters in them as links, what needs what as arrows."""
+    y, bands, boxes, places, needs = 0, [], [], {}, {}
+    for part, texts in parts.items():
+        top, y = y, y + 30
+        for file, text in texts.items():
+            name = Path(file).name.replace("_", "-")
+            words = textwrap.wrap(re.search(r"^# (.*)", text, re.MULTILINE)[1], 40)  # type: ignore[index]
+            places[name] = (y, y + 12 + 17 * len(words))
+            needs[name] = re.findall(r"{ref}`ch-([\w-]+)`", NEEDS.search(text)[1])  # type: ignore[index]
+            title = "".join(
+                f'<tspan x="{LEFT + 12}" y="{y + 19 + 17 * line}">{html.escape(row)} </tspan>'
+                for line, row in enumerate(words)
+            )
+            boxes.append(
+                f'<a href="{relative_uri(page, file)}.html"><rect x="{LEFT}" y="{y}" rx="4"'
+                f' width="{WIDE - LEFT - 10}" height="{places[name][1] - y}"/><text>{title}</text></a>'
+            )
+            y = places[name][1] + GAP
+        bands.append(f'<rect y="{top}" width="{WIDE}" height="{y - top - 10}" rx="6"/>')
+        bands.append(f'<text x="{WIDE - 10}" y="{top + 19}" text-anchor="end">{html.escape(part)}</text>')
+    return (
+        f'<svg class="chapter-drawing" viewBox="0 0 {WIDE} {y - 8}" role="group" aria-label="Map of the chapters. An arrow'
+        ' leads from each to those that need it; the list after it says the same in words."><defs><marker id="needed-by"'
+        ' viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/>'
+        f"</marker></defs>{''.join(bands)}{arrows(places, needs)}{''.join(boxes)}</svg>"
+    )
+
+
 class ChapterMap(SphinxDirective):
-    """The chapters in their order, each with its question, what it needs and its run time, from the opening boxes."""
+    """The chapters in their order, drawn and each with its question, what it needs and its run time, from the opening boxes."""
 
     def run(self) -> list[nodes.Node]:
-        """Return a list of chapters for each part of the book."""
+        """Return the drawing, for HTML, and a list of chapters for each part of the book."""
         root = Path(self.env.srcdir)
         seconds = json.loads((root / "book" / "status.json").read_text("utf-8"))
-        lines: list[str] = []
+        parts: dict[str, dict[str, str]] = {}
         for part in yaml.safe_load((root / "_toc.yml").read_text("utf-8"))["parts"]:
-            found = [self.line(root, chapter["file"], seconds) for chapter in part["chapters"]]
-            if any(found):
-                lines += [f"**{part['caption']}**", "", *filter(None, found), ""]
+            for file in (chapter["file"] for chapter in part["chapters"]):
+                text = (root / f"{file}.md").read_text("utf-8")
+                if QUESTION.search(text) and NEEDS.search(text):  # an opening box
+                    parts.setdefault(part["caption"], {})[file] = text
+                    self.env.note_dependency(f"{file}.md")
+        lines: list[str] = []
+        for part, texts in parts.items():
+            lines += [
+                f"**{part}**",
+                "",
+                *(self.line(file, text, seconds) for file, text in texts.items()),
+                "",
+            ]
         box = nodes.container(classes=["chapter-map"])
         self.state.nested_parse(StringList(lines, source="chapter-map"), self.content_offset, box)
-        return [box]
+        return [nodes.raw("", drawing(parts, self.env.docname), format="html"), box]
 
-    def line(self, root: Path, file: str, seconds: dict[str, Any]) -> str:
-        """Return a chapter's line; nothing for a page without an opening box."""
-        text = (root / f"{file}.md").read_text("utf-8")
-        question, needs = QUESTION.search(text), NEEDS.search(text)
-        if question is None or needs is None:
-            return ""
-        self.env.note_dependency(f"{file}.md")
+    def line(self, file: str, text: str, seconds: dict[str, Any]) -> str:
+        """Return a chapter's line."""
         name = Path(file).name
         time = f" Runs in {seconds[name]['seconds']:.0f} s." if name in seconds else ""
-        words = " ".join(f"{question[1]} Needs {needs[1]}.".split())
+        words = " ".join(f"{QUESTION.search(text)[1]} Needs {NEEDS.search(text)[1]}.".split())  # type: ignore[index]
         return f"- {{ref}}`ch-{name.replace('_', '-')}`: {words}{time}"
 
 

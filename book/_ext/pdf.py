@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from sphinx.addnodes import number_reference, start_of_file, toctree
+from sphinx.addnodes import desc, desc_parameterlist, number_reference, start_of_file, toctree
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
@@ -27,10 +28,18 @@ BOXES = {
     "corollary": "1F5F99",
 }
 LINE = 90  # characters that fit the width of the page
+WIDTH = 447  # of the page's text, in points
 ROWS = 25  # of a table that may have to be broken
-# Names in wide tables may break after an underscore.
-SMALL = r"\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\renewcommand{\_}{\textunderscore\allowbreak}"
-MANY = 7  # columns that need smaller letters
+# Letters of wide tables: how they are set, the width of a digit, the space between two columns (both in points).
+LETTER_SIZES = [
+    (r"\normalsize\setlength{\tabcolsep}{5pt}", 5.0, 10),
+    (r"\footnotesize\setlength{\tabcolsep}{4pt}", 4.3, 8),
+    (r"\scriptsize\setlength{\tabcolsep}{2.5pt}", 4.0, 5),
+    (r"\scriptsize\setlength{\tabcolsep}{1.5pt}", 3.85, 3),
+]
+BREAK_NAMES = r"\renewcommand{\_}{\textunderscore\allowbreak}"
+FEW, MANY = 5, 7  # columns that need smaller letters, and the smallest ones but one
+FIGURE = 21  # lines that a wide figure and its caption take
 # Letters that authors may type as they are, and Latin Modern lacks.
 LETTERS = (
     r"α\alpha β\beta γ\gamma δ\delta ε\varepsilon ζ\zeta η\eta θ\theta κ\kappa λ\lambda μ\mu ν\nu ξ\xi π\pi ρ\rho σ\sigma"
@@ -41,15 +50,16 @@ PREAMBLE = r"""
 \usepackage[breakable,skins]{tcolorbox}
 \usepackage{newunicodechar}
 \definecolor{bookbox}{HTML}{666666}
+\newcommand{\bookneed}[1]{\Needspace*{#1\baselineskip}} % \needspace would also end pages half empty before a figure
 \newif\ifbookplain % solutions: no box, for code in a box cannot go over two pages
 \newenvironment{sphinxclasssolution}{\bookplaintrue}{}
 \renewenvironment{sphinxadmonition}[2]{%
-  \par\needspace{6\baselineskip}%
+  \bookneed{6}%
   \ifbookplain\medskip\noindent\textcolor{bookbox}{\rule[-0.3ex]{2pt}{2ex}}\hspace{6pt}\else
     \begin{tcolorbox}[enhanced, breakable, sharp corners, frame hidden, boxrule=0pt, borderline west={2pt}{0pt}{bookbox},
       colback=bookbox!5!white, left=8pt, right=6pt, top=4pt, bottom=4pt, before skip=10pt, after skip=10pt]\fi
   \textbf{#2}\par\nobreak\smallskip}{\ifbookplain\par\medskip\else\end{tcolorbox}\fi}
-\fvset{fontsize=\footnotesize}
+\fvset{fontsize=\small}
 \setlength{\emergencystretch}{3em}
 \allowdisplaybreaks[1]
 \setcounter{tocdepth}{1}
@@ -59,10 +69,14 @@ PREAMBLE = r"""
 \newcommand{\backcounters}{\setcounter{chapter}{0}\def\do##1{\setcounter{##1}{\value{kept##1}}}\counters}
 \newcommand{\bookpart}[1]{\cleardoublepage\phantomsection\addcontentsline{toc}{part}{#1}\markboth{}{}%
   \thispagestyle{empty}\null\vfill{\centering\Huge\bfseries #1\par}\vfill\vfill\clearpage}
-\hypersetup{pdftitle={TITLE}}
+\hypersetup{pdftitle={TITLE},pdfauthor={AUTHOR}}
 \addto\captionsenglish{\renewcommand{\contentsname}{Contents}}
 \renewcommand{\sphinxtablecontinued}[1]{\textit{\small continued}}
-\makeatletter % cells of tables: not stretched to the width of their column
+\makeatletter
+\@beginparpenalty=10000 % a list stays with the line before it
+\setlength{\abovecaptionskip}{0pt}
+\setlength{\belowcaptionskip}{0pt}
+% cells of tables: not stretched to the width of their column
 \newcolumntype{\X}[2]{>{\raggedright\arraybackslash}p{\dimexpr
   (\linewidth-\spx@arrayrulewidth)*#1/#2-\tw@\tabcolsep-\spx@arrayrulewidth\relax}}
 \newcolumntype{T}{L}
@@ -70,6 +84,7 @@ PREAMBLE = r"""
 """
 TITLE_PAGE = r"""
 \hypersetup{pageanchor=false}
+\pagenumbering{Alph}
 \begin{titlepage}
 \null\vfill
 {\Huge\bfseries\raggedright TITLE\par}
@@ -163,8 +178,13 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
             place = box.parent.index(box)
             parent = box.parent
             parent[place] = nodes.container("", box, classes=[kind])
+    for kind in doctree.findall(
+        lambda node: "claim-kind" in getattr(node, "attributes", {}).get("classes", [])
+    ):
+        kind += nodes.Text(":")  # colour and weight part it from the title on the pages
     for table in list(doctree.findall(nodes.table)):
         fit(table)
+    keep_together(doctree)
     exercises = getattr(app.env, "sphinx_exercise_registry", {})
     for reference in list(doctree.findall(number_reference)):
         label = reference.get("refuri", "").partition("#")[2]
@@ -193,32 +213,76 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
         book += [latex(rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"), part]
 
 
+def keep_together(doctree: nodes.document) -> None:
+    """Start a new page where a signature, or one line of code, would be parted from what belongs to it."""
+    for entry in list(doctree.findall(desc)):
+        lines = 3
+        for parameters in entry[0].findall(desc_parameterlist):
+            lines += len(parameters) + 1 if parameters.get("multi_line_parameter_list") else 0
+        entry.parent.insert(entry.parent.index(entry), need(lines))
+    for cell in list(doctree.findall(nodes.container)):
+        code = [part for part in cell if "cell_input" in part.get("classes", [])]
+        if code and next(cell.findall(nodes.image), None) is not None and len(cell) == 2:
+            lines = len(code[0].astext().splitlines())
+            if lines <= 3:
+                cell.insert(0, need(FIGURE + lines))
+
+
 def fit(table: nodes.table) -> None:
-    """Give a table that is wider than the page columns in proportion to their content, and let it go over several pages."""
+    """Give a table that is wider than the page columns as wide as their content, and let it go over several pages."""
     for text in list(
         table.findall(nodes.Text)
     ):  # lists of numbers are held together by hard spaces on the pages
         text.parent.replace(text, nodes.Text(text.replace("\xa0", " ")))
-    rows = [[visible(entry) for entry in row] for row in table.findall(nodes.row)]
+    for entry in table.findall(nodes.entry):
+        if not entry.astext().strip() and entry.next_node(nodes.image) is None:
+            entry.clear()  # an empty paragraph would make the row a line higher
+    wide = len(table.next_node(nodes.row)) >= MANY
+    rows = [[visible(entry, wide) for entry in row] for row in table.findall(nodes.row)]
     columns = list(zip(*rows, strict=True))
     natural = [max(map(len, column)) for column in columns]
     if sum(natural) <= LINE and len(rows) <= ROWS:
         return
-    words = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
-    for spec, whole, word in zip(table.findall(nodes.colspec), natural, words, strict=True):
-        spec["colwidth"] = 3 + max(word, min(whole, LINE // 3))
+    words = [max(len(word) for cell in column for word in cell.split() or ["-"]) for column in columns]
+    sizes = LETTER_SIZES[(len(columns) >= FEW) + wide :]
+    letters, digit, between = next(
+        (size for size in sizes if sum(size[1] * word + size[2] for word in words) <= WIDTH), sizes[-1]
+    )
+    widths = [digit * word + between for word in words]
+    while sum(widths) < WIDTH:  # more for the column with most lines
+        shares = [whole / (width - between) for whole, width in zip(natural, widths, strict=True)]
+        widths[shares.index(max(shares))] += digit
+    for spec, width in zip(table.findall(nodes.colspec), widths, strict=True):
+        spec["colwidth"] = round(10 * width)
     table["classes"] += ["longtable", "colwidths-given"]
-    if len(columns) >= MANY:
-        place = table.parent.index(table)
-        table.parent.insert(place + 1, latex(r"\endgroup"))
-        table.parent.insert(place, latex(SMALL))
+    place = table.parent.index(table)
+    table.parent.insert(place + 1, latex(r"\endgroup"))
+    lines = 3 + sum(
+        max(math.ceil(digit * len(cell) / (width - between)) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    if lines <= ROWS:  # small enough for one page
+        table.parent.insert(place, need(lines))
+        place += 1
+    table.parent.insert(place, latex(rf"\begingroup{letters}{BREAK_NAMES if wide else ''}"))
 
 
-def visible(entry: nodes.Element) -> str:
-    """Return a text about as wide as what a cell with formulas and code shows."""
-    text = re.sub(r"[{}$^_]", "", re.sub(r"\\[A-Za-z]+ ?", "x", entry.astext()))
-    code = [literal.astext() for literal in entry.findall(nodes.literal)]
-    return text + "".join("m" * (len(word) // 3) for word in code[:1])  # letters of code are wider
+def visible(entry: nodes.Element, names_break: bool) -> str:
+    """Return a text about as wide as what a cell shows, with spaces where it may break: not within a short formula."""
+    shown = ""
+    for text in entry.findall(nodes.Text):
+        if isinstance(text.parent, nodes.math):
+            formula = re.sub(r"\\(exp|log|max|min|tanh)", r"\1", re.sub(r"\\mathrm|[{}$^_]", "", text))
+            formula = re.sub(r"\\[A-Za-z]+ ?", "x", formula)
+            shown += formula.replace(" ", "") if len(formula) <= LINE // 3 else formula
+        else:
+            shown += text.replace("_", "_ ") if names_break else text
+    return shown.replace("m", "mm")  # a wide letter
+
+
+def need(lines: int) -> nodes.raw:
+    """Return the LaTeX that starts a new page unless so many lines fit on this one."""
+    return latex(rf"\bookneed{{{lines}}}")
 
 
 def latex(text: str) -> nodes.raw:

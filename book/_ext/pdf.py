@@ -235,7 +235,7 @@ def fit(table: nodes.table) -> None:
     ):  # lists of numbers are held together by hard spaces on the pages
         text.parent.replace(text, nodes.Text(text.replace("\xa0", " ")))
     for entry in table.findall(nodes.entry):
-        if not entry.astext().strip() and entry.next_node(nodes.image) is None:
+        if entry.next_node(lambda node: not isinstance(node, nodes.paragraph)) is None:
             entry.clear()  # an empty paragraph would make the row a line higher
     wide = len(table.next_node(nodes.row)) >= MANY
     rows = [[visible(entry, wide) for entry in row] for row in table.findall(nodes.row)]

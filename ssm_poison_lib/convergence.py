@@ -43,12 +43,14 @@ __all__ = [
     "CELLS",
     "LOSSES",
     "Cell",
+    "at_end",
     "compare",
     "converge",
     "load_convergence",
     "study",
     "summarize",
     "table",
+    "trained",
 ]
 
 #: Training losses at which errors are compared; the authors stop at 0.01 (0.05 in one setting).
@@ -373,7 +375,7 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> dict[str, Any]:
     "spread_at_end" (n, median, low, high = 95 percent interval of the median, quartiles), "by_epoch" (a spread and the median
     loss per grid point), "by_loss" (a spread per loss of LOSSES), "trained" (runs whose loss reached 0.01), "falling" (runs whose
     loss at the end is below half of what it was at the grid point before); "reversed": pairs and reversed pairs
-    "at_stop", "at_end", "by_epoch", "by_loss".
+    "at_stop", "at_end", "by_epoch", "by_loss". All but "at_stop" and "by_loss" are over all seeds, trained or not; see `at_end`.
     """
     summary: dict[str, Any] = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
     columns: dict[str, dict[str, list[Any]]] = {}
@@ -413,17 +415,53 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> dict[str, Any]:
     return summary
 
 
+def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
+    """Return, per seed of a cell, whether the run trained: its loss came down to the authors' threshold.
+
+    cell: a summary as `summarize` returns it. training_set: "baseline" or "with special". The theorem's settings have no
+    threshold; there a run trained if its loss at the end is at most 0.01 (runs that did not stay near 1).
+
+    Raises ValueError for another training set.
+    """
+    as_choice("training_set", training_set, TRAINING_SETS)
+    column = cell[training_set]
+    if cell["setting"] in THEOREM_SETTINGS:
+        return [loss <= 1e-2 for loss in column["loss_end"]]
+    return [error is not None for error in column["at_stop"]]
+
+
+def at_end(cell: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Return the spreads of the errors at the end of a cell, and its pairs, of runs that trained (see `trained`).
+
+    cell: a summary as `summarize` returns it. A run that never left its start has an error too, but says nothing about
+    where training leads: counted in, each such baseline run would look like a seed that special sequences improve.
+
+    Returns (training set -> spread with the keys n, median, low, high, q25, q75; {"n": pairs, "reversed": those with the
+    smaller error with special sequences}).
+    """
+    columns = [
+        [error if good else None for error, good in zip(cell[w]["at_end"], trained(cell, w), strict=True)]
+        for w in TRAINING_SETS
+    ]
+    return {w: _spread(column) for w, column in zip(TRAINING_SETS, columns, strict=True)}, _pairs(*columns)
+
+
 def compare(cell: dict[str, Any], moment: str | float) -> str:
     """Return "median without / median with special sequences (pairs reversed/pairs)" of one cell at one moment.
 
-    cell: a summary as `summarize` returns it. moment: "at_stop", "at_end", or a loss of LOSSES: where each run first reached it.
-    A pair is a seed whose two runs both got there; it is reversed if the error is smaller with special sequences.
+    cell: a summary as `summarize` returns it. moment: "at_stop", "at_end" (of the runs that trained, see `at_end`), or a
+    loss of LOSSES: where each run first reached it. A pair is a seed whose two runs both got there; it is reversed if the
+    error is smaller with special sequences.
 
     Raises ValueError for another moment.
     """
     if isinstance(moment, str):
         as_choice("moment", moment, ("at_end", "at_stop"))
-        spreads, pair = [cell[which][f"spread_{moment}"] for which in TRAINING_SETS], cell["reversed"][moment]
+        by_set, pair = at_end(cell)
+        spreads = list(by_set.values())
+        if moment == "at_stop":
+            spreads = [cell[which]["spread_at_stop"] for which in TRAINING_SETS]
+            pair = cell["reversed"]["at_stop"]
     else:
         if moment not in cell["losses"]:
             raise ValueError(f"moment must be at_stop, at_end or one of {cell['losses']}; got {moment!r}")

@@ -163,6 +163,32 @@ def test_the_stored_study_is_complete():
     assert convergence.table(stored).count("\n") == len(CELLS)
 
 
+def test_the_end_is_compared_among_runs_that_trained():
+    stored, _ = convergence.load_convergence()
+    cell = stored["linear kappa 10, gradient flow, near tie"]
+    spreads, pairs = convergence.at_end(cell)
+    assert pairs == {"n": 89, "reversed": 85}  # the other eleven baseline runs stay above a loss of 1
+    assert [spreads[which]["n"] for which in TRAINING_SETS] == [89, 100]
+    idle = [
+        loss
+        for loss, good in zip(
+            cell["baseline"]["loss_end"], convergence.trained(cell, "baseline"), strict=True
+        )
+        if not good
+    ]
+    assert len(idle) == 11
+    assert min(idle) > 1
+    shown = [f"{spreads[which]['median']:.3g}" for which in TRAINING_SETS]
+    assert convergence.compare(cell, "at_end") == f"{shown[0]} / {shown[1]} (85/89)"
+    theorem = stored["theorem kappa 7, gradient descent 0.02, near tie"]
+    assert convergence.at_end(theorem)[1] == {"n": 86, "reversed": 0}
+    none = stored["network kappa 6, gradient descent 0.001, near tie"]
+    assert convergence.at_end(none)[1] == {"n": 0, "reversed": 0}
+    assert convergence.compare(none, "at_end").startswith("- / ")
+    with pytest.raises(ValueError, match="training_set must be"):
+        convergence.trained(cell, "both")
+
+
 def test_a_comparison_shows_medians_and_reversed_pairs():
     stored, _ = convergence.load_convergence()
     cell = stored[LINEAR.name]

@@ -56,18 +56,18 @@ class Verdict(StrEnum):
 class Report:
     """What `examine` found; print it for a page to read.
 
-    gram: (kappa, kappa), G = (2/n) sum_i x_i x_i^T by lags. lags: those that the sequences show. leading_lag: l, the smallest
-    index with gamma_l != 0 at the start (0 additive, 1 multiplicative, 2 or more super-linear; None: A does not move). scale:
-    eps, the largest entry of the start. tie_gap: g, the relative gap of its two largest entries. spread_gap: their gap
-    relative to the spread of all entries. race_threshold: d^{-(kappa-3)}, the gap that decides with special sequences.
-    scale_threshold: eps^{kappa-3}, the one without. dose: beta / alpha, NaN without baseline sequences. baseline_error:
-    Gen_K after training on the baseline sequences alone, by the closed form, NaN where it does not hold. verdict, basis:
-    "proved", "measured" or "none". reasons: why. hypotheses: what the verdict takes for granted.
+    gram: (kappa, kappa), G = (2/n) sum_i x_i x_i^T by lags. lags: those that the sequences show. leading_power: l, the smallest
+    power of a_j in its velocity at the start, one less than the smallest lag shown beyond 0 (0 additive, 1 multiplicative, 2 or
+    more super-linear; None: A does not move). scale: eps, the largest entry of the start. tie_gap: g, the relative gap of its two
+    largest entries. spread_gap: their gap relative to the spread of all entries. race_threshold: d^{-(kappa-3)}, the gap that
+    decides with special sequences. scale_threshold: eps^{kappa-3}, the one without. dose: beta / alpha, NaN without baseline
+    sequences. baseline_error: Gen_K after training on the baseline sequences alone, by the closed form, NaN where it does not
+    hold. verdict, basis: "proved", "measured" or "none". reasons: why. hypotheses: what the verdict takes for granted.
     """
 
     gram: Float[np.ndarray, "kappa kappa"]
     lags: tuple[int, ...]
-    leading_lag: int | None
+    leading_power: int | None
     state_dim: int
     scale: float
     tie_gap: float
@@ -84,13 +84,15 @@ class Report:
     @property
     def regime(self) -> str:
         """How the leading term moves the entries."""
-        if self.leading_lag is None:
+        if self.leading_power is None:
             return "A does not move"
-        return ("additive", "multiplicative")[self.leading_lag] if self.leading_lag < 2 else "super-linear"
+        return (
+            ("additive", "multiplicative")[self.leading_power] if self.leading_power < 2 else "super-linear"
+        )
 
     def __str__(self) -> str:
         length = len(self.gram)
-        leading = "-" if self.leading_lag is None else str(self.leading_lag)
+        leading = "-" if self.leading_power is None else str(self.leading_power)
         lines = [
             f"verdict:    {self.verdict}" + ("" if self.basis == "none" else f" ({self.basis})"),
             f"sequences:  kappa = {length}, lags shown {', '.join(map(str, self.lags)) or 'none'};"
@@ -183,7 +185,7 @@ def examine(
             )
     G.setflags(write=False)
     return Report(
-        gram=G, lags=lags, leading_lag=int(moving[0]) if len(moving) else None, state_dim=d, scale=case.eps,
+        gram=G, lags=lags, leading_power=int(moving[0]) if len(moving) else None, state_dim=d, scale=case.eps,
         tie_gap=g, spread_gap=case.rho, race_threshold=float(d) ** (3 - length),
         scale_threshold=abs(case.eps) ** (length - 3), dose=case.dose, baseline_error=case.baseline,
         verdict=verdict, basis=basis, reasons=tuple(reasons), hypotheses=tuple(hypotheses),

@@ -39,9 +39,9 @@ class Trajectory:
 
     times: (T,) from 0, never decreasing (a step shorter than the last digit of t shows as an equal time: the flow does
     not depend on t itself, so A is right all the same). A, B, C: (T, d). loss: (T,). gamma: (T, kappa-1), the coefficients of
-    Proposition 1. stopped: "end time", "loss" or "stationary". fitted: whether the last loss is at most the
-    loss tolerance of the run; look at it before calling the last point a limit. gaps: (T, d-1) differences between
-    neighbours, largest entry first, exact however small; None where the flow was not followed in gaps.
+    Proposition 1 of chapter "Which way does training move?". stopped: "end time", "loss" or "stationary". fitted: whether the
+    last loss is at most the loss tolerance of the run; look at it before calling the last point a limit. gaps: (T, d-1)
+    differences between neighbours, largest entry first, exact however small; None where the flow was not followed in gaps.
     """
 
     times: Float[np.ndarray, " T"]

@@ -273,6 +273,19 @@ def test_anchors_stay(site, read_pages):
     assert len(listed) > 600  # new ones enter by tools/anchors.py
 
 
+def test_a_letter_with_a_meaning_of_its_own_gets_none_and_a_longer_term_comes_first(without_address):
+    assert "symbol-lambda" in without_address["special_sequences"]
+    assert "symbol-lambda" not in without_address["linear_ssm"]
+    links = re.findall(
+        r'<a class="[^"]*\bterm-extrapolation\b[^>]*>.{0,60}', without_address["many_datasets"]
+    )
+    assert not any("loss" in link for link in links)
+    assert re.search(
+        r'class="[^"]*symbol-extrapolation-loss[^>]*><span>extrapolation loss',
+        without_address["many_datasets"],
+    )
+
+
 def test_the_icon_font_has_the_icons_of_the_pages_and_no_others(site):
     """The pages' classes give the glyphs by the style sheet; some more belong to the theme's scripts and styles."""
     style = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")

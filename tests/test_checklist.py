@@ -73,7 +73,7 @@ def test_verdicts_with_special_sequences_are_what_the_flow_does():
         assert_allclose(report.dose, dose)
         assert_allclose(report.race_threshold, d ** (3.0 - length))
         assert_allclose(report.scale_threshold, eps ** (length - 3))
-        assert report.leading_lag == 0
+        assert report.leading_power == 0
     assert set(seen) == {Verdict.SPARED, Verdict.POISONED, Verdict.FAILS, Verdict.UNDECIDED}
     assert min(seen.values()) >= 3
 
@@ -93,7 +93,7 @@ def test_verdicts_without_special_sequences(seed):
     assert report.basis == "proved"
     assert report.verdict is (Verdict.GENERALIZES if error < 0.1 else Verdict.FAILS)
     assert_allclose(report.baseline_error, error, rtol=1e-5)
-    assert report.leading_lag == length - 2
+    assert report.leading_power == length - 2
 
 
 def test_a_gap_below_rounding_is_not_an_exact_tie():
@@ -117,7 +117,7 @@ def test_verdicts_for_other_positions(length, lags):
         data = training_set(length, 6, (length - 1, *lags), (1.0,) * (1 + len(lags)))
         report = checklist.examine(data, 0.01 * abar, tie_gap=g)
         assert report.verdict is Verdict.GENERALIZES_IF_FITTED
-        assert report.leading_lag == min(lags) - 1
+        assert report.leading_power == min(lags) - 1
         assert report.regime == {0: "additive", 1: "multiplicative", 2: "super-linear"}[min(lags) - 1]
         error, loss = flow_error(data, 0.01 * abar, g, t_end=1e8)
         if (length, lags, seed) == (
@@ -236,7 +236,7 @@ def test_numbers_of_a_report():
     assert same.lags == report.lags
     assert same.verdict is report.verdict is Verdict.SPARED
     fitted = checklist.examine(BOTH, np.eye(10)[0] + 0.0)
-    assert fitted.leading_lag is None
+    assert fitted.leading_power is None
     assert fitted.regime == "A does not move"
 
 

@@ -17,6 +17,8 @@ from sphinx.errors import ExtensionError
 PAGE = "book/notation"
 # Letters that a chapter also uses for something else (a threshold, an index): anchors, but no links to them.
 COMMON = {"x", "s_j"}
+# Letters that have a meaning of their own on a page where the book's does not occur.
+OWN = {"book/linear_ssm": {r"\lambda", r"\varepsilon", "s", "n"}}
 NO_LINKS = ("book/api", "book/bibliography", "book/citing", "book/status", PAGE)
 NO_TEXT = (
     nodes.title,
@@ -110,6 +112,8 @@ def entries(app: Sphinx) -> tuple[dict[str, Entry], dict[str, Entry]]:
         symbols = [entry for _, entry in read_symbols(doctree)]
         by_tex = {entry.forms[0]: entry for entry in symbols if entry.forms[0] not in COMMON}
         by_word = {word.lower(): entry for entry in read_terms(doctree) for word in entry.forms}
+        # A symbol whose name is a term, such as "extrapolation loss", not the reading of a letter, such as "a bar".
+        by_word |= {entry.name: entry for entry in symbols if re.fullmatch(r"\w{3,} \w{3,}", entry.name)}
         app._book_glossary = by_tex, by_word
     return app._book_glossary
 
@@ -180,6 +184,7 @@ def link_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if app.builder.format != "html" or docname.startswith(NO_LINKS) or PAGE not in app.env.found_docs:
         return
     by_tex, by_word = entries(app)
+    by_tex = {tex: entry for tex, entry in by_tex.items() if tex not in OWN.get(docname, ())}
     found = link_symbols(app, doctree, docname, by_tex) | link_terms(app, doctree, docname, by_word)
     for entry in sorted(found):
         meaning = f'<template class="meaning" id="meaning-{entry.anchor}">{entry.meaning}</template>'

@@ -244,6 +244,8 @@ def fit(table: nodes.table) -> None:
     if sum(natural) <= LINE and len(rows) <= ROWS:
         return
     words = [max(len(word) for cell in column for word in cell.split() or ["-"]) for column in columns]
+    if not wide:  # room enough for short cells in one line
+        words = [whole if whole <= LINE // 5 else word for whole, word in zip(natural, words, strict=True)]
     sizes = LETTER_SIZES[(len(columns) >= FEW) + wide :]
     letters, digit, between = next(
         (size for size in sizes if sum(size[1] * word + size[2] for word in words) <= WIDTH), sizes[-1]

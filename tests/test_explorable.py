@@ -350,6 +350,23 @@ def test_order_and_parametrization_change_the_outcome(page):
     assert "Negative entries at the end, with special: 0." in shown(page)["summary"]
 
 
+def test_the_dose_says_when_it_is_only_a_time(page):
+    dose = page.get_by_role("slider", name="dose")
+    note = page.locator(f"#{dose.get_attribute('aria-describedby')}")
+    mixed = note.inner_text()
+    order = page.get_by_label("order of the two sequences")
+    order.select_option("special, then baseline")
+    assert note.inner_text() == "changes only how long the first part takes"
+    before = shown(page)
+    dose.focus()
+    page.keyboard.press("ArrowLeft")
+    after = shown(page)
+    assert after["summary"] == before["summary"]
+    assert after["special"] != before["special"]
+    order.select_option("baseline, then both")
+    assert note.inner_text() == mixed
+
+
 def test_presets_and_reset(page):
     first = shown(page)
     seen = {}
@@ -359,6 +376,12 @@ def test_presets_and_reset(page):
     assert len(seen) == 7
     assert len(set(seen.values())) == 7
     assert "with special 5.73" in seen["order attack"]
+    for name, summary in seen.items():  # the same data in another order is no statement about the sequence
+        assert ("the special sequence, in this order," in summary) == (
+            name in ("order attack", "antidote")
+        ), name
+    assert "divided by d = 2: " in seen["two entries"]
+    assert "below 10⁻⁵" in seen["two entries"]
     page.get_by_role("button", name="reset").click()
     assert shown(page) == first
 
@@ -366,7 +389,7 @@ def test_presets_and_reset(page):
 def test_the_error_is_spoken_once_the_hand_rests(page):
     spoken = page.get_by_role("status")
     page.get_by_role("button", name="no near tie").click()
-    words = shown(page)["summary"].split(" Divided")[0]
+    words = shown(page)["summary"].split(" In the authors")[0]
     page.wait_for_function(
         "words => document.querySelector('[role=status]').textContent === words", arg=words
     )

@@ -240,7 +240,7 @@ const poisonRace = (() => {
     scale: { name: "initialization scale", symbol: "ε", log: true, min: -5, max: -1, step: 0.1, what: "largest entry at the start" },
     dose: { name: "dose", symbol: "β/α", log: true, min: -8, max: 2, step: 0.1, what: "weight of the special sequence beside the baseline one" },
     kappa: { name: "training length", symbol: "κ", min: 5, max: 11, step: 2, what: "length of the training sequences, odd" },
-    d: { name: "state dimension", symbol: "d", min: 2, max: 10, step: 1, what: "number of diagonal entries" },
+    d: { name: "state dimension", symbol: "d", min: 2, max: 10, step: 1, what: "number of diagonal entries: the largest of the ten" },
   };
   const AUTHORS = { gap: 1.8212e-5, scale: 8.4e-4, dose: 1, kappa: 7, d: 10, order: "mixed", parametrization: "free" };
   const PRESETS = {
@@ -257,6 +257,7 @@ const poisonRace = (() => {
     "special, then baseline": "special first, then baseline",
     "baseline, then both": "baseline first, then both",
   };
+  const FIRST_PART = "changes only how long the first part takes"; // special sequences alone: the dose is a unit of time
   const SWITCH = { "special, then baseline": "then baseline", "baseline, then both": "then both" };
 
   const html = (tag, attributes = {}, ...children) => {
@@ -278,7 +279,7 @@ const poisonRace = (() => {
     const [mantissa, exponent] = x.toExponential(1).split("e").map(Number);
     return mantissa === 1 ? tenTo(exponent) : `${mantissa} · ${tenTo(exponent)}`;
   }
-  const showError = (x) => (x < 1e-5 ? "below 0.00001" : show(x, 3));
+  const showError = (x) => (x < 1e-5 ? `below ${tenTo(-5)}` : show(x, 3));
 
   // -- drawing: SVG text of one panel --
 
@@ -421,9 +422,9 @@ const poisonRace = (() => {
   }
 
   function tell({ baseline, special }) {
-    const ratio = special.error / baseline.error;
-    const compared = ratio >= 1.05 ? `the special sequence multiplies the error by ${show(ratio)}`
-      : ratio <= 0.95 ? `the special sequence divides the error by ${show(1 / ratio)}` : "the two errors are nearly equal";
+    const ratio = special.error / baseline.error, who = special.phases.length > 1 ? "the special sequence, in this order," : "the special sequence";
+    const compared = ratio >= 1.05 ? `${who} multiplies the error by ${show(ratio)}`
+      : ratio <= 0.95 ? `${who} divides the error by ${show(1 / ratio)}` : "the two errors are nearly equal";
     return `baseline ${showError(baseline.error)}, with special ${showError(special.error)}`
       + (Math.min(baseline.error, special.error) < 1e-5 ? "." : `; ${compared}.`);
   }
@@ -437,7 +438,7 @@ const poisonRace = (() => {
     const panels = [...(host.dataset.panels || "race response").split(/\s+/), "error"];
     const presets = Object.entries(PRESETS).filter(([, change]) => Object.keys(change).every((key) => chosen.includes(key)));
     let state = { ...AUTHORS };
-    const inputs = {}, outputs = {};
+    const inputs = {}, outputs = {}, notes = {};
 
     const controls = html("div", { class: "ex-controls" });
     for (const [key, spec] of Object.entries(SLIDERS)) {
@@ -445,10 +446,10 @@ const poisonRace = (() => {
       const input = html("input", { type: "range", id: `${id}-${key}`, name: key, min: spec.min, max: spec.max, step: spec.step, "aria-describedby": `${id}-${key}-what` });
       const output = html("span", { class: "ex-value", "aria-hidden": "true" }); // aria-valuetext says it
       input.addEventListener("input", () => { change({ [key]: spec.log ? 10 ** Number(input.value) : Number(input.value) }); });
-      [inputs[key], outputs[key]] = [input, output];
+      const note = html("span", { class: "ex-what", id: `${id}-${key}-what` });
+      [inputs[key], outputs[key], notes[key]] = [input, output, note];
       controls.append(html("div", { class: "ex-field" },
-        html("label", { for: `${id}-${key}` }, `${spec.name} `, html("i", {}, spec.symbol)), output, input,
-        html("span", { class: "ex-what", id: `${id}-${key}-what` }, spec.what)));
+        html("label", { for: `${id}-${key}` }, `${spec.name} `, html("i", {}, spec.symbol)), output, input, note));
     }
     if (chosen.includes("order")) {
       const select = html("select", { id: `${id}-order`, name: "order" });
@@ -501,6 +502,8 @@ const poisonRace = (() => {
         if (Math.abs(Number(inputs[key].value) - value) > spec.step / 2 + 1e-9) inputs[key].value = value;
         outputs[key].textContent = show(state[key]);
         inputs[key].setAttribute("aria-valuetext", show(state[key]));
+        const what = key === "dose" && state.order === "special, then baseline" ? FIRST_PART : spec.what;
+        if (notes[key].textContent !== what) notes[key].textContent = what;
       }
       if (inputs.order) inputs.order.value = state.order;
       for (const [value, radio] of Object.entries(inputs.parametrization || {})) radio.checked = value === state.parametrization;
@@ -528,7 +531,7 @@ const poisonRace = (() => {
       if (places.response) places.response.innerHTML = drawResponse(width("response"), results, state.kappa);
       errors.innerHTML = drawErrors(width("error"), results);
       const negative = special.a.filter((x) => x < -0.001).length;
-      summary.textContent = `Error: ${tell(results)} Divided by d = ${state.d}, as the authors do: ${showError(baseline.error / state.d)} and ${showError(special.error / state.d)}. `
+      summary.textContent = `Error: ${tell(results)} In the authors’ normalisation, divided by d = ${state.d}: ${showError(baseline.error / state.d)} and ${showError(special.error / state.d)}. `
         + `Negative entries at the end, with special: ${negative}.`;
       clearTimeout(speaking);
       speaking = setTimeout(() => { spoken.textContent = `Error: ${tell(results)}`; }, 600);

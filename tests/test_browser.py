@@ -253,7 +253,7 @@ def test_a_symbol_shows_its_meaning_on_focus_and_hides_it_on_escape(chapter):
     tip.wait_for(state="visible")
     assert "scale of the start" in tip.inner_text()
     assert symbol.get_attribute("aria-describedby") == "meaning"
-    chapter.wait_for_function("document.querySelectorAll('#meaning mjx-container').length === 3")
+    chapter.wait_for_function("document.querySelectorAll('#meaning mjx-container').length === 4")
     chapter.keyboard.press("Escape")
     tip.wait_for(state="hidden")
 

@@ -455,13 +455,15 @@ def compare(cell: dict[str, Any], moment: str | float) -> str:
 
     Raises ValueError for another moment.
     """
-    if isinstance(moment, str):
-        as_choice("moment", moment, ("at_end", "at_stop"))
+    if moment == "at_end":
         by_set, pair = at_end(cell)
         spreads = list(by_set.values())
-        if moment == "at_stop":
-            spreads = [cell[which]["spread_at_stop"] for which in TRAINING_SETS]
-            pair = cell["reversed"]["at_stop"]
+    elif isinstance(moment, str):
+        as_choice("moment", moment, ("at_end", "at_stop"))
+        spreads, pair = (
+            [cell[which]["spread_at_stop"] for which in TRAINING_SETS],
+            cell["reversed"]["at_stop"],
+        )
     else:
         if moment not in cell["losses"]:
             raise ValueError(f"moment must be at_stop, at_end or one of {cell['losses']}; got {moment!r}")

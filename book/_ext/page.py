@@ -45,12 +45,9 @@ BLOCKING = re.compile(
     r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
 )
 ICON_FONT = "vendor/fontawesome/webfonts/fa-solid-900.woff2"
-ICON_RULE = re.compile(
-    r'([^{}]*):before\{content:"\\([0-9a-f]+)"\}'
-)  # of a style sheet: which glyphs are the icons of which classes
-ICON_TEXT = re.compile(
-    r'content:\s*"\\([ef][0-9a-f]{3})"'
-)  # of a style sheet: a glyph that belongs to no icon class
+# In style sheets: the glyph of the icons of these classes; a glyph that belongs to no icon class.
+ICON_RULE = re.compile(r'([^{}]*):before\{content:"\\([0-9a-f]+)"\}')
+ICON_TEXT = re.compile(r'content:\s*"\\([ef][0-9a-f]{3})"')
 # This one, a quarter of a megabyte, is fetched first, and runs when it is there: the others do not wait for it. (It stands
 # after book.js, where it finds its settings.)
 MATHEMATICS = re.compile(r'<script[^>]*src="([^"]*mathjax/[^"]*)"></script>')

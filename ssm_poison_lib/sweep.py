@@ -28,6 +28,7 @@ from tqdm import tqdm
 from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer, as_scalar
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.ssm import near_zero
 
 __all__ = [
     "ORDERS",
@@ -38,6 +39,7 @@ __all__ = [
     "read_config",
     "sweep",
     "theorem_errors",
+    "uniform_errors",
 ]
 
 ORDERS = ("mixed", "baseline only", "special, then baseline", "baseline, then both", "interleaved")
@@ -276,6 +278,14 @@ def _labelled(
     )
 
 
+def _time_to_fit(
+    scale: Float[np.ndarray, " n"], beta: Float[np.ndarray, " n"], d: float, length: float
+) -> Float[np.ndarray, " n"]:
+    """Return a time by which a flow has fitted, left the saddle and settled against a weak dose; generous: converged runs end."""
+    escape = np.where(beta > 0, d ** (length - 3.0) + 1.0 / np.where(beta > 0, beta, 1.0), 0.0)
+    return np.asarray(1e4 * (scale ** (3.0 - length) + escape))
+
+
 def theorem_errors(points: xr.Dataset) -> xr.Dataset:
     """Measure flows of the theorem's setting at every point of a grid.
 
@@ -302,10 +312,7 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
         if "t_end" in flat:
             t_end = flat["t_end"][at]
         else:
-            # Time to fit (3a of the theory), to leave the saddle (3b), and to settle against a weak dose; generously, since a
-            # run that has converged ends.
-            escape = np.where(beta > 0, d ** (length - 3.0) + 1.0 / np.where(beta > 0, beta, 1.0), 0.0)
-            t_end = 1e4 * (scale ** (3.0 - length) + escape)
+            t_end = _time_to_fit(scale, beta, d, length)
         A0, gaps = near_tie_starts(_shapes(int(d), g, flat["seed"][at], negatives[at]), scale, g)
         position = flat["special_position"][at] if "special_position" in flat else None
         batch = theorem_flows(
@@ -318,6 +325,36 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
         measured["log_tie"][at] = batch.log_gap[:, 1]
         measured["time"][at] = batch.time
         measured["steps"][at] = batch.steps
+    return _labelled(measured, points, dims, shape)
+
+
+def uniform_errors(points: xr.Dataset) -> xr.Dataset:
+    """Measure flows of the theorem's setting from uniform starts as drawn, without a near tie, at every point of a grid.
+
+    points: coordinates, each an axis or a fixed value: scale (eps: the entries are uniform in [0, eps)); dose (beta, with
+    alpha = 1; 0: baseline only); state_dim (d >= 2); length (kappa >= 3); seed (of NumPy's RandomState, as in
+    `paper.TheoremSetting.start`).
+
+    Returns error (Gen_20 over lags 1..19) and status (a `FlowStatus`) over all axes. Failed runs are NaN with a negative
+    status.
+
+    Raises ValueError for other or missing coordinates.
+    """
+    needed = ("scale", "dose", "state_dim", "length", "seed")
+    flat, dims, shape = _points(points, needed, (), "uniform_errors")
+    measured = {name: np.empty(len(flat["dose"])) for name in ("error", "status")}
+    cases = np.stack([flat["state_dim"], flat["length"]], axis=1)
+    for d, length in np.unique(cases, axis=0):
+        at = (cases == (d, length)).all(axis=1)
+        scale, beta = flat["scale"][at], flat["dose"][at]
+        starts = zip(scale, flat["seed"][at], strict=True)
+        A0 = [near_zero(int(d), eps, seed=np.random.RandomState(int(seed))) for eps, seed in starts]
+        batch = theorem_flows(
+            np.array(A0), length=int(length), alpha=1.0, beta=beta, t_end=_time_to_fit(scale, beta, d, length),
+            workers=1, on_failure="nan",
+        )  # fmt: skip
+        measured["error"][at] = batch.generalization_errors(np.ones(20), first_lag=1)
+        measured["status"][at] = batch.status
     return _labelled(measured, points, dims, shape)
 
 

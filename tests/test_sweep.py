@@ -15,7 +15,7 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import __main__, flow, flows, sweep
+from ssm_poison_lib import __main__, flow, flows, paper, sweep
 from ssm_poison_lib.flows import FlowStatus
 
 AXES = {"x": np.arange(8.0), "y": np.linspace(0.0, 1.0, 5)}
@@ -270,6 +270,20 @@ def test_theorem_errors_at_other_positions_and_with_negative_entries():
     assert_array_equal(same["error"], result["error"].sel(special_position=6, negatives=0))
 
 
+UNIFORM = {"scale": 1e-2, "dose": 1.0, "state_dim": 3, "length": 7, "seed": 0}
+
+
+def test_uniform_errors_start_as_the_papers_setting_does():
+    coordinates = {"scale": 1e-2, "dose": [0.0, 1.0], "state_dim": [3, 5], "length": 7, "seed": [3, 4]}
+    result = sweep.uniform_errors(xr.Dataset(coords=coordinates))
+    assert (result["status"] == FlowStatus.CONVERGED).all()
+    start = paper.TheoremSetting(7, 5, init_scale=1e-2, tie_gap=None).start(4).A
+    for dose in coordinates["dose"]:
+        batch = flows.theorem_flows(start[None], length=7, alpha=1.0, beta=dose, t_end=1e14)
+        error = batch.generalization_errors(np.ones(20), first_lag=1)[0]
+        assert_allclose(result["error"].sel(dose=dose, state_dim=5, seed=4), error, rtol=1e-9)
+
+
 ORDER_GRID = {"scale": 1e-2, "tie_gap": [1e-20, 1e-2], "state_dim": 5, "length": 7, "seed": 0}
 
 
@@ -345,6 +359,8 @@ def test_parametrization_errors():
         ("theorem_errors", GRID, {"special_position": 7}, "special_position must be a position from 1 to 4"),
         ("theorem_errors", GRID, {"negatives": 3}, "negatives must be at most state_dim - 2 = 2"),
         ("theorem_errors", GRID, {"negatives": -1}, "negatives must hold integers >= 0"),
+        ("uniform_errors", UNIFORM, {"seed": 0.5}, "seed must hold integers >= 0; got 0.5"),
+        ("uniform_errors", UNIFORM, {"tie_gap": 0.1}, "uniform_errors does not use it"),
         ("order_errors", ORDER_GRID, {}, "must have the coordinate 'order'"),
         ("order_errors", ORDER_GRID, {"order": 5}, "order must be an integer from 0 to 4: mixed, "),
         ("order_errors", ORDER_GRID, {"order": 4, "phase": 0.0}, "phase must be > 0"),

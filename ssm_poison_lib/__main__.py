@@ -7,10 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+
+import numpy as np
 
 from ssm_poison_lib import convergence, results
-from ssm_poison_lib.sweep import add_sweep_command
+from ssm_poison_lib._checks import as_path, as_workers
+from ssm_poison_lib.descent import DescentError
+from ssm_poison_lib.flow import FlowError
+
+_FAILURES = (results.DamagedResult, DescentError, FlowError)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,33 +53,60 @@ def _parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--threads", type=int, metavar="N", help="runs at once (default: one per core)")
     again.set_defaults(run=_reproduce)
-    add_sweep_command(commands)
+    grid = commands.add_parser(
+        "sweep",
+        help="run a grid of settings in chunks that are kept as they finish",
+        description="CONFIG is a TOML file with the tables axes (name -> numbers, or {linspace | geomspace | arange = [arguments"
+        " of NumPy's function of that name]}), fixed, chunks; function = 'module:name' (default: theorem_errors of"
+        " ssm_poison_lib.sweep); store = folder (default: the file's name with .zarr). The function's module is imported and the"
+        " function called: only those of ssm_poison_lib are, unless --allow-any-function says otherwise.",
+    )
+    grid.add_argument("config", metavar="CONFIG", help="TOML file that describes the grid")
+    grid.add_argument(
+        "--scheduler",
+        default="threads",
+        metavar="WHERE",
+        help="'threads' (default) or 'processes' of this machine, or the address of a Dask scheduler",
+    )
+    grid.add_argument("--workers", type=int, metavar="N", help="threads or processes (default: one per core)")
+    grid.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on with a store that other code or versions began; the store then names both",
+    )
+    grid.add_argument(
+        "--allow-any-function",
+        action="store_true",
+        help="import and call whatever function CONFIG names; only for a file whose author you trust",
+    )
+    grid.set_defaults(run=_sweep)
     return parser
+
+
+def _report(message: str) -> None:
+    """Print a message beside the results."""
+    print(message, file=sys.stderr)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     """Run settings, print their tables, write the summary."""
+    for alone in ("all", "convergence"):
+        if alone in options.settings and options.settings != [alone]:
+            raise ValueError(f"{alone!r} must stand alone; got {' '.join(options.settings)}")
     if options.settings == ["convergence"]:
         return _converge(options)
     names = list(results.SETTINGS) if options.settings == ["all"] else options.settings
-    unknown = [name for name in names if name not in results.SETTINGS]
-    if unknown:
-        print(
-            f"unknown setting {unknown[0]!r}; known are 'all', {', '.join(results.SETTINGS)}", file=sys.stderr
-        )
-        return 2
+    if unknown := [name for name in names if name not in results.SETTINGS]:
+        raise ValueError(f"unknown setting {unknown[0]!r}; known are 'all', {', '.join(results.SETTINGS)}")
     began = time.perf_counter()
-
-    def report(message: str) -> None:
-        print(message, file=sys.stderr)
-
+    folder = as_path("--results", options.results)
     records = results.reproduce(
-        names, seeds=options.seeds, folder=options.results, threads=options.threads, report=report
+        names, seeds=options.seeds, folder=folder, threads=options.threads, report=_report
     )
     seconds = time.perf_counter() - began
     for name in names:
         print(results.table(name, records), end="\n\n")
-    path = Path(options.summary or Path(options.results) / "reproduce.json")
+    path = as_path("--summary", options.summary or folder / "reproduce.json")
     results.write_json(path, results.summary(records, seconds=seconds))
     print(f"{len(records)} runs in {seconds:.1f} s; all of them are in {path}")
     return 0
@@ -87,14 +119,12 @@ def _converge(options: argparse.Namespace) -> int:
             f"--seeds must be left out for the convergence study, whose seeds are fixed; got {options.seeds}"
         )
     began = time.perf_counter()
-    cells = convergence.converge(
-        folder=options.results,
-        processes=options.threads,
-        report=lambda message: print(message, file=sys.stderr),
-    )
+    folder = as_path("--results", options.results)
+    processes = as_workers("--threads", options.threads)
+    cells = convergence.converge(folder=folder, processes=processes, report=_report)
     seconds = time.perf_counter() - began
     print(convergence.table(cells))
-    path = Path(options.summary or Path(options.results) / "convergence.json")
+    path = as_path("--summary", options.summary or folder / "convergence.json")
     times = {"seconds": round(seconds, 1), "processor_seconds": round(sum(os.times()[:4]), 1)}
     head = {"schema": results.SCHEMA, "command": results.command_line(), **times}
     results.write_json(path, {**head, **results.stamp(), "cells": cells})
@@ -102,14 +132,47 @@ def _converge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    """Run one sweep and print what its store holds; the exit status is 1 if chunks failed."""
+    from ssm_poison_lib import sweep  # here, not above: Dask and xarray take seconds to load
+
+    config = sweep.read_config(options.config, allow_any_function=options.allow_any_function)
+    try:
+        result = sweep.sweep(
+            **config,
+            scheduler=options.scheduler,
+            workers=options.workers,
+            progress=True,
+            accept_changes=options.accept_changes,
+            report=_report,
+        )
+    except sweep.SweepError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{config['store']}: {result.chunks_run} chunks run now, {dict(result.sizes)}")
+    for name, variable in result.data_vars.items():
+        values = variable.values
+        known = values[~np.isnan(values)]
+        median = f"{np.median(known):.4g}" if known.size else "-"
+        print(f"  {name}: median {median}, NaN in {values.size - known.size} of {values.size}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 2 for a wrong argument, 130 after Ctrl-C."""
+    """Run one command; return its exit status: 0, 1 if a run or file failed, 2 for a wrong argument, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    except _FAILURES as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{where}{error.strerror or error}; what is finished is kept", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130

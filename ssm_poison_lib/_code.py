@@ -1,0 +1,83 @@
+"""What the code of a function is, for results that must not be mixed with those of other code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.util import resolve_name
+from typing import Any
+
+__all__ = ["code_digests"]
+
+
+def code_digests(function: Callable[..., Any]) -> dict[str, str]:
+    """Return "module:name" -> digest for a function and all functions, classes and constants of its package that it uses.
+
+    The package is the part of the module's name before the first dot. Comments, docstrings and layout do not count. Where a
+    module has no file (in a notebook), the function's own code is all that is known.
+    """
+    package = function.__module__.partition(".")[0]
+    left = [(function.__module__, function.__qualname__.partition(".")[0])]
+    digests: dict[str, str] = {}
+    modules: dict[str, tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]] = {}
+    while left:
+        module, name = left.pop()
+        if module.partition(".")[0] != package or f"{module}:{name}" in digests:
+            continue
+        if module not in modules:
+            modules[module] = _names(module)
+        defined, imported = modules[module]
+        if name in defined:
+            node = defined[name]
+            digests[f"{module}:{name}"] = _digest(ast.unparse(node))
+            for part in ast.walk(node):
+                if isinstance(part, ast.Name):
+                    left.append((module, part.id))
+                elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+                    left.append((".".join(filter(None, imported.get(part.value.id, ()))), part.attr))
+        elif all(imported.get(name, ("", ""))):
+            left.append(imported[name])
+    return digests or {f"{function.__module__}:{function.__qualname__}": _digest(_own_code(function))}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _own_code(function: Callable[..., Any]) -> str:
+    """Return the code of a function of a module without a file."""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt
+        code = inspect.unwrap(function).__code__
+        return repr((code.co_code, code.co_consts, code.co_names))
+
+
+def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
+    """Return what a module defines at its top, without docstrings, and what it imports: name -> (module, name there or "")."""
+    try:
+        tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+    except (ImportError, OSError, TypeError):  # no module, or one without a file
+        return {}, {}
+    imported: dict[str, tuple[str, str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0] or module)
+            imported |= {name.asname or name.name: (base, name.name) for name in node.names}
+        elif isinstance(node, ast.Import):
+            imported |= {name.asname: (name.name, "") for name in node.names if name.asname}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in (part for whole in targets for part in ast.walk(whole)):
+                if isinstance(target, ast.Name):
+                    defined[target.id] = node
+    return defined, imported

@@ -1,18 +1,24 @@
 # make book   build the book, strictly           make lab       open the chapters in JupyterLab
 # make test   lint, types, tests, notebooks      make execute   re-run the chapters that changed
+# make fuzz   every property on 2,000 random examples, at most LIMIT=60 seconds each; SEED=... repeats a run
 # make mutation  every mutant of the formulas is tested (under 45 minutes)     make mutation-sample  a fixed sample of them
 # make pdf    the book as one PDF, by XeLaTeX; a later make book offers it on its pages
-# Another interpreter: make PYTHON=python3.12 book. Another browser for the page tests: make CHROMIUM=/path test.
+# Another interpreter: make PYTHON=python3.12 book; it stays the one of .venv. Another browser: make CHROMIUM=/path test.
 
 PYTHON ?= python3
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 LATEX ?= $(shell command -v latexmk)
 BIN := .venv/bin
-PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
+PARALLEL := -n auto --maxprocesses 8 --dist loadscope --no-loadscope-reorder
+SEED ?= $(shell date +%s)
+LIMIT ?= 60
+# Why .venv has to be made anew (tools/environment.py); empty if it can stay. A PYTHON that is not named need not be that of .venv.
+ASK := $(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON))
+ANEW := $(shell $(ASK) tools/environment.py stale $(if $(filter file,$(origin PYTHON)),,given) || echo "$(ASK) does not run")
 export CHROMIUM
 export OMP_NUM_THREADS = 1
 
-.PHONY: book pdf test lab execute mutation mutation-sample
+.PHONY: anew book pdf test lab execute fuzz mutation mutation-sample
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going --all
@@ -38,14 +44,20 @@ lab: .venv/.installed
 execute: .venv/.installed
 	$(BIN)/python tools/notebooks.py execute
 
+fuzz: .venv/.installed
+	FUZZ_SECONDS=$(LIMIT) $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -q --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) \
+	  -m "hypothesis or fuzz"
+
 mutation: .venv/.installed
 	$(BIN)/python tools/mutation.py all
 
 mutation-sample: .venv/.installed
 	$(BIN)/python tools/mutation.py sample
 
-.venv/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
+.venv/.installed: requirements.txt pyproject.toml $(if $(ANEW),anew)
+	@$(if $(ANEW),$(PYTHON) tools/environment.py version,true)
+	@$(if $(ANEW),echo "Making .venv: $(ANEW).",rm -f $@)
+	$(if $(ANEW),$(PYTHON) -m venv --clear .venv)
 	@echo "Installing into .venv (1.6 GB or more): some minutes."
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	touch $@

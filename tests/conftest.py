@@ -1,32 +1,150 @@
 """What several test modules share."""
 
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Machines differ in speed; a test may fail for what it computes, never for how long that took.
-settings.register_profile("book", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+# Machines differ in speed; a test may fail for what it computes, never for how long that took, nor by luck.
+settings.register_profile("book", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("book")
 # A mutant need not be shown in its smallest failing case.
 settings.register_profile(
     "mutation", deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
 )
+# make fuzz: other examples in every run, and many of them.
+settings.register_profile(
+    "fuzz",
+    deadline=None,
+    derandomize=False,
+    database=None,
+    print_blob=True,
+    max_examples=2000,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quickest tests first where a mutant is tested (tools/mutation.py), which ends with the first that fails."""
+def fuzzing(config: pytest.Config) -> bool:
+    """Say whether this is `make fuzz`."""
+    return config.getoption("--hypothesis-profile", None) == "fuzz"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests marked `fuzz` for `make fuzz`, with the profile's number of examples for each property there.
+
+    Where a mutant is tested (tools/mutation.py), which ends with the first test that fails, the quickest come first.
+    """
+    if fuzzing(config):
+        for function in {getattr(item.obj, "__func__", item.obj) for item in items if is_property(item)}:
+            own = function._hypothesis_internal_use_settings  # what @settings left there
+            function._hypothesis_internal_use_settings = settings(
+                own, max_examples=settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow]
+            )
+    else:
+        items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
     measured = ROOT / "mutmut-stats.json"
     if measured.exists():
         seconds = json.loads(measured.read_text("utf-8"))["duration_by_test"]
         items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+
+
+# ---- make fuzz -----------------------------------------------------------------------------------------------------------
+
+
+def is_property(item: pytest.Item) -> bool:
+    return hasattr(getattr(item, "obj", None), "hypothesis")
+
+
+class Counted:
+    """Counts the examples on which a property is tested, and lets them pass unseen when its time is over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+        self.examples, self.skipped, self.failed = 0, 0, False
+
+    def wrap(self, body: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(body)
+        def counting(*arguments: Any, **named: Any) -> None:
+            # A failure is repeated to find its smallest case, however late it is.
+            if time.monotonic() > self.end and not self.failed:
+                self.skipped += 1
+                return
+            try:
+                body(*arguments, **named)
+            except (StopTest, UnsatisfiedAssumption):
+                raise
+            except BaseException:
+                self.failed = True
+                raise
+            self.examples += 1
+
+        return counting
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Count the examples of a property, and give it the time that `make fuzz LIMIT=...` names."""
+    if not (fuzzing(pyfuncitem.config) and is_property(pyfuncitem)):
+        return (yield)
+    handle = pyfuncitem.obj.hypothesis
+    body, counted = handle.inner_test, Counted(float(os.environ.get("FUZZ_SECONDS", "60")))
+    handle.inner_test = counted.wrap(body)
+    try:
+        return (yield)
+    finally:
+        handle.inner_test = body
+        pyfuncitem.user_properties += [
+            ("examples", counted.examples),
+            ("out of time", bool(counted.skipped)),
+        ]
+
+
+@pytest.fixture
+def fuzz_seed(request: pytest.FixtureRequest) -> int:
+    """Return the seed of `make fuzz`, for a test that draws its cases itself and is marked `fuzz`.
+
+    It says how many with `record_property("cases", 5000)`, and what else it found with `record_property("note", "...")`.
+    """
+    return int(request.config.getoption("--hypothesis-seed") or 0)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print how much was tried, property by property."""
+    if not fuzzing(config):
+        return
+    reports = [
+        report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])
+    ]
+    found = {report.nodeid: (dict(report.user_properties), report.duration) for report in reports}
+    properties = {name: noted for name, (noted, _) in found.items() if "examples" in noted}
+    for name, (noted, seconds) in sorted(found.items()):
+        number = noted.get("examples", noted.get("cases", 0))
+        more = ", out of time" * noted.get("out of time", False) + "".join(
+            f"; {noted[key]}" for key in noted if key == "note"
+        )
+        terminalreporter.write_line(f"{number:7,} in {seconds:5.1f} s  {name}{more}")
+    examples = sum(noted["examples"] for noted in properties.values())
+    late = sum(noted["out of time"] for noted in properties.values())
+    cases = sum(noted.get("cases", 0) for noted, _ in found.values())
+    terminalreporter.write_line(
+        f"{len(properties)} properties, {examples:,} examples ({late} properties ended by the time limit), and {cases:,} other"
+        f" cases; seed {config.getoption('--hypothesis-seed')}"
+    )
+
+
+# ---- what tests share ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +170,17 @@ def build(sources: Path, target: Path | None = None) -> dict[str, str]:
     return {
         page.stem: page.read_text("utf-8") for page in (target / "_build" / "html" / "book").glob("*.html")
     }
+
+
+def make(folder: Path, *arguments: str, expected: int = 0) -> str:
+    """Run make as at a terminal, whatever make runs the tests; return what it printed."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", "CHROMIUM", "LATEX")
+    }
+    done = subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr

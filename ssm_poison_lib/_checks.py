@@ -13,18 +13,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 __all__ = [
     "MAX_COUNT",
+    "MAX_ENTRIES",
     "MAX_LENGTH",
     "ArrayLike",
     "Seed",
     "as_array",
     "as_choice",
+    "as_complex",
     "as_flag",
     "as_function",
     "as_instance",
@@ -38,6 +40,8 @@ __all__ = [
     "as_text",
     "as_workers",
     "available_cores",
+    "contiguous",
+    "in_range",
     "shown",
 ]
 
@@ -51,6 +55,8 @@ MAX_LENGTH = 1_000_000
 """Largest sequence length, number of lags and state dimension."""
 MAX_COUNT = 1_000_000_000
 """Largest number of steps, epochs or runs."""
+MAX_ENTRIES = 2**28
+"""Most entries of one array that a function makes by itself: 2 GiB of float64."""
 _MAX_WORKERS = 1024
 _MAX_SEED = 2**32 - 1
 
@@ -78,6 +84,21 @@ def _refused_parts(value: object, depth: int = 0) -> str:
     return ""
 
 
+def _converted(name: str, value: Any, kinds: str, dtype: type[Any]) -> np.ndarray:
+    """Return `value` as an array of `dtype` if NumPy sees one of these kinds of numbers in it, whatever its shape."""
+    numbers = "complex numbers" if "c" in kinds else "real numbers"
+    if reason := _refused_parts(value):
+        raise ValueError(f"{name} must be an array of {numbers}; got {reason}")
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in kinds:
+            raise TypeError(f"dtype {raw.dtype}")
+        with np.errstate(over="ignore"):  # a long double beyond float64 becomes inf, refused by the callers
+            return np.asarray(raw, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name} must be an array of {numbers}; got {shown(value)} ({error})") from None
+
+
 def as_array(
     name: str, value: ArrayLike, *, ndim: int | tuple[int, ...], last: int | None = None, frozen: bool = False
 ) -> Float[np.ndarray, "..."]:
@@ -88,16 +109,9 @@ def as_array(
     array, truth values, complex numbers, text, objects, NaN or infinity, masked entries, or a tensor that requires gradients.
     """
     allowed = (ndim,) if isinstance(ndim, int) else ndim
-    if reason := _refused_parts(value):
-        raise ValueError(f"{name} must be an array of real numbers; got {reason}")
-    try:
-        raw = np.asarray(value)
-        if raw.dtype.kind not in "iuf":
-            raise TypeError(f"dtype {raw.dtype}")
-        with np.errstate(over="ignore"):  # a long double beyond float64 becomes inf, refused below
-            array = np.array(raw, dtype=np.float64) if frozen else np.asarray(raw, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{name} must be an array of real numbers; got {shown(value)} ({error})") from None
+    array = _converted(name, value, "iuf", np.float64)
+    if frozen:
+        array = np.array(array)
     if array.ndim not in allowed:
         axes = " or ".join(str(n) for n in allowed)
         raise ValueError(f"{name} must have {axes} axes; got shape {array.shape}")
@@ -110,6 +124,26 @@ def as_array(
     if frozen:
         array.setflags(write=False)
     return array
+
+
+def as_complex(name: str, value: Any) -> Complex[np.ndarray, "..."]:
+    """Return `value` as a finite complex128 array of any shape; ValueErrors as for `as_array`."""
+    array = _converted(name, value, "iufc", np.complex128)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)][0]} among its entries")
+    return array
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """Return a writable float64 copy in C order, the one layout for which compiled functions are compiled."""
+    return np.array(array, dtype=np.float64, order="C")
+
+
+def in_range(name: str, what: str, values: Any) -> Any:
+    """Return a computed result if it is finite; a ValueError says which argument took `what` out of float64's range."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be smaller in size: {what} is beyond the range of float64")
+    return values
 
 
 def as_integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
@@ -180,12 +214,13 @@ def as_path(name: str, value: Any) -> Path:
     return Path(text).expanduser()
 
 
-def as_instance(name: str, value: Any, kind: type[T]) -> T:
-    """Return `value` if it is an instance of the class `kind`; a TypeError names the argument and both classes."""
-    if not isinstance(value, kind):
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise TypeError(f"{name} must be {article} {kind.__name__}; got {_described(value)}")
-    return value
+def as_instance(name: str, value: Any, kind: type[T], *others: type[Any]) -> T:
+    """Return `value` if it is an instance of `kind` (or of one of `others`); a TypeError names argument and classes."""
+    if not isinstance(value, (kind, *others)):
+        names = [one.__name__ for one in (kind, *others)]
+        article = "an" if names[0][0] in "AEIOU" else "a"
+        raise TypeError(f"{name} must be {article} {' or '.join(names)}; got {_described(value)}")
+    return cast(T, value)
 
 
 def as_mapping(name: str, value: Any) -> Mapping[Any, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-import numba
 import numpy as np
+
+from ssm_poison_lib._jit import compiled
 
 __all__ = ["linear_epochs", "network_outputs", "sequence_epochs"]
 
@@ -22,7 +23,7 @@ BETA_2 = 0.999
 ADAM_EPSILON = 1e-7
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _residual(theta, target, powers, residual):
     """Fill powers[m, j] = a_j^m and residual[m] = M*_m - M_m for theta = (A, B, C)."""
@@ -35,7 +36,7 @@ def _residual(theta, target, powers, residual):
         residual[m] = target[m] - total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _loss(G, residual, e):
     """Fill e = G residual and return residual^T G residual / 2, the mean squared error."""
@@ -49,7 +50,7 @@ def _loss(G, residual, e):
     return max(total, 0.0)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _full_norm_squared(theta, powers, e):
     """Return the squared norm of the gradient with respect to the *full* d x d matrix A at a diagonal A.
@@ -87,7 +88,7 @@ def _full_norm_squared(theta, powers, e):
     return max(total, 0.0)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _step_size(learning_rate, norm, mean_norm, epoch):
     """Return the normalized step size and the new running mean of gradient norms."""
@@ -96,7 +97,7 @@ def _step_size(learning_rate, norm, mean_norm, epoch):
     return learning_rate / (np.sqrt(unbiased) + NORM_EPSILON), mean_norm
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def linear_epochs(
     theta,
@@ -176,7 +177,7 @@ def linear_epochs(
     return count, mean_norm, loss, judged
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _product(left, right, out):
     """out = left @ right, shapes (n, i), (i, k), (n, k), each sum in the order of i.
@@ -192,7 +193,7 @@ def _product(left, right, out):
                     out[n, k] += factor * right[i, k]
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _dot(left, right, count, in_lanes):
     """Return sum_k left[k] right[k], k < count, one after the other, or in eight running sums joined before the rest.
@@ -217,7 +218,7 @@ def _dot(left, right, count, in_lanes):
     return total
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _network_forward(ssm, first, hidden, last, sizes, in_lanes, x, y, states, z, h1, h2, output):
     """Fill states (kappa+1, n, D), z = C h_kappa, both hidden layers and the output; return the mean squared error.
@@ -244,7 +245,7 @@ def _network_forward(ssm, first, hidden, last, sizes, in_lanes, x, y, states, z,
     return total / ssm.dtype.type(len(y))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def network_outputs(theta, sizes, d, width, x):
     """Return a teacher's outputs (n,) for x of shape (n, kappa); theta, sizes, d, width as in `sequence_epochs`."""
@@ -262,7 +263,7 @@ def network_outputs(theta, sizes, d, width, x):
     return output
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def sequence_epochs(
     theta,

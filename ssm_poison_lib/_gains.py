@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-import numba
 import numpy as np
 
 from ssm_poison_lib._compiled import ADAM_EPSILON, BETA_1, BETA_2, _dot, _full_norm_squared, _step_size
+from ssm_poison_lib._jit import compiled
 
 __all__ = ["gain_epochs", "gain_flow", "gain_gradient"]
 
@@ -27,7 +27,7 @@ _RADIUS_SAFETY = 1.2
 _MOST_STAGES = 4000
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def gain_gradient(theta, d, width, x, y, gradient, powers, e, work):
     """Fill the gradient of the mean squared error and return that error.
@@ -115,7 +115,7 @@ def gain_gradient(theta, d, width, x, y, gradient, powers, e, work):
     return loss / n_sequences
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def gain_epochs(
     theta,
@@ -183,7 +183,7 @@ def gain_epochs(
     return count, mean_norm, loss, judged
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def _radius(theta, gradient, d, width, x, y, direction, powers, e, work):
     """Return (spectral radius of the Jacobian, evaluations) by power iteration on differences of gradients.
@@ -220,7 +220,7 @@ def _radius(theta, gradient, d, width, x, y, direction, powers, e, work):
     return _RADIUS_SAFETY * radius, 50
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled()
 @no_type_check
 def gain_flow(theta, d, width, x, y, times, marks, rtol, atol, rest, max_evaluations):
     """Follow the gradient flow of theta by Runge-Kutta-Chebyshev steps of order 2, each with as many stages as it needs.

@@ -9,17 +9,13 @@ from __future__ import annotations
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
+
+from ssm_poison_lib._jit import compiled
 
 __all__ = ["factor_gram", "integrate"]
 
 # No "nnan" or "ninf": the error control looks for values that are not finite.
-_OPTIONS = {
-    "nogil": True,
-    "cache": True,
-    "error_model": "numpy",
-    "fastmath": {"contract", "reassoc", "nsz", "arcp"},
-}
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 
 # GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving Ordinary
 # Differential Equations II, section IV.7: (1/(h GAMMA) - J) k_i = f(u + sum_m A_im k_m) + sum_m C_im k_m / h.
@@ -46,6 +42,7 @@ _E1, _E2, _E3, _E4 = 2.302155402932996, 3.073634485392623, -0.8732808018045032, 
 _SAFETY, _LARGEST, _SMALLEST = 0.9, 6.0, 0.2
 _EPS = 2.220446049250313e-16
 _TINY = 1e-290  # keeps 0/0 out of the relative errors of gaps
+_UNDERFLOWN = 1e-290  # a sum of squares below it has lost digits
 _FITTED = 1e-12  # residual at which a run counts as fitted, beside its rounding
 _NEAR = 1e-5  # residual and relative motion below which the limit is taken by Gauss-Newton steps
 _RATES = 40.0  # "converged" means e^-40: the slowest mode has that many time constants left
@@ -53,13 +50,14 @@ _STUCK = 1e-10  # relative motion in all the time left that counts as none
 _AT_REST = 1e-6  # relative motion in the second half of the time that counts as none
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def factor_gram(G, L, P):
     """Fill L (n, kappa, kappa), G = L L^T on lags >= 1 (lag 0 moves no entry of A), and P (n, kappa, kappa-1).
 
-    Cholesky with pivoting; a pivot counts as zero relative to its own diagonal entry, so that doses may differ by any factor.
-    Returns the largest rank, or -1 - i if G of run i is not positive semidefinite.
+    G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero relative to its own diagonal entry, so
+    that doses may differ by any factor, and where its column would not fit under the other diagonal entries: it is rounding,
+    or what a square kept when it underflowed. Returns the largest rank.
     """
     n, length = G.shape[0], G.shape[1]
     largest = 0
@@ -67,8 +65,6 @@ def factor_gram(G, L, P):
     for i in range(n):
         for m in range(length):
             rest[m] = G[i, m, m]
-            if rest[m] < 0.0:
-                return -1 - i
         rank = 0
         while rank < length:
             pivot = 0
@@ -78,17 +74,24 @@ def factor_gram(G, L, P):
             if pivot == 0:
                 break
             root = np.sqrt(rest[pivot])
+            fits = True
             for m in range(length):
                 x = G[i, m, pivot]
                 for c in range(rank):
                     x -= L[i, m, c] * L[i, pivot, c]
-                L[i, m, rank] = x / root
+                x /= root
+                L[i, m, rank] = x
+                exact = G[i, m, m] > _UNDERFLOWN or G[i, pivot, pivot] <= _UNDERFLOWN
+                if m > 0 and exact and not x * x <= rest[m] + 1e-6 * G[i, m, m]:
+                    fits = False
+            rest[pivot] = 0.0
+            if not fits:
+                L[i, :, rank] = 0.0
+                continue
             L[i, pivot, rank] = root
             for m in range(length):
-                rest[m] -= L[i, m, rank] * L[i, m, rank]
-                if rest[m] < -1e-10 * G[i, m, m]:
-                    return -1 - i
-            rest[pivot] = 0.0
+                if m != pivot:
+                    rest[m] -= L[i, m, rank] * L[i, m, rank]
             for m in range(length - 1):
                 P[i, rank, m] = (m + 1.0) * L[i, m + 1, rank]
             rank += 1
@@ -96,7 +99,7 @@ def factor_gram(G, L, P):
     return largest
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _entries(u, chain, sign, a):
     """a_j = a_{j-1} - u_j where chain_j is 1, u_j where it is 0 (sign = 1 - 2 chain)."""
@@ -110,7 +113,7 @@ def _entries(u, chain, sign, a):
             now[s] = c[s] * before[s] + sg[s] * v[s]
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _polynomial(coefficients, a, value, divided):
     """value_j = f(a_j), divided_j = f[a_{j-1}, a_j] by Horner's scheme; coefficients (p, W)."""
@@ -128,7 +131,7 @@ def _polynomial(coefficients, a, value, divided):
                 f[s] = f[s] * y[s] + c[s]
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _drive(a, w, L, P, target, power, M, rho, gamma):
     """Moments M, residuals rho = L^T (M* - M), coefficients gamma = sum_c rho_c P_c."""
@@ -161,7 +164,7 @@ def _drive(a, w, L, P, target, power, M, rho, gamma):
                 g[s] += residual[s] * factor[s]
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _solve(right, chain, sign, inverse_e, V, dV, eV, dD, R, q, z, b, k):
     """k = (1/(h GAMMA) - J)^-1 right in the unknowns u; `right` is destroyed.
@@ -209,7 +212,7 @@ def _solve(right, chain, sign, inverse_e, V, dV, eV, dD, R, q, z, b, k):
             out[s] = (1.0 - c[s]) * own + c[s] * (y[s] + slope[s] * own) * before[s]
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _invert(S, R, s):
     """R = S^-1 for one lane, by Gauss-Jordan with row pivoting; S is destroyed."""
@@ -247,14 +250,14 @@ def _invert(S, R, s):
                     R[i, c, s] -= x * R[k, c, s]
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _root(error):
     """error^(-1/4), several times faster than a power."""
     return 1.0 / np.sqrt(np.sqrt(error))
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
     """Look at one lane: 2 if fitted and at rest, 1 if a Gauss-Newton step (left in move) takes it to its limit, 0 if neither.
@@ -305,7 +308,7 @@ def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
     return 2 if fitted else 1
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def _at_rest(s, u, a, chain, w, gamma, V, rho, left, S, R):
     """Is this lane at a stationary point that it cannot leave?
@@ -342,7 +345,7 @@ def _at_rest(s, u, a, chain, w, gamma, V, rho, left, S, R):
     return moved <= _STUCK * size
 
 
-@njit(**_OPTIONS)
+@compiled(fastmath=_FASTMATH)
 @no_type_check
 def integrate(
     u0, chain0, w0, L0, P0, target0, t_end, start, stop, W, rtol, atol, max_steps, end_u, end_a, end_M, ends

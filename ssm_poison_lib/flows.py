@@ -20,7 +20,7 @@ the speed: `benchmarks/flows.py`.
 
 from __future__ import annotations
 
-import os
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
@@ -29,7 +29,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib._checks import (
+    MAX_COUNT,
+    MAX_ENTRIES,
+    MAX_LENGTH,
+    ArrayLike,
+    as_array,
+    as_choice,
+    as_integer,
+    as_scalar,
+    as_workers,
+    contiguous,
+    in_range,
+    shown,
+)
 from ssm_poison_lib._rosenbrock import factor_gram, integrate
 from ssm_poison_lib.flow import FlowError
 
@@ -93,19 +106,26 @@ class FlowBatch:
         return f"FlowBatch({n} runs, d = {d}: {', '.join(f'{k} {v}' for k, v in self.counts().items())})"
 
     def impulse_responses(self, length: int) -> Float[np.ndarray, "n length"]:
-        """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1 of every run."""
-        length = as_integer("length", length, low=1)
+        """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1 of every run (NaN for failed runs).
+
+        Raises ValueError for a length beyond memory, or a response that overflows.
+        """
+        n = len(self.A)
+        length = as_integer("length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // max(n, 1))))
         power = np.array(self.w)  # (n, d)
-        response = np.empty((len(power), length))
-        for lag in range(length):
-            response[:, lag] = power.sum(axis=1)
-            power *= self.A
+        response = np.empty((n, length))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for lag in range(length):
+                response[:, lag] = power.sum(axis=1)
+                power *= self.A
+        in_range("length", "the impulse response", response[self.status >= 0])
         return response
 
     def generalization_errors(self, target: ArrayLike, *, first_lag: int = 0) -> Float[np.ndarray, " n"]:
         """Return Gen_K = max over first_lag <= k < K of abs(M_k - M*_k) for every run.
 
         target: (K,) impulse response of the teacher, such as `teacher.impulse_response(20)`, or (n, K), one per run.
+        first_lag: the first lag compared. Raises ValueError for another shape, or a first_lag that is not below K.
         """
         response = as_array("target", target, ndim=(1, 2))
         length = response.shape[-1]
@@ -126,7 +146,8 @@ def near_tie_starts(
     Returns A0 (n, d) and gaps (n, d-1) with gaps[:, j] = a_j - a_{j+1}; gaps[:, 0] = eps g abar_1 is exact even where
     A0 cannot show it. Hand both to `many_flows` or `theorem_flows`.
 
-    Raises ValueError if the tie would push the second entry below the third.
+    Raises ValueError if the tie would push the second entry below the third, or if an entry or gap leaves the normal numbers of
+    float64 (2.2e-308 to 1.8e308): a gap below them would lose its digits or become an exact tie.
     """
     abar = np.atleast_2d(as_array("shape", shape, ndim=(1, 2)))
     eps = np.atleast_1d(as_array("scales", scales, ndim=(0, 1)))
@@ -145,14 +166,26 @@ def near_tie_starts(
         raise ValueError(f"tie_gaps must be >= 0; got {g.min():g}")
     n = sizes.pop() if sizes else 1
     A0 = np.array(np.broadcast_to(abar, (n, abar.shape[1])))
-    A0[:, 1] = A0[:, 0] * (1.0 - g)
-    gaps = A0[:, :-1] - A0[:, 1:]
-    gaps[:, 0] = g * A0[:, 0]
+    with np.errstate(over="ignore", under="ignore"):
+        A0[:, 1] = A0[:, 0] * (1.0 - g)
+        gaps = A0[:, :-1] - A0[:, 1:]
+        gaps[:, 0] = g * A0[:, 0]
     if (gaps < 0).any():
         raise ValueError(
             f"shape must stay descending with its second entry at abar_1 (1 - g); got a gap of {gaps.min():.6g}"
         )
-    return A0 * eps[:, None], gaps * eps[:, None]
+    with np.errstate(over="ignore", under="ignore"):
+        starts, exact = A0 * eps[:, None], gaps * eps[:, None]
+    in_range("scales", "the start", starts)
+    least = np.finfo(float).tiny
+    if ((np.abs(starts) < least) & (A0 != 0)).any():
+        raise ValueError(f"scales must be larger: the start would fall below {least:.2g}; got {eps.min():g}")
+    if ((exact[:, 0] < least) & (g > 0) & (A0[:, 0] > 0)).any():
+        raise ValueError(
+            f"tie_gaps must be larger, or 0 for an exact tie: eps g abar_1 would fall below {least:.2g}"
+            f" and lose its digits; got {g[g > 0].min():g}"
+        )
+    return starts, exact
 
 
 def theorem_flows(
@@ -168,8 +201,8 @@ def theorem_flows(
 ) -> FlowBatch:
     """Integrate flows of the theorem's setting: da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
 
-    A0: (n, d) starts; length: kappa >= 3; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times the sum of
-    their squared coefficients, numbers or (n,) (beta = 0: baseline only); t_end, gaps, options: as in `many_flows`.
+    A0: (n, d) starts; length: kappa from 3 to 10,000; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times
+    the sum of their squared coefficients, numbers or (n,) (beta = 0: baseline only); t_end, gaps, options: as in `many_flows`.
     special_position: where, from 1 to kappa-1, the special sequences are non-zero, a number or (n,) (default: kappa-1, the
     theorem's); at position i their term is beta m a_j^{m-1} r_m with m = kappa-i, and i = 1 adds to the baseline ones.
 
@@ -177,7 +210,7 @@ def theorem_flows(
     """
     starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
     n, d = starts.shape
-    length = as_integer("length", length, low=3)
+    length = as_integer("length", length, low=3, high=10_000)
     positions = as_array(
         "special_position", length - 1 if special_position is None else special_position, ndim=(0, 1)
     )
@@ -185,17 +218,27 @@ def theorem_flows(
         raise ValueError(f"special_position must be a number, or one for each of the {n} runs")
     if not np.isin(positions, np.arange(1, length)).all():
         raise ValueError(
-            f"special_position must be a position from 1 to {length - 1}; got {special_position!r}"
+            f"special_position must be a position from 1 to {length - 1}; got {shown(special_position)}"
         )
-    G = np.zeros((n, length, length))
-    lags = np.broadcast_to((length - positions).astype(int), (n,))
-    for name, value, lag in (("alpha", alpha, np.full(n, length - 1)), ("beta", beta, lags)):
-        weight = as_array(name, value, ndim=(0, 1))
+    weights = {}
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        weights[name] = weight = as_array(name, value, ndim=(0, 1))
         if (weight < 0).any() or (weight.ndim == 1 and len(weight) != n):
-            raise ValueError(f"{name} must be a number >= 0, or one for each of the {n} runs; got {value!r}")
-        G[np.arange(n), lag, lag] += weight
-    if n > 1 and (G == G[0]).all():
-        G = G[:1]
+            raise ValueError(
+                f"{name} must be a number >= 0, or one for each of the {n} runs; got {shown(value)}"
+            )
+    cases = np.stack([np.broadcast_to(x, n) for x in (positions, *weights.values())])  # (3, n)
+    if (cases == cases[:, :1]).all():
+        cases = cases[:, :1]  # one Gram matrix for all
+    m = cases.shape[1]
+    if m * length**2 > MAX_ENTRIES:
+        raise ValueError(
+            f"length must be at most {math.isqrt(MAX_ENTRIES // m)} for {m} runs of different weights; got {length}"
+        )
+    G = np.zeros((m, length, length))
+    lags = length - cases[0].astype(int)
+    G[:, length - 1, length - 1] += cases[1]
+    G[np.arange(m), lags, lags] += cases[2]
     target = np.ones(length)
     target[0] = d  # what w = ones gives at lag 0 whatever A is
     return many_flows(starts, G, target, t_end=t_end, gaps=gaps, **options)
@@ -224,13 +267,14 @@ def many_flows(
 
     rtol: error allowed per step relative to each gap and to the first entry of each group of equal weights, in 1e-13..1e-3 (the
     final generalization error is then off by less than that: the estimate of order 3 is pessimistic). atol: absolute
-    error allowed for those first entries. workers: threads (default: all cores of this process).
+    error allowed for those first entries. max_steps: from 1 to 1e9. workers: threads (default: all cores of this process).
     on_failure: "raise", or "nan" to keep the other runs and fill failed rows with NaN (their status says why).
 
     Returns a `FlowBatch`. A run ends early, as CONVERGED, once every residual that A can change is below 1e-12 (or its rounding)
     and the rest of the motion is negligible; the last 1e-5 of the way is taken by Gauss-Newton steps instead of by time.
 
-    Raises ValueError for inputs of other shapes or ranges; FlowError if a run fails and on_failure is "raise".
+    Raises ValueError for inputs of other shapes or ranges, or a G with an eigenvalue below -1e-10 kappa once its diagonal is
+    scaled to ones (rounding in X^T X stays far above that); FlowError if a run fails and on_failure is "raise".
 
     Source: Proposition 1 of chapter "Which way does training move?"; the method is described in the module's docstring.
     """
@@ -258,24 +302,24 @@ def many_flows(
     if not 1e-13 <= rtol <= 1e-3:
         raise ValueError(f"rtol must be from 1e-13 to 1e-3; got {rtol:g}")
     atol = as_scalar("atol", atol, low=0.0, strict=True)
-    max_steps = as_integer("max_steps", max_steps, low=1)
-    workers = len(os.sched_getaffinity(0)) if workers is None else as_integer("workers", workers, low=1)
+    max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
+    workers = as_workers("workers", workers)
     on_failure = as_choice("on_failure", on_failure, ("raise", "nan"))
 
     weights = np.ascontiguousarray(np.broadcast_to(weights, (n, d)))
     order, unknowns, chain = _gap_coordinates(starts, weights, gaps)
-    sorted_weights = np.take_along_axis(weights, order, axis=1)
     L, P = _factor(gram)
-    times = np.array(np.broadcast_to(ends, (n,)))
+    times = np.broadcast_to(ends, (n,))
+    inputs = [
+        contiguous(x)
+        for x in (unknowns, chain, np.take_along_axis(weights, order, axis=1), L, P, response, times)
+    ]
     end_u, end_a, end_M, how = np.empty((n, d)), np.empty((n, d)), np.empty((n, length)), np.empty((n, 4))
     lanes = _lanes(d)
 
     def integrate_block(first: int) -> None:
         last = min(first + size, n)
-        integrate(
-            unknowns, chain, sorted_weights, L, P, response, times, first, last, lanes, rtol, atol, max_steps,
-            end_u, end_a, end_M, how,
-        )  # fmt: skip
+        integrate(*inputs, first, last, lanes, rtol, atol, max_steps, end_u, end_a, end_M, how)
 
     # A few blocks per thread, because runs differ in length, but never so small that lanes stand idle.
     size = max(2 * lanes, -(-n // (4 * workers)))
@@ -354,11 +398,31 @@ def _factor(
 ) -> tuple[Float[np.ndarray, "m kappa r"], Float[np.ndarray, "m r lags"]]:
     """Return L with G = L L^T (lags >= 1) and the coefficients of the polynomials P_c, r the largest rank of the batch."""
     m, length = gram.shape[:2]
-    size = np.sqrt(np.abs(np.diagonal(gram, axis1=1, axis2=2)))
-    if (np.abs(gram - np.swapaxes(gram, 1, 2)) > 1e-12 * size[:, :, None] * size[:, None, :]).any():
-        raise ValueError("G must be symmetric")
+    _check_semidefinite(gram)
     L, P = np.zeros((m, length, length)), np.zeros((m, length, length - 1))
-    rank = factor_gram(gram, L, P)
-    if rank < 0:
-        raise ValueError(f"G must be positive semidefinite, as (2/n) X^T X is; G of run {-1 - rank} is not")
-    return np.ascontiguousarray(L[:, :, :rank]), np.ascontiguousarray(P[:, :rank])
+    rank = factor_gram(contiguous(gram), L, P)
+    return L[:, :, :rank], P[:, :rank]
+
+
+def _check_semidefinite(gram: Float[np.ndarray, "m kappa kappa"]) -> None:
+    """Raise ValueError unless each matrix is symmetric and positive semidefinite up to the rounding of X^T X.
+
+    Entry (i, j) of X^T X is off by at most n eps sqrt(G_ii G_jj): rounding is small beside a diagonal scaled to ones, whatever
+    the scales of the positions and however many of them depend on each other.
+    """
+    length = gram.shape[-1]
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    # Below 1e-300 a square has lost its digits to underflow. Any positive scale keeps the signs of the eigenvalues.
+    scale = np.sqrt(np.maximum(diagonal, 1e-300))  # (m, kappa)
+    with np.errstate(over="ignore"):
+        scaled = gram / scale[:, :, None] / scale[:, None, :]
+    lopsided = (np.abs(scaled - np.swapaxes(scaled, 1, 2)) > 1e-12).any(axis=(1, 2))
+    if lopsided.any():
+        raise ValueError(f"G must be symmetric; G of run {np.argmax(lopsided)} is not")
+    wrong = (diagonal < 0).any(axis=1) | (np.abs(scaled) > 1.0 + 1e-9).any(axis=(1, 2))
+    if not wrong.any() and np.count_nonzero(gram) > np.count_nonzero(diagonal):
+        wrong = np.linalg.eigvalsh(scaled)[:, 0] < -1e-10 * length
+    if wrong.any():
+        raise ValueError(
+            f"G must be positive semidefinite, as (2/n) X^T X is; G of run {np.argmax(wrong)} is not"
+        )

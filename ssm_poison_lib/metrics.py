@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_integer
+from ssm_poison_lib._checks import MAX_LENGTH, ArrayLike, as_array, as_instance, as_integer, in_range
+from ssm_poison_lib.networks import Network, NetworkTrainingSet, network_gamma, network_loss
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -20,8 +21,15 @@ __all__ = [
 
 
 def error_by_lag(student: DiagonalSSM, teacher: DiagonalSSM, length: int) -> Float[np.ndarray, " length"]:
-    """Return abs(M_k - M*_k) for lags k = 0 .. length-1: what the student's answer to a unit impulse gets wrong."""
-    return np.abs(student.impulse_response(length) - teacher.impulse_response(length))
+    """Return abs(M_k - M*_k) for lags k = 0 .. length-1: what the student's answer to a unit impulse gets wrong.
+
+    Raises TypeError unless both are SSMs, ValueError if a value overflows.
+    """
+    student = as_instance("student", student, DiagonalSSM)
+    teacher = as_instance("teacher", teacher, DiagonalSSM)
+    with np.errstate(over="ignore"):
+        error = np.abs(student.impulse_response(length) - teacher.impulse_response(length))
+    return np.asarray(in_range("length", "the error", error))
 
 
 def generalization_error(
@@ -32,9 +40,9 @@ def generalization_error(
     length: K, the number of lags compared (20 in the theorem's setting, 40 beyond it); far above kappa it measures
     extrapolation. first_lag: 1 leaves out lag 0, which no student can learn when x_kappa is always 0 and B, C are fixed.
 
-    Raises ValueError unless 0 <= first_lag < length.
+    Raises ValueError unless 0 <= first_lag < length, or if a value overflows; TypeError unless both are SSMs.
     """
-    length = as_integer("length", length, low=1)
+    length = as_integer("length", length, low=1, high=MAX_LENGTH)
     first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
     return float(error_by_lag(student, teacher, length)[first_lag:].max())
 
@@ -46,13 +54,13 @@ def extrapolation_loss(
 
     For the theorem's teacher the divisor is M*_0 = d although every lag that can be learnt has M*_k = 1.
 
-    Raises ValueError if the teacher's impulse response is zero at all compared lags.
+    Raises ValueError if the teacher's impulse response is zero at all compared lags, and as there.
     """
     error = generalization_error(student, teacher, length, first_lag=first_lag)
     scale = float(np.abs(teacher.impulse_response(length)[first_lag:]).max())
     if scale == 0.0:
         raise ValueError("teacher must have a non-zero impulse response at the compared lags; got all zeros")
-    return error / scale
+    return float(in_range("length", "the error", np.float64(error / scale)))
 
 
 def effective_rank(values: ArrayLike) -> float:
@@ -70,21 +78,49 @@ def effective_rank(values: ArrayLike) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def loss(student: DiagonalSSM, training_set: TrainingSet) -> float:
-    """Return the mean over sequences of (y_i - phi(x_i))^2, only the last output being supervised."""
-    residual = training_set.y - student.last_output(training_set.x)
-    return float(np.mean(residual**2))
+def loss(student: DiagonalSSM | Network, training_set: TrainingSet | NetworkTrainingSet) -> float:
+    """Return the mean over sequences of (y_i - phi(x_i))^2, only the last output being supervised.
+
+    student: an SSM, or one inside a network. Raises TypeError for anything else, ValueError if the loss overflows.
+    """
+    student = as_instance("student", student, DiagonalSSM, Network)
+    training_set = as_instance("training_set", training_set, TrainingSet, NetworkTrainingSet)
+    with np.errstate(over="ignore"):
+        if isinstance(student, Network):
+            value = network_loss(student, training_set)
+        else:
+            value = float(np.mean(_residual(student, training_set) ** 2))
+    return float(in_range("training_set", "the loss", value))
 
 
-def gamma(student: DiagonalSSM, training_set: TrainingSet) -> Float[np.ndarray, " lags"]:
+def gamma(
+    student: DiagonalSSM | Network, training_set: TrainingSet | NetworkTrainingSet
+) -> Float[np.ndarray, " lags"]:
     """Return the coefficients gamma_l, l = 0 .. kappa-2, of the gradient flow da_j/dt = w_j sum_l gamma_l a_j^l.
 
     gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1} with residuals delta_i = y_i - phi(x_i), 1-based positions.
-    Empty for kappa = 1: a single input never passes through A.
+    Empty for kappa = 1: a single input never passes through A. For an SSM inside a network each residual comes with its
+    factor xi_i = g'(z_i) (`networks.network_gamma`).
+
+    Raises TypeError unless student is a DiagonalSSM or a Network, and training_set a set for one of them; ValueError
+    if a value overflows.
 
     Source: Proposition 1 of chapter "Which way does training move?".
     """
-    residual = training_set.y - student.last_output(training_set.x)  # (n,)
-    by_lag = (2.0 / training_set.size) * residual @ training_set.x[:, ::-1]  # (kappa,), index = lag m = l + 1
-    lags = np.arange(1, training_set.length)
-    return np.asarray(lags * by_lag[1:])
+    student = as_instance("student", student, DiagonalSSM, Network)
+    training_set = as_instance("training_set", training_set, TrainingSet, NetworkTrainingSet)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(student, Network):
+            return np.asarray(in_range("training_set", "gamma", network_gamma(student, training_set)))
+        x = training_set.x
+        by_lag = (
+            (2.0 / len(x)) * _residual(student, training_set) @ x[:, ::-1]
+        )  # (kappa,), index = lag m = l + 1
+        values = np.arange(1, x.shape[1]) * by_lag[1:]
+    return np.asarray(in_range("training_set", "gamma", values))
+
+
+def _residual(
+    student: DiagonalSSM, training_set: TrainingSet | NetworkTrainingSet
+) -> Float[np.ndarray, " n"]:
+    return np.asarray(training_set.y - student.last_output(training_set.x))

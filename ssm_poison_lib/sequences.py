@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_integer, as_positions, as_rng, as_scalar
+from ssm_poison_lib._checks import (
+    MAX_ENTRIES,
+    MAX_LENGTH,
+    ArrayLike,
+    Seed,
+    as_array,
+    as_instance,
+    as_integer,
+    as_positions,
+    as_rng,
+    as_scalar,
+    in_range,
+)
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
@@ -27,16 +40,17 @@ def fixed_sequences(
 ) -> Float[np.ndarray, "n length"]:
     """Return sequences that are zero outside `positions`, with given coefficients there.
 
-    length: kappa >= 1. positions: k distinct 1-based positions. coefficients: a number (one sequence, the same value at
-    each position), (n,) (n sequences, one value each) or (n, k).
+    length: kappa, from 1 to a million. positions: k distinct 1-based positions. coefficients: a number (one
+    sequence, the same value at each position), (n,) (n sequences, one value each) or (n, k).
 
-    Raises ValueError for positions outside 1..kappa, zero sequences, or coefficients of another shape.
+    Raises ValueError for positions outside 1..kappa, zero sequences, coefficients of another shape, or
+    more than 2^28 entries in all.
 
     >>> fixed_sequences(5, (1, 3), [2.0, -1.0])
     array([[ 2.,  0.,  2.,  0.,  0.],
            [-1.,  0., -1.,  0.,  0.]])
     """
-    length = as_integer("length", length, low=1)
+    length = as_integer("length", length, low=1, high=MAX_LENGTH)
     columns = np.array(as_positions("positions", positions, length=length)) - 1
     values = as_array("coefficients", coefficients, ndim=(0, 1, 2))
     if values.ndim == 2 and values.shape[1] != len(columns):
@@ -45,6 +59,7 @@ def fixed_sequences(
         )
     values = np.atleast_1d(values)
     rows = values if values.ndim == 2 else values[:, None]  # (n, k) or (n, 1)
+    as_integer("length", length, low=1, high=max(1, MAX_ENTRIES // len(rows)))
     x = np.zeros((len(rows), length))
     x[:, columns] = rows
     return x
@@ -55,13 +70,13 @@ def gaussian_sequences(
 ) -> Float[np.ndarray, "n length"]:
     """Return `count` sequences with independent Gaussian entries of standard deviation `scale` at `positions`, zero elsewhere.
 
-    length: kappa >= 1; positions: distinct, 1-based; count: n >= 1; seed: int, Generator or RandomState.
-    Raises ValueError as `fixed_sequences` does.
+    length: kappa >= 1; positions: distinct, 1-based; count: n >= 1; seed: int, Generator or RandomState;
+    scale: in (0, 1e300]. Raises ValueError as `fixed_sequences` does.
     """
-    length = as_integer("length", length, low=1)
+    length = as_integer("length", length, low=1, high=MAX_LENGTH)
     positions = as_positions("positions", positions, length=length)
-    count = as_integer("count", count, low=1)
-    scale = as_scalar("scale", scale, low=0.0, strict=True)
+    count = as_integer("count", count, low=1, high=MAX_ENTRIES // length)
+    scale = as_scalar("scale", scale, low=0.0, high=1e300, strict=True)
     return fixed_sequences(
         length, positions, scale * as_rng("seed", seed).standard_normal((count, len(positions)))
     )
@@ -72,7 +87,7 @@ def baseline_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.n
 
     length: kappa >= 2 (at kappa = 1 the first position is the last, and A never moves). coefficients: number or (n,).
     """
-    return fixed_sequences(as_integer("length", length, low=2), (1,), coefficients)
+    return fixed_sequences(as_integer("length", length, low=2, high=MAX_LENGTH), (1,), coefficients)
 
 
 def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.ndarray, "n length"]:
@@ -83,7 +98,7 @@ def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.nd
     >>> special_sequences(4)
     array([[0., 0., 1., 0.]])
     """
-    length = as_integer("length", length, low=2)
+    length = as_integer("length", length, low=2, high=MAX_LENGTH)
     return fixed_sequences(length, (length - 1,), coefficients)
 
 
@@ -94,7 +109,8 @@ class TrainingSet:
     x: (n, kappa) or (kappa,) inputs; teacher: the SSM that labels them; y: (n,) its last outputs (computed here).
     All arrays are read-only copies.
 
-    Raises ValueError for an empty or non-finite x, or a teacher that is not a DiagonalSSM.
+    Raises TypeError for a teacher that is not a DiagonalSSM, ValueError for an empty or non-finite x, or
+    a label that overflows.
     """
 
     x: Float[np.ndarray, "n kappa"]
@@ -102,8 +118,7 @@ class TrainingSet:
     y: Float[np.ndarray, " n"] = field(init=False)
 
     def __init__(self, x: ArrayLike, teacher: DiagonalSSM) -> None:
-        if not isinstance(teacher, DiagonalSSM):
-            raise ValueError(f"teacher must be a DiagonalSSM; got {type(teacher).__name__}")
+        teacher = as_instance("teacher", teacher, DiagonalSSM)
         x = np.array(np.atleast_2d(as_array("x", x, ndim=(1, 2))))
         y = teacher.last_output(x)
         for array in (x, y):
@@ -126,17 +141,24 @@ class TrainingSet:
         """Return G = (2/n) sum_i r_i r_i^T, where r_i is x_i reversed, so that rows and columns are lags 0..kappa-1.
 
         With it the loss is (M* - M)^T G (M* - M) / 2 and its gradient flow needs nothing else of the data.
+        Raises ValueError if kappa is above 16,384 (G would not fit in memory), or an entry overflows.
         """
+        as_integer("kappa", self.length, low=1, high=math.isqrt(MAX_ENTRIES))
         lagged = self.x[:, ::-1]
-        return np.asarray((2.0 / self.size) * lagged.T @ lagged)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gram = (2.0 / self.size) * lagged.T @ lagged
+        return np.asarray(in_range("x", "the Gram matrix", gram))
 
 
 def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
     """Return one training set with the sequences of all, in order.
 
-    Raises ValueError unless all have the same sequence length and the same teacher (equal A, B and C).
+    Raises ValueError unless all have the same sequence length and the same teacher (equal A, B and C),
+    TypeError for anything but training sets.
     """
+    as_instance("first", first, TrainingSet)
     for other in others:
+        as_instance("each of others", other, TrainingSet)
         if other.length != first.length:
             raise ValueError(
                 f"training sets must have one sequence length; got {first.length} and {other.length}"
@@ -158,14 +180,19 @@ def check_labels(x: ArrayLike, y: ArrayLike, teacher: DiagonalSSM, *, rtol: floa
     x: (n, kappa); y: (n,) labels from anywhere (a file, another program); teacher: who should have given them.
     rtol: allowed deviation relative to the sum of abs(x_{kappa-m} M_m), the scale on which an output is rounded.
 
-    The message names the first label that differs, its value and the teacher's.
+    The message names the first label that differs, its value and the teacher's. TypeError if the teacher is
+    not a DiagonalSSM, ValueError if an output overflows.
     """
+    teacher = as_instance("teacher", teacher, DiagonalSSM)
     x = as_array("x", x, ndim=2)
     y = as_array("y", y, ndim=1, last=len(x))
     rtol = as_scalar("rtol", rtol, low=0.0)
     expected = teacher.last_output(x)
-    size = np.abs(x[:, ::-1]) @ np.abs(teacher.impulse_response(x.shape[1]))
-    wrong = np.flatnonzero(np.abs(y - expected) > rtol * size)
+    with np.errstate(over="ignore"):
+        size = np.abs(x[:, ::-1]) @ np.abs(teacher.impulse_response(x.shape[1]))
+        wrong = np.flatnonzero(
+            np.abs(y - expected) > rtol * in_range("x", "the sum of an output's terms", size)
+        )
     if len(wrong):
         i = wrong[0]
         raise ValueError(

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Complex, Float
 from scipy.fft import irfft, next_fast_len, rfft
 
-from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_choice, as_integer, as_rng, as_scalar
+from ssm_poison_lib._checks import (
+    MAX_ENTRIES,
+    MAX_LENGTH,
+    ArrayLike,
+    Seed,
+    as_array,
+    as_choice,
+    as_complex,
+    as_integer,
+    as_rng,
+    as_scalar,
+    in_range,
+)
 
 __all__ = ["DiagonalSSM", "impulse_response", "near_zero", "teacher", "theorem_teacher"]
 
@@ -21,19 +34,30 @@ _TEACHER_POLES = {
     "dim=4": (0.99, 0.8, 0.5, 0.3),
 }
 
+# The least scale of a near-zero start: below it entries far smaller than the scale would be subnormal numbers.
+_LEAST_SCALE = 1e-290
 
-def impulse_response(
-    A: Float[np.ndarray, " d"], w: Float[np.ndarray, " d"], length: int
-) -> Float[np.ndarray, " length"]:
+
+def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarray, " length"]:
     """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1, with 0^0 = 1.
 
-    A: (d,) diagonal of the state transition matrix; w: (d,) weights b_j c_j; length: number of lags, >= 1.
+    A: (d,) diagonal of the state transition matrix; w: (d,) weights b_j c_j; length: number of lags,
+    from 1 to a million (d * length at most 2^28).
 
-    Raises ValueError if a value is not finite (some abs(a_j) > 1 raised too high), naming the first such lag.
+    Raises ValueError if a value is not finite (some abs(a_j) > 1 raised too high), naming the first
+    such lag, and for arguments of other shapes.
     """
-    length = as_integer("length", length, low=1)
+    A = as_array("A", A, ndim=1)
+    w = as_array("w", w, ndim=1, last=len(A))
+    length = as_integer("length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // len(A))))
+    lags = np.arange(length)
     with np.errstate(over="ignore", invalid="ignore"):
-        response = (A[None, :] ** np.arange(length)[:, None]) @ w  # (length, d) @ (d,)
+        response = np.asarray((A[None, :] ** lags[:, None]) @ w)  # (length, d) @ (d,)
+        lost = np.flatnonzero(~np.isfinite(response))
+        if len(lost):
+            # An entry without weight does not matter; a small weight may bring a large power back into range.
+            a, half = A[w != 0], lags[lost, None] // 2
+            response[lost] = (w[w != 0] * a**half * a ** (lags[lost, None] - half)).sum(axis=1)
     if not np.isfinite(response).all():
         lag = int(np.argmin(np.isfinite(response)))
         raise ValueError(
@@ -41,6 +65,29 @@ def impulse_response(
             f" (largest abs(a_j) is {np.abs(A).max():.6g}); got length={length}"
         )
     return response
+
+
+def _respond(
+    compute: Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]],
+    x: Float[np.ndarray, "..."],
+    growth: float,
+) -> Float[np.ndarray, "..."]:
+    """Return compute(x), linear in each sequence x (..., kappa), also where only partial sums overflow.
+
+    growth: how many times its largest term a sum can be. Sequences whose result is not finite are
+    computed again, scaled down by a power of two, which is exact. Raises ValueError if a result itself
+    is beyond the range of float64.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = np.asarray(compute(x))
+        if np.isfinite(y).all():
+            return y
+        rows, results = np.atleast_2d(x), np.array(y.reshape(*np.atleast_2d(x).shape[:1], -1))
+        lost = ~np.isfinite(results).all(axis=1)
+        power = np.frexp(np.abs(rows[lost]).max(axis=1, keepdims=True))[1] + math.ceil(math.log2(growth))
+        small = np.asarray(compute(np.ldexp(rows[lost], -power)))
+        results[lost] = np.ldexp(small.reshape(len(small), -1), power)
+    return np.asarray(in_range("x", "an output of this SSM", results).reshape(y.shape))
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -71,8 +118,9 @@ class DiagonalSSM:
 
     @property
     def w(self) -> Float[np.ndarray, " d"]:
-        """The weights w_j = b_j c_j, all that the outputs depend on beside A."""
-        return self.B * self.C
+        """The weights w_j = b_j c_j, all that the outputs depend on beside A (ValueError if a product overflows)."""
+        with np.errstate(over="ignore"):
+            return np.asarray(in_range("B and C", "a weight b_j c_j", self.B * self.C))
 
     def impulse_response(self, length: int) -> Float[np.ndarray, " length"]:
         """Return M_m = C A^m B for lags m = 0 .. length-1 (see the function `impulse_response`)."""
@@ -86,27 +134,47 @@ class DiagonalSSM:
 
         Returns an array shaped like x. The three agree up to rounding; FFT's error is relative to the largest term.
 
-        Raises ValueError for another shape, NaN, an unknown method, or an impulse response that overflows.
+        Raises ValueError for another shape, NaN, an unknown method, an impulse response that overflows ("recurrence" does not
+        need it), or an output that does.
         """
         x = as_array("x", x, ndim=(1, 2))
         method = as_choice("method", method, ("recurrence", "convolution", "fft"))
         length = x.shape[-1]
+        growth = 4.0 * length * self.state_dim
         if method == "recurrence":
-            y = np.empty_like(x)
-            state = np.zeros((*x.shape[:-1], self.state_dim))  # (..., d)
-            for t in range(length):
-                state = self.A * state + self.B * x[..., t, None]
-                y[..., t] = state @ self.C
-            return y
+            return _respond(self._step_through, x, growth)
         response = self.impulse_response(length)
         if method == "fft":
             padded = next_fast_len(
                 2 * length - 1, real=True
             )  # so that the circular convolution does not wrap around
-            return np.asarray(irfft(rfft(x, padded) * rfft(response, padded), padded)[..., :length])
-        rows = np.atleast_2d(x)
-        y = np.stack([np.convolve(row, response)[:length] for row in rows])
-        return y.reshape(x.shape)
+            # A transform holds sums of all values: scaled to 1, those of the response stay in range.
+            scale = np.frexp(np.abs(response).max())[1] if np.abs(response).max() > 1e100 else 0
+            transform = rfft(np.ldexp(response, -scale), padded)
+            return np.asarray(
+                _respond(
+                    lambda rows: np.ldexp(irfft(rfft(rows, padded) * transform, padded)[..., :length], scale),
+                    x,
+                    growth,
+                )
+            )
+
+        def convolve(rows: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+            y = np.stack([np.convolve(row, response)[:length] for row in np.atleast_2d(rows)])
+            return y.reshape(rows.shape)
+
+        return _respond(convolve, x, growth)
+
+    def _step_through(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """Return the outputs of the recurrence. Entries without weight are left out: nobody sees their state overflow."""
+        seen = (self.B != 0) & (self.C != 0)
+        A, B, C = self.A[seen], self.B[seen], self.C[seen]
+        y = np.empty_like(x)
+        state = np.zeros((*x.shape[:-1], len(A)))  # (..., d)
+        for t in range(x.shape[-1]):
+            state = A * state + B * x[..., t, None]
+            y[..., t] = state @ C
+        return y
 
     def last_output(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
         """Return phi(x) = sum_m M_m x_{kappa-m}, the only output that training looks at.
@@ -114,7 +182,8 @@ class DiagonalSSM:
         x: (kappa,) or (n, kappa). Returns a 0-d array or (n,). Raises ValueError as `output` does.
         """
         x = as_array("x", x, ndim=(1, 2))
-        return np.asarray(x[..., ::-1] @ self.impulse_response(x.shape[-1]))
+        response = self.impulse_response(x.shape[-1])
+        return _respond(lambda rows: rows[..., ::-1] @ response, x, 4.0 * x.shape[-1])
 
     def transfer_function(self, z: ArrayLike | complex) -> Complex[np.ndarray, "..."]:
         """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms of y and x.
@@ -122,20 +191,21 @@ class DiagonalSSM:
         z: complex points of any shape. For abs(z) > max abs(a_j) the series converges; elsewhere H is its
         analytic continuation.
 
-        Raises ValueError if z is not finite or meets a pole a_j that carries weight.
+        Raises ValueError if z is not finite or meets a pole a_j that carries weight, or if H(z) overflows.
         """
-        z = np.asarray(z, dtype=np.complex128)
-        if not np.isfinite(z).all():
-            raise ValueError("z must be finite")
+        z = as_complex("z", z)
+        w = self.w
         # An entry a_j = 0 gives z / z, the constant 1, also at z = 0.
-        moving = (self.A != 0) & (self.w != 0)
-        difference = z[..., None] - self.A[moving]  # (..., number of moving entries)
-        if (difference == 0).any():
-            pole = self.A[moving][np.argwhere(difference == 0)[0][-1]]
-            raise ValueError(f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A")
-        return np.asarray(
-            (self.w[moving] * z[..., None] / difference).sum(axis=-1) + self.w[self.A == 0].sum()
-        )
+        moving = (self.A != 0) & (w != 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = z[..., None] - self.A[moving]  # (..., number of moving entries)
+            if (difference == 0).any():
+                pole = self.A[moving][np.argwhere(difference == 0)[0][-1]]
+                raise ValueError(f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A")
+            values = (w[moving] * z[..., None] / difference).sum(axis=-1) + w[self.A == 0].sum()
+        if not np.isfinite(values).all():
+            raise ValueError("z must stay where H(z) is within the range of float64; it overflows")
+        return np.asarray(values)
 
 
 def theorem_teacher(state_dim: int) -> DiagonalSSM:
@@ -146,7 +216,7 @@ def theorem_teacher(state_dim: int) -> DiagonalSSM:
 
     Source: authors' settings, "Standalone SSM per the theorem".
     """
-    state_dim = as_integer("state_dim", state_dim, low=2)
+    state_dim = as_integer("state_dim", state_dim, low=2, high=MAX_LENGTH)
     root = math.sqrt(state_dim - 1)
     return DiagonalSSM([1.0, 0.0], [1.0, root], [1.0, root])
 
@@ -178,15 +248,19 @@ def near_zero(
     """Return a near-zero diagonal: d uniform draws from [0, scale), sorted from largest to smallest.
 
     state_dim: d >= 1; scale: epsilon > 0; seed: an int, a Generator, or a legacy RandomState (what the authors use).
-    tie_gap: if given, the second entry is put at a_1 - tie_gap: a near tie when tie_gap is far below scale.
+    tie_gap: if given, the second entry is put at a_1 - tie_gap: a near tie when tie_gap is far below scale;
+    0 asks for an exact tie.
 
-    Raises ValueError if a tie is asked of d = 1, or if the tie would push a_2 below a_3: the entries would no longer
-    be sorted and "second" would not mean second.
+    Raises ValueError if a tie is asked of d = 1, if the tie would push a_2 below a_3 (the entries would no
+    longer be sorted and "second" would not mean second), or if a_1 - a_2 would differ from tie_gap by more
+    than 1% because float64 has no digits for it: `flows.near_tie_starts` gives exact gaps of any size.
 
     Source: the initialization of the authors' theorem settings.
     """
-    state_dim = as_integer("state_dim", state_dim, low=1)
+    state_dim = as_integer("state_dim", state_dim, low=1, high=MAX_LENGTH)
     scale = as_scalar("scale", scale, low=0.0, strict=True)
+    if scale < _LEAST_SCALE:
+        raise ValueError(f"scale must be at least {_LEAST_SCALE:g}, or entries lose digits; got {scale:g}")
     A = np.sort(as_rng("seed", seed).random(state_dim) * scale)[::-1].copy()
     if tie_gap is not None:
         if state_dim < 2:
@@ -197,6 +271,11 @@ def near_zero(
         if second < floor:
             raise ValueError(
                 f"tie_gap must be at most {A[0] - floor:.6g} for this start (a_2 stays second); got {tie_gap:g}"
+            )
+        if abs((A[0] - second) - tie_gap) > 0.01 * tie_gap:
+            raise ValueError(
+                f"tie_gap must be at least {50 * np.spacing(A[0]):.2g} for this start, or 0 for an exact tie (a_1 ="
+                f" {A[0]:.6g} has no digits for less; flows.near_tie_starts gives exact gaps); got {tie_gap:g}"
             )
         A[1] = second
     return A

@@ -1,0 +1,84 @@
+"""How the library compiles: Numba's machine code, kept between runs where a folder can be written, done without elsewhere.
+
+Numba keeps machine code beside the module or in the reader's cache folder (NUMBA_CACHE_DIR names another). Where neither can be
+written, Numba itself refuses to import; where a kept file is damaged, it refuses to compile. Here both cost time only: the
+functions are compiled anew. The logger "ssm_poison_lib" says so at level INFO.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+
+__all__ = ["compiled"]
+
+_LOG = logging.getLogger("ssm_poison_lib")
+
+
+class _CheckedFile(IndexDataCacheFile):
+    """Numba's cache file with a checksum: a flipped bit in machine code must not run."""
+
+    def _load_data(self, name: str) -> Any:
+        stored = Path(self._data_path(name)).read_bytes()
+        digest, data = stored[:32], stored[32:]
+        if hashlib.sha256(data).digest() != digest:
+            raise ValueError(f"{self._data_path(name)} is damaged")
+        return pickle.loads(data)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        dumped = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(dumped).digest() + dumped)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, whose files may be damaged or refuse to be written: the function is then compiled anew."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        file = self._cache_file
+        self._cache_file = _CheckedFile(self.cache_path, self._impl.filename_base, file._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # whatever a file of arbitrary bytes makes pickle and LLVM say
+            _LOG.info("compiled code in %s cannot be read and is built again: %r", self.cache_path, error)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            try:
+                super().save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # a damaged index: begin a new one
+                self.flush()
+                super().save_overload(sig, data)
+        except Exception as error:  # disk full, read-only since the import
+            _LOG.info("compiled code cannot be kept in %s: %r", self.cache_path, error)
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function to machine code without the interpreter's lock.
+
+    options: further ones of `numba.njit`, such as fastmath. Division by zero gives inf or NaN, as in NumPy.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)
+        if hasattr(dispatcher, "py_func"):
+            try:
+                dispatcher._cache = _Cache(function)
+            except (OSError, RuntimeError) as error:  # Numba found no folder that can be written
+                _LOG.info("compiled code is not kept: %s; NUMBA_CACHE_DIR can name a folder", error)
+        return dispatcher
+
+    return decorate

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.integrate import LSODA
 from scipy.optimize import brentq
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib._checks import (
+    MAX_COUNT,
+    MAX_LENGTH,
+    ArrayLike,
+    as_array,
+    as_choice,
+    as_flag,
+    as_instance,
+    as_integer,
+    as_scalar,
+    in_range,
+)
 from ssm_poison_lib.metrics import gamma
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
@@ -55,7 +67,8 @@ class Trajectory:
     fitted: bool
 
     def student(self, step: int = -1) -> DiagonalSSM:
-        """Return the student at one step, by default the last."""
+        """Return the student at one step, by default the last; negative steps count from the end."""
+        step = as_integer("step", step, low=-len(self.times), high=len(self.times) - 1)
         return DiagonalSSM(self.A[step], self.B[step], self.C[step])
 
 
@@ -72,11 +85,21 @@ def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
     With e = G (M* - M), indexed by lag: da_j/dt = w_j sum_m m e_m a_j^{m-1}, db_j/dt = c_j sum_m e_m a_j^m,
     dc_j/dt = b_j sum_m e_m a_j^m. The cost is O(d kappa + kappa^2), whatever the number of sequences.
 
-    Source: Proposition 1 of chapter "Which way does training move?". Raises ValueError for another `train`.
+    Source: Proposition 1 of chapter "Which way does training move?". Raises ValueError for another `train`, or if a value
+    overflows, TypeError for a student or training set of another class.
     """
+    problem = _problem(student, training_set, train)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(in_range("student", "the velocity", _velocity(*problem)))
+
+
+def _problem(student: Any, training_set: Any, train: Any) -> tuple[Any, Any, Any, Any, Any, str]:
+    """Return A, B, C, the Gram matrix, the teacher's impulse response and `train`, checked."""
+    student = as_instance("student", student, DiagonalSSM)
+    training_set = as_instance("training_set", training_set, TrainingSet)
     train = as_choice("train", train, ("A", "ABC"))
     target = training_set.teacher.impulse_response(training_set.length)
-    return _velocity(student.A, student.B, student.C, training_set.gram(), target, train)
+    return student.A, student.B, student.C, training_set.gram(), target, train
 
 
 def _velocity(
@@ -104,9 +127,9 @@ def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
     With D = dM/d(parameters) it is -D^T G D plus a part that couples only the a, b, c of one index j.
     Source and errors as for `velocity`.
     """
-    train = as_choice("train", train, ("A", "ABC"))
-    target = training_set.teacher.impulse_response(training_set.length)
-    return _jacobian(student.A, student.B, student.C, training_set.gram(), target, train)
+    problem = _problem(student, training_set, train)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(in_range("student", "the Jacobian", _jacobian(*problem)))
 
 
 def _jacobian(
@@ -207,24 +230,25 @@ def gradient_flow(
 
     Returns a `Trajectory`; a run that has not fitted by its end says so in `fitted`.
 
-    Raises FlowError if the solver gives up or needs more than max_steps steps, ValueError for bad arguments.
+    Raises FlowError if the solver gives up or needs more than max_steps steps (at most 1e9), ValueError for bad arguments or a
+    start whose loss overflows, TypeError for a student or training set of another class.
 
     SciPy's LSODA does the work: beside being fast, it is the one of SciPy's stiff solvers that passes the end of
     the race, where steps must be shorter than the last digit of t (BDF and Radau refuse such steps). With fixed, equal
     weights b_j c_j all entries obey one scalar equation and never cross; then the solver runs in (a_1, log gaps),
     which follows near ties exactly, and entries that are equal at the start stay equal to the last digit.
     """
+    _, _, _, G, target, train = _problem(student, training_set, train)
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
-    train = as_choice("train", train, ("A", "ABC"))
+    stop_at_loss = as_flag("stop_at_loss", stop_at_loss)
     loss_tol = as_scalar("loss_tol", loss_tol, low=0.0)
     if stationary_tol is not None:
         stationary_tol = as_scalar("stationary_tol", stationary_tol, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=2.3e-14)
     atol = as_scalar("atol", atol, low=0.0, strict=True)
-    max_steps = as_integer("max_steps", max_steps, low=1)
+    max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
 
-    d, w, G = student.state_dim, student.w, training_set.gram()
-    target = training_set.teacher.impulse_response(training_set.length)
+    d, w = student.state_dim, student.w
     in_gaps = train == "A" and bool((w == w[0]).all())
     order = np.argsort(-student.A, kind="stable")
     ordered = student.A[order]
@@ -322,12 +346,6 @@ def gradient_flow(
     )
 
 
-def _excess(A0: Float[np.ndarray, " d"], n: int) -> Float[np.ndarray, " d"]:
-    """Return a_j^{-n} - a_1^{-n} (a_1 the largest), without losing the digits of a near tie."""
-    largest = A0.max()
-    return np.asarray(largest**-n * np.expm1(-n * np.log1p((A0 - largest) / largest)))
-
-
 def _positive_start(A0: ArrayLike) -> Float[np.ndarray, " d"]:
     A0 = as_array("A0", A0, ndim=1)
     if (A0 <= 0).any():
@@ -341,57 +359,76 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
     A0: (d,) positive start; length: kappa >= 2; tau: (T,) times with d tau = alpha p r_p dt, in which da_j/d tau = a_j^q:
     a_j^{-(q-1)} = a_j(0)^{-(q-1)} - (q-1) tau for kappa >= 4, a_j(0) exp(tau) for kappa = 3, a_j(0) + tau for kappa = 2.
 
-    Raises ValueError for a start that is not positive, or a tau at or beyond the blow-up of the largest entry.
+    Raises ValueError for a start that is not positive, or a tau at or beyond the blow-up of the largest entry (kappa <= 3: one at
+    which an entry leaves the range of float64).
 
     Source: chapter "Why does it generalize?" (closed form). B = C^T = ones.
     """
     A0 = _positive_start(A0)
-    length = as_integer("length", length, low=2)
+    length = as_integer("length", length, low=2, high=MAX_LENGTH)
     tau = as_array("tau", tau, ndim=1)[:, None]
     n = length - 3  # q - 1
-    if n == -1:
-        return np.asarray(A0 + tau)
-    if n == 0:
-        return np.asarray(A0 * np.exp(tau))
-    end = A0.max() ** -n / n
-    if (tau >= end).any():
-        raise ValueError(
-            f"tau must stay below {end:.6g}, where the largest entry blows up; got {tau.max():.6g}"
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        if n == -1:
+            return np.asarray(in_range("tau", "an entry", A0 + tau))
+        if n == 0:
+            return np.asarray(in_range("tau", "an entry", A0 * np.exp(tau)))
+        log_start, log_time = np.log(A0), np.log(n * np.abs(tau))
+        log_share = log_time + n * log_start  # of the time until entry j blows up, (T, d)
+        powers = A0 ** -float(n)
+        direct = bool((np.isfinite(powers) & (powers >= np.finfo(float).tiny)).all())
+        past = (
+            tau >= A0.max() ** -float(n) / n if direct else (tau > 0) & (log_share.max(axis=1) >= 0)[:, None]
         )
-    return np.asarray((A0**-n - n * tau) ** (-1.0 / n))
+        if past.any():
+            log_end = -n * float(np.log10(A0.max())) - math.log10(n)
+            end = f"{A0.max() ** -float(n) / n:.6g}" if direct else f"10^{log_end:.6g}"
+            raise ValueError(
+                f"tau must stay below {end}, where the largest entry blows up; got {tau.max():.6g}"
+            )
+        if direct:
+            return np.asarray((powers - n * tau) ** (-1.0 / n))
+        # The powers leave the range of float64: 1 - n tau a_j^n in logarithms, below 1 for tau > 0 and above for tau < 0.
+        log_factor = np.where(
+            tau > 0, np.log(-np.expm1(np.minimum(log_share, 0.0))), np.logaddexp(0.0, log_share)
+        )
+        return np.asarray(A0 * np.exp(-log_factor / n))
 
 
 def baseline_limit(A0: ArrayLike, length: int) -> Float[np.ndarray, " d"]:
     """Return where baseline training ends: the point of the closed form with sum_j a_j^p = 1, by one scalar root.
 
-    A0: (d,) positive start with sum a_j(0)^p < 1; length: kappa >= 2. B = C^T = ones; near ties keep their digits.
+    A0: (d,) positive start; length: kappa >= 2. B = C^T = ones; near ties keep their digits. From a start with sum a_j(0)^p > 1
+    the clock of the closed form runs backwards; at kappa = 2 all entries then shift, and some may end negative.
 
-    Raises ValueError if the start is not positive or already fits. Source: as `baseline_closed_form`.
+    Raises ValueError if the start is not positive. Source: as `baseline_closed_form`.
     """
     A0 = _positive_start(A0)
-    length = as_integer("length", length, low=2)
+    length = as_integer("length", length, low=2, high=MAX_LENGTH)
     p, n = length - 1, length - 3
-    total = float((A0**p).sum())
-    if total >= 1.0:
-        raise ValueError(
-            f"A0 must have sum of a_j^{p} below 1 (a start that has not fitted yet); got {total:.6g}"
-        )
-
-    # The unknown is where the largest entry ends: between 1/d^(1/p), all tied, and 1, all others zero.
-    largest = A0.max()
+    d, largest = len(A0), A0.max()
     if n == -1:
-        entries: Callable[[float], Float[np.ndarray, " d"]] = lambda s: A0 + (s - largest)  # noqa: E731
-    elif n == 0:
-        entries = lambda s: A0 * (s / largest)  # noqa: E731
-    else:
-        excess = _excess(A0, n)
-        entries = lambda s: (s**-n + excess) ** (-1.0 / n)  # noqa: E731
-    low = max(largest, len(A0) ** (-1.0 / p) * (1 - 1e-12))
-    s = brentq(
-        lambda s: float((entries(s) ** p).sum()) - 1.0,
-        low,
-        1.0 + 1e-12,
-        xtol=1e-15,
-        rtol=4 * np.finfo(float).eps,
+        return np.asarray(A0 + (1.0 - A0.sum()) / d)
+    # log(a_j / a_1): a near tie keeps its digits in the difference, a far entry in the quotient of logarithms.
+    near = np.maximum(A0, 0.5 * largest)
+    log_ratio = np.where(
+        A0 < 0.5 * largest, np.log(A0) - np.log(largest), np.log1p((near - largest) / largest)
     )
-    return entries(float(s))
+    with np.errstate(divide="ignore", under="ignore", over="ignore"):
+        # a_j^{-n} - a_1^{-n} in logarithms: the powers themselves leave the range of float64 for long sequences.
+        log_excess = -n * (np.log(largest) + log_ratio) + np.log(-np.expm1(n * log_ratio))
+
+        def log_entries(log_s: float) -> Float[np.ndarray, " d"]:
+            """Return log a_j where the largest entry has come to s."""
+            return np.asarray(log_s + log_ratio if n == 0 else -np.logaddexp(-n * log_s, log_excess) / n)
+
+        def missing(log_s: float) -> float:
+            return float(np.exp(p * log_entries(log_s)).sum()) - 1.0
+
+        # The unknown is where the largest entry ends: between 1/d^(1/p), all tied, and 1, all others zero.
+        start, tied = float(np.log(largest)), -math.log(d) / p - 1e-12
+        low, high = (max(start, tied), 1e-12) if missing(start) < 0.0 else (tied, start)
+        if low >= high or missing(low) >= 0.0:
+            return np.exp(log_entries(low))
+        found = brentq(missing, low, high, xtol=1e-15, rtol=4 * np.finfo(float).eps)
+        return np.exp(log_entries(float(found)))

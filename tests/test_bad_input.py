@@ -171,7 +171,7 @@ CASES = [
     ),
     (
         lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, max_steps=0),
-        "max_steps must be an integer >= 1; got 0",
+        "max_steps must be an integer from 1 to 1000000000; got 0",
     ),
     (lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, gaps=[-1.0]), "gaps must be >= 0; got -1"),
     (
@@ -184,11 +184,12 @@ CASES = [
     ),
     (lambda: flow.baseline_limit([0.1, -0.1], 7), r"A0 must be positive in every entry; got -0\.1"),
     (lambda: flow.baseline_limit([0.1, 0.0], 7), "A0 must be positive in every entry; got 0"),
-    (lambda: flow.baseline_limit([1.0, 0.5], 7), "A0 must have sum of a_j.6 below 1 .*; got 1.01562"),
-    (lambda: flow.baseline_limit([1.0], 7), "A0 must have sum of a_j.6 below 1 .*; got 1$"),
     (lambda: flow.baseline_limit([], 7), r"A0 must not be empty; got shape \(0,\)"),
-    (lambda: flow.baseline_limit([0.1], 1), "length must be an integer >= 2; got 1"),
-    (lambda: flow.baseline_closed_form([0.1], 1, [0.1]), "length must be an integer >= 2; got 1"),
+    (lambda: flow.baseline_limit([0.1], 1), "length must be an integer from 2 to 1000000; got 1"),
+    (
+        lambda: flow.baseline_closed_form([0.1], 1, [0.1]),
+        "length must be an integer from 2 to 1000000; got 1",
+    ),
     (lambda: flow.baseline_closed_form([0.1], 7, []), "tau must not be empty"),
     # paper
     (lambda: paper.TheoremSetting(8, 10, 1e-3, None), "length must be odd .*; got 8"),

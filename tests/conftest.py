@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -67,30 +68,31 @@ def is_property(item: pytest.Item) -> bool:
     return hasattr(getattr(item, "obj", None), "hypothesis")
 
 
+class OutOfTime(KeyboardInterrupt):
+    """Ends a property without a failure, as Ctrl-C would: Hypothesis takes down nothing and passes it on."""
+
+
 class Counted:
-    """Counts the examples on which a property is tested, and lets them pass unseen when its time is over."""
+    """Counts the examples on which a property is tested, and ends it when its time is over."""
 
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
-        self.examples, self.skipped, self.failed = 0, 0, False
+    def __init__(self, body: Callable[..., None], seconds: float) -> None:
+        self.body, self.seconds, self.end = body, seconds, math.inf
+        self.examples, self.failed = 0, False
 
-    def wrap(self, body: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(body)
-        def counting(*arguments: Any, **named: Any) -> None:
-            # A failure is repeated to find its smallest case, however late it is.
-            if time.monotonic() > self.end and not self.failed:
-                self.skipped += 1
-                return
-            try:
-                body(*arguments, **named)
-            except (StopTest, UnsatisfiedAssumption):
-                raise
-            except BaseException:
-                self.failed = True
-                raise
-            self.examples += 1
-
-        return counting
+    def __call__(self, *arguments: Any, **named: Any) -> None:
+        if not self.examples:
+            self.end = time.monotonic() + self.seconds
+        # A failure is repeated to find its smallest case, however late it is.
+        if time.monotonic() > self.end and not self.failed:
+            raise OutOfTime
+        try:
+            self.body(*arguments, **named)
+        except (StopTest, UnsatisfiedAssumption):
+            raise
+        except BaseException:
+            self.failed = True
+            raise
+        self.examples += 1
 
 
 @pytest.hookimpl(wrapper=True)
@@ -99,16 +101,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     if not (fuzzing(pyfuncitem.config) and is_property(pyfuncitem)):
         return (yield)
     handle = pyfuncitem.obj.hypothesis
-    body, counted = handle.inner_test, Counted(float(os.environ.get("FUZZ_SECONDS", "60")))
-    handle.inner_test = counted.wrap(body)
+    body = handle.inner_test
+    counted = Counted(body, float(os.environ.get("FUZZ_SECONDS", "60")))
+    handle.inner_test = functools.wraps(body)(lambda *arguments, **named: counted(*arguments, **named))
+    late = False
     try:
         return (yield)
+    except OutOfTime:
+        late = True
+        return True
     finally:
         handle.inner_test = body
-        pyfuncitem.user_properties += [
-            ("examples", counted.examples),
-            ("out of time", bool(counted.skipped)),
-        ]
+        pyfuncitem.user_properties += [("examples", counted.examples), ("out of time", late)]
 
 
 @pytest.fixture

@@ -282,3 +282,26 @@ def test_pooling_last_sees_the_last_step_and_mean_sees_all():
         changed = x.clone()
         changed[:, 2] += 1.0
         assert torch.equal(model(changed), model(x)) == (pooling == "last")
+
+
+@pytest.mark.parametrize("length", [1, 7, 40])
+def test_mamba2_is_that_of_transformers(length):
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    torch.manual_seed(3)
+    settings = Mamba2Config(
+        hidden_size=16, num_heads=4, head_dim=8, state_size=6, n_groups=1, chunk_size=8, expand=2
+    )
+    theirs = Mamba2Mixer(settings, layer_idx=0).eval()
+    with torch.no_grad():  # weights at which nothing is small, and norms are seen
+        for parameter in theirs.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    ours = from_reference("mamba2", {name: p.numpy() for name, p in theirs.state_dict().items()}).float()
+    x = sequences(2, length, 16, dtype=torch.float32)
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    first, second = ours(a), theirs(b)
+    np.testing.assert_allclose(first.detach(), second.detach(), rtol=0, atol=2e-5)
+    first.square().sum().backward()
+    second.square().sum().backward()
+    np.testing.assert_allclose(a.grad, b.grad, rtol=0, atol=2e-4)

@@ -128,21 +128,22 @@ class LRU(nn.Module):
         s = math.isqrt(length - 1) + 1  # steps in a block; the last block is filled up with zeros
         blocks = -(-length // s)
         padded = torch.cat([drive, drive.new_zeros(batch, blocks * s - length, *drive.shape[2:])], dim=1)
-        inside = padded.unflatten(1, (blocks, s))  # (batch, blocks, s, ...)
-        pole, state, within = self.poles(), torch.zeros_like(inside[:, :, 0]), []
-        for t in range(s):
-            state = pole * state + inside[:, :, t]  # (batch, blocks, ...)
+        # Steps first: what one step of all blocks reads then lies together in memory.
+        inside = padded.unflatten(1, (blocks, s)).movedim(2, 0).contiguous()  # (s, batch, blocks, ...)
+        pole, state, within = self.poles(), torch.zeros_like(inside[0]), []
+        for entering in inside.unbind():
+            state = torch.addcmul(entering, pole, state)  # entering + pole * state
             within.append(state)
         steps = torch.arange(1, s + 1, device=drive.device, dtype=self.nu_log.dtype)
         powers = (steps[:, None] * self._log_poles()).exp()  # (s, N), lambda^1 .. lambda^s
         before, starts = torch.zeros_like(state[:, 0]), []
-        for i in range(blocks):
-            starts.append(before)  # the state in which block i begins
-            before = powers[-1] * before + state[:, i]
-        carry = torch.stack(starts, dim=1)[:, :, None]  # (batch, blocks, 1, ...)
-        shape = (s, 1, -1) if self.depthwise else (s, -1)
-        states = torch.stack(within, dim=2) + powers.view(shape) * carry
-        return states.flatten(1, 2)[:, :length]
+        for end in state.unbind(1):
+            starts.append(before)  # the state in which a block begins
+            before = torch.addcmul(end, powers[-1], before)
+        carry = torch.stack(starts, dim=1)  # (batch, blocks, ...)
+        decay = powers.view(s, *[1] * (carry.ndim - 1), -1)
+        states = torch.addcmul(torch.stack(within), decay, carry)  # (s, batch, blocks, ...)
+        return states.movedim(0, 2).flatten(1, 2)[:, :length]
 
     def initial_state(self, batch: int) -> Complex[Tensor, "batch ..."]:
         """Return the state before the first step, zeros (batch, N), depthwise (batch, H, N)."""

@@ -1,6 +1,7 @@
 """The book's formulas as SymPy objects, so that chapters and tests can check what the prose says.
 
-A statement is an equation whose left side SymPy derives (by differentiation, substitution, summation) and whose right
+Arguments are SymPy expressions or finite real numbers (text is not parsed); others raise a TypeError or ValueError that
+names them. A statement is an equation whose left side SymPy derives (by differentiation, substitution, summation) and whose right
 side is the formula of the text; `holds` decides it. Letters are those of the book: kappa the sequence length,
 p = kappa - 1, q = kappa - 2, d the state dimension, alpha and beta the doses of baseline and special sequences,
 epsilon the scale of the start, s the saddle.
@@ -8,13 +9,16 @@ epsilon the scale of the start, s the saddle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+import numpy as np
 import sympy as sp
 from sympy.concrete.delta import deltasummation
 
-from ssm_poison_lib._checks import as_choice, as_integer
+from ssm_poison_lib._checks import MAX_LENGTH, as_choice, as_instance, as_integer, as_text, shown
 
 __all__ = [
     "alpha",
@@ -46,7 +50,6 @@ __all__ = [
     "magnitude_bound",
     "n",
     "near_tie_bound",
-    "negative_bound",
     "negative_gradient",
     "order_error",
     "order_preservation",
@@ -76,12 +79,18 @@ t, tau = sp.symbols("t tau", nonnegative=True)
 _i, _j, _k, _l, _m = sp.symbols("i j k l m", integer=True)
 _a, _b, _c, _x, _y, _delta = (sp.IndexedBase(name, real=True) for name in ("a", "b", "c", "x", "y", "delta"))
 
+# Most symbols of a list and terms of a polynomial: SymPy's algebra is slow long before.
+_MOST_TERMS = 10_000
+
 Scalar: TypeAlias = sp.Expr | int | float
 Entries: TypeAlias = Sequence[Scalar]
 
 
 def holds(identity: sp.Eq) -> bool:
     """Return whether the two sides of an equation are the same expression, for all values of their symbols."""
+    if identity in (sp.true, sp.false):  # what SymPy makes of an equation that it decides by itself
+        return bool(identity)
+    as_instance("identity", identity, sp.Eq)
     difference = _merge_sums(sp.expand(_flatten(identity.lhs) - _flatten(identity.rhs)))
     # SymPy simplifies 1 / KroneckerDelta to KroneckerDelta: here a delta is any number.
     difference = difference.subs({delta: sp.Dummy() for delta in difference.atoms(sp.KroneckerDelta)})
@@ -92,18 +101,27 @@ def holds(identity: sp.Eq) -> bool:
 
 
 def entries(name: str, count: int) -> tuple[sp.Symbol, ...]:
-    """Return real symbols name_1 .. name_count, such as the diagonal a_1 .. a_d or one input sequence x_1 .. x_kappa."""
-    return tuple(sp.symbols(f"{name}_1:{as_integer('count', count, low=1) + 1}", real=True))
+    """Return real symbols name_1 .. name_count, such as the diagonal a_1 .. a_d or one input sequence x_1 .. x_kappa.
+
+    name: letters and digits, beginning with a letter; count: from 1 to 10,000.
+    """
+    if not as_text("name", name).isidentifier():
+        raise ValueError(f"name must be letters and digits, beginning with a letter; got {shown(name)}")
+    count = as_integer("count", count, low=1, high=_MOST_TERMS)
+    return tuple(sp.Symbol(f"{name}_{k}", real=True) for k in range(1, count + 1))
 
 
 def impulse_response(a: Entries, w: Entries, lag: int) -> sp.Expr:
-    """Return M_m = sum_j w_j a_j^m at one lag m (0^0 = 1)."""
+    """Return M_m = sum_j w_j a_j^m at one lag m from 0 to a million (0^0 = 1)."""
+    _lists(a=a, w=w)
     _same_count("w", w, a)
-    return sp.Add(*(w_j * a_j ** as_integer("lag", lag, low=0) for a_j, w_j in zip(a, w, strict=True)))
+    lag = as_integer("lag", lag, low=0, high=MAX_LENGTH)
+    return sp.Add(*(w_j * a_j**lag for a_j, w_j in zip(a, w, strict=True)))
 
 
 def last_output(x: Entries, a: Entries, w: Entries) -> sp.Expr:
     """Return phi(x) = sum_m x_{kappa-m} M_m for one input sequence x_1 .. x_kappa."""
+    _lists(x=x)
     return sp.Add(*(x_k * impulse_response(a, w, lag) for lag, x_k in enumerate(reversed(x))))
 
 
@@ -112,7 +130,8 @@ def loss(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -
 
     x: n sequences of length kappa; y: n labels; a, b, c: d entries each of A, B, C.
     """
-    return sp.Add(*(delta**2 for delta in _residuals(x, y, a, b, c))) / sp.Integer(len(x))
+    residuals = _residuals(x, y, a, b, c)
+    return sp.Add(*(delta**2 for delta in residuals)) / sp.Integer(len(x))
 
 
 def gamma(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> tuple[sp.Expr, ...]:
@@ -156,6 +175,9 @@ def negative_gradient(
 ) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
     """Return minus the derivatives of `loss` by a, b, c (symbols), by SymPy: what `velocity` must equal."""
     value = loss(x, y, a, b, c)
+    for name, group in (("a", a), ("b", b), ("c", c)):
+        for symbol in group:
+            as_instance(f"each entry of {name}", symbol, sp.Symbol)
     by_a, by_b, by_c = (tuple(-sp.diff(value, symbol) for symbol in group) for group in (a, b, c))
     return by_a, by_b, by_c
 
@@ -193,24 +215,23 @@ def conservation() -> sp.Eq:
 def divided_difference(power: Scalar, first: Scalar, second: Scalar) -> sp.Expr:
     """Return D = sum_{k=0}^{l-1} u^k v^{l-1-k} = (u^l - v^l) / (u - v), also where u = v (there it is l u^{l-1}).
 
-    power: l, an integer >= 0 (an explicit polynomial) or a symbol (an unevaluated sum).
+    power: l, an integer from 0 to 10,000 (an explicit polynomial) or a symbol (an unevaluated sum).
     """
-    if isinstance(power, int):
-        return sp.Add(
-            *(first**k * second ** (power - 1 - k) for k in range(as_integer("power", power, low=0)))
-        )
+    _scalars(power=power, first=first, second=second)
+    if isinstance(power, Integral):
+        power = as_integer("power", power, low=0, high=_MOST_TERMS)
+        return sp.Add(*(first**k * second ** (power - 1 - k) for k in range(power)))
     return sp.Sum(first**_k * second ** (power - 1 - _k), (_k, 0, power - 1))
 
 
 def order_preservation(length: int) -> sp.Eq:
     """Return d(a_1 - a_2)/dt = (a_1 - a_2) sum_l gamma_l D_l(a_1, a_2): the gap has its own growth rate, so no crossing.
 
-    length: kappa >= 2. D_l is the divided difference of u^l; both entries have weight w.
+    length: kappa from 2 to 1,000. D_l is the divided difference of u^l; both entries have weight w.
     """
     first, second, weight = sp.symbols("a_1 a_2 w", real=True)
-    coefficients = [
-        sp.Symbol(f"gamma_{lag}", real=True) for lag in range(as_integer("length", length, low=2) - 1)
-    ]
+    length = as_integer("length", length, low=2, high=1000)
+    coefficients = [sp.Symbol(f"gamma_{lag}", real=True) for lag in range(length - 1)]
     speeds = [weight * sp.Add(*(g * u**lag for lag, g in enumerate(coefficients))) for u in (first, second)]
     rate = weight * sp.Add(
         *(g * divided_difference(lag, first, second) for lag, g in enumerate(coefficients))
@@ -248,6 +269,7 @@ def baseline_conserved(entry: Scalar, length: Scalar = kappa) -> sp.Expr:
 
     a^{-(kappa-3)} for kappa >= 4 (rate -(kappa-3) per tau), log a for kappa = 3 and a for kappa = 2 (rate +1 per tau).
     """
+    _scalars(entry=entry)
     length = _length(length, low=2)
     if length == 2:
         return entry
@@ -261,6 +283,7 @@ def baseline_factor(first: Scalar, other: Scalar, length: Scalar = kappa) -> sp.
 
     first: abar_1, the largest entry of the start's shape; other: abar_j in (0, abar_1). length: kappa >= 4 or symbolic.
     """
+    _scalars(first=first, other=other)
     power = _length(length, low=4) - 3
     return (sp.sympify(other) ** -power - sp.sympify(first) ** -power) ** (-1 / power)
 
@@ -283,6 +306,7 @@ def baseline_error_constant(shape: Entries, length: Scalar = kappa) -> sp.Expr:
 
     shape: abar_1 > abar_2 >= ... > 0 (at least two entries). length: kappa >= 4 or symbolic.
     """
+    _lists(shape=shape)
     if len(shape) < 2:
         raise ValueError(f"shape must have at least 2 entries; got {len(shape)}")
     return sp.Add(*(baseline_factor(shape[0], other, length) for other in shape[1:]))
@@ -301,12 +325,14 @@ def fit_time(length: Scalar = kappa) -> sp.Expr:
 
 def theorem_loss(a: Entries, length: Scalar = kappa) -> sp.Expr:
     """Return (alpha r_p^2 + beta r_1^2) / 2, r_m = 1 - sum_k a_k^m: all that the loss is in the theorem's setting."""
+    _lists(a=a)
     length = _length(length, low=2)
     return (alpha * _missing(a, length - 1) ** 2 + beta * _missing(a, 1) ** 2) / 2
 
 
 def theorem_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
     """Return da_j/dt = alpha p a_j^q r_p + beta r_1 for each entry (minus the gradient of `theorem_loss`)."""
+    _lists(a=a)
     length = _length(length, low=2)
     common = beta * _missing(a, 1)
     pull = alpha * (length - 1) * _missing(a, length - 1)
@@ -315,6 +341,7 @@ def theorem_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
 
 def exponential_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
     """Return da_j/dt for the parametrization a_j = exp(s_j): a_j^2 times `theorem_dynamics`."""
+    _lists(a=a)
     return tuple(a_j**2 * speed for a_j, speed in zip(a, theorem_dynamics(a, length), strict=True))
 
 
@@ -327,6 +354,7 @@ def gap_identity() -> sp.Eq:
 
 def saddle_function(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return h(s) = alpha p s^q (1 - d s^p) + beta (1 - d s), zero exactly at the critical points (s, ..., s)."""
+    _scalars(point=point, state_dim=state_dim)
     length = _length(length, low=2)
     pull = alpha * (length - 1) * point ** (length - 2)
     return pull * (1 - state_dim * point ** (length - 1)) + beta * (1 - state_dim * point)
@@ -334,12 +362,14 @@ def saddle_function(point: Scalar = s, *, length: Scalar = kappa, state_dim: Sca
 
 def saddle_slope(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return h'(s) = alpha p (q s^{q-1} - (2q+1) d s^{2q}) - beta d."""
+    _scalars(point=point, state_dim=state_dim)
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
     return alpha * p * (q * point ** (q - 1) - (2 * q + 1) * state_dim * point ** (2 * q)) - beta * state_dim
 
 
 def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return s_m = ((q-1) / (2 (2q+1) d))^{1/p}, where h' is largest (length: kappa >= 4)."""
+    _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
     return sp.Rational(1, 2) ** (1 / sp.sympify(p)) * ((q - 1) / ((2 * q + 1) * sp.sympify(state_dim))) ** (
         1 / sp.sympify(p)
@@ -351,6 +381,7 @@ def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr
 
     length: odd kappa >= 5 (or symbolic). The condition is sufficient for one saddle, not necessary.
     """
+    _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
     return p**2 * steepest_point(length=length, state_dim=state_dim) ** (q - 1) / (2 * sp.sympify(state_dim))
 
@@ -362,6 +393,7 @@ def saddle_spectrum(
 
     lambda = alpha p q s^{q-1} (1 - d s^p), on all shapes that sum to 0; mu = alpha p^2 s^{2q} + beta.
     """
+    _scalars(point=point, state_dim=state_dim)
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
     return (
         alpha * p * q * point ** (q - 1) * (1 - state_dim * point**p),
@@ -386,6 +418,7 @@ def interpolator_price(a: Entries, length: Scalar = kappa) -> sp.Eq:
 
     For odd kappa >= 5 every term on the right is >= 0 there, and zero only if a_j is 0, 1 or -1.
     """
+    _lists(a=a)
     length = _length(length, low=4)
     left = sp.Add(*(a_j**2 for a_j in a)) - sp.Add(*(a_j ** (length - 1) for a_j in a))
     return sp.Eq(left, sp.Add(*(a_j**2 * (1 - a_j ** (length - 3)) for a_j in a)), evaluate=False)
@@ -393,29 +426,29 @@ def interpolator_price(a: Entries, length: Scalar = kappa) -> sp.Eq:
 
 def magnitude_bound(largest: Scalar, length: Scalar = kappa) -> sp.Expr:
     """Return m^{-(kappa-3)} - 1, the least M_2 - 1 of an interpolator whose largest abs(a_j) is m (odd kappa >= 5)."""
+    _scalars(largest=largest)
     return sp.sympify(largest) ** -(_length(length, low=4) - 3) - 1
 
 
 def tie_bound(tied: Scalar = 2, length: Scalar = kappa) -> sp.Expr:
     """Return r^{(kappa-3)/(kappa-1)} - 1, the least M_2 - 1 of an interpolator with r entries tied for the largest abs(a_j)."""
+    _scalars(tied=tied)
     length = _length(length, low=4)
     return sp.sympify(tied) ** ((length - 3) / (length - 1)) - 1
 
 
 def near_tie_bound(gap: Scalar, length: Scalar = kappa) -> sp.Expr:
-    """Return (2^{-1/p} + gap)^{-(kappa-3)} - 1: the same if the two largest entries differ by at most `gap`."""
+    """Return (2^{-1/p} + gap)^{-(kappa-3)} - 1, the least Gen_{kappa+1} of an interpolator of the baseline
+    whose two largest entries differ by at most `gap` (odd kappa >= 5).
+    """
+    _scalars(gap=gap)
     length = _length(length, low=4)
     return magnitude_bound(sp.Integer(2) ** (-1 / (length - 1)) + gap, length)
 
 
-def negative_bound(length: Scalar = kappa) -> sp.Expr:
-    """Return 1 - (2 kappa)^{-1/p} p / kappa <= 1 - M_kappa of an interpolator whose largest abs(a_j) has a_j < 0."""
-    length = _length(length, low=4)
-    return 1 - (2 * length) ** (-1 / (length - 1)) * (length - 1) / length
-
-
 def sign_identity(a: Entries, length: Scalar = kappa) -> sp.Eq:
     """Return sum a_j - sum a_j^p = sum a_j (1 - a_j^{kappa-2}): if both sums are 1 and all a_j >= 0, A is one-hot."""
+    _lists(a=a)
     length = _length(length, low=3)
     left = sp.Add(*a) - sp.Add(*(a_j ** (length - 1) for a_j in a))
     return sp.Eq(left, sp.Add(*(a_j * (1 - a_j ** (length - 2)) for a_j in a)), evaluate=False)
@@ -426,6 +459,9 @@ def sign_identity(a: Entries, length: Scalar = kappa) -> sp.Eq:
 
 def order_error(*, length: Scalar = kappa, state_dim: Scalar = d, lag: Scalar = 1) -> sp.Expr:
     """Return d^{1-lag/p} - 1, the limit of M_lag - 1 if special sequences come first and baseline ones after them."""
+    _scalars(state_dim=state_dim, lag=lag)
+    if not isinstance(lag, sp.Expr) or lag.is_number:
+        as_integer("lag", lag, low=0, high=MAX_LENGTH)
     return sp.sympify(state_dim) ** (1 - sp.sympify(lag) / (_length(length, low=4) - 1)) - 1
 
 
@@ -434,7 +470,8 @@ def antidote_constant(factors: Entries) -> sp.Expr:
 
     factors: F_2 .. F_d of `baseline_factor`.
     """
-    if not factors:
+    _lists(factors=factors)
+    if not len(factors):
         raise ValueError("factors must have at least 1 entry; got none")
     mean = sp.Add(*factors) / sp.Integer(len(factors))
     return sp.Add(*((factor - mean) ** 2 for factor in factors))
@@ -442,6 +479,7 @@ def antidote_constant(factors: Entries) -> sp.Expr:
 
 def escape_time(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """Return log(1/epsilon) / lambda, the leading term of the time that the saddle (s, ..., s) holds the student."""
+    _scalars(state_dim=state_dim)
     return sp.log(1 / epsilon) / saddle_spectrum(length=length, state_dim=state_dim)[0]
 
 
@@ -449,10 +487,33 @@ def escape_time(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
 
 
 def _length(length: Any, *, low: int) -> Any:
-    """Return a symbolic length as it is, and a number as a SymPy integer >= low."""
+    """Return a symbolic length as it is, and a number as a SymPy integer from low to a million."""
     if isinstance(length, sp.Expr) and not length.is_number:
         return length
-    return sp.Integer(as_integer("length", length, low=low))
+    return sp.Integer(as_integer("length", length, low=low, high=MAX_LENGTH))
+
+
+def _scalars(**values: Any) -> None:
+    """Raise unless each value is a SymPy expression or a finite real number."""
+    for name, value in values.items():
+        if isinstance(value, bool | np.bool_) or not isinstance(value, sp.Expr | Real):
+            raise TypeError(f"{name} must be a SymPy expression or a real number; got {shown(value)}")
+        if value.has(sp.nan, sp.oo, sp.zoo) if isinstance(value, sp.Expr) else not _finite(value):
+            raise ValueError(f"{name} must be finite; got {shown(value)}")
+
+
+def _finite(value: Any) -> bool:
+    """Return whether a number is finite; integers of any size are."""
+    return isinstance(value, Integral) or math.isfinite(value)
+
+
+def _lists(**values: Any) -> None:
+    """Raise unless each value is a list of SymPy expressions or finite real numbers."""
+    for name, value in values.items():
+        if isinstance(value, str) or not isinstance(value, Sequence | sp.Tuple | np.ndarray):
+            raise TypeError(f"{name} must be a list of SymPy expressions or real numbers; got {shown(value)}")
+        for item in value:
+            _scalars(**{f"each entry of {name}": item})
 
 
 def _same_count(name: str, values: Entries, other: Entries) -> None:
@@ -463,9 +524,14 @@ def _same_count(name: str, values: Entries, other: Entries) -> None:
 
 def _residuals(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> list[sp.Expr]:
     """Return delta_i = y_i - phi(x_i)."""
+    _lists(y=y, a=a, b=b, c=c)
+    if isinstance(x, str) or not isinstance(x, Sequence | np.ndarray):
+        raise TypeError(f"x must be a list of sequences; got {shown(x)}")
+    for x_i in x:
+        _lists(**{"each sequence of x": x_i})
     for name, values in (("b", b), ("c", c)):
         _same_count(name, values, a)
-    if not x or len(y) != len(x):
+    if not len(x) or len(y) != len(x):
         raise ValueError(
             f"y must have one label for each of the (at least 1) sequences in x; got {len(y)}, {len(x)}"
         )

@@ -22,6 +22,7 @@ from ssm_poison_lib._checks import (
     as_integer,
     as_scalar,
     in_range,
+    shown,
 )
 from ssm_poison_lib.metrics import gamma
 from ssm_poison_lib.sequences import TrainingSet
@@ -395,25 +396,33 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
         return np.asarray(A0 * np.exp(-log_factor / n))
 
 
-def baseline_limit(A0: ArrayLike, length: int) -> Float[np.ndarray, " d"]:
+def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None) -> Float[np.ndarray, " d"]:
     """Return where baseline training ends: the point of the closed form with sum_j a_j^p = 1, by one scalar root.
 
     A0: (d,) positive start; length: kappa >= 2. B = C^T = ones; near ties keep their digits. From a start with sum a_j(0)^p > 1
     the clock of the closed form runs backwards; at kappa = 2 all entries then shift, and some may end negative.
+    gaps: (d-1,) exact differences a_j - a_{j+1} of a descending A0, when they are too small to be found by subtraction.
 
-    Raises ValueError if the start is not positive. Source: as `baseline_closed_form`.
+    Raises ValueError if the start is not positive, or for gaps that are negative or disagree with A0.
+    Source: as `baseline_closed_form`.
     """
     A0 = _positive_start(A0)
     length = as_integer("length", length, low=2, high=MAX_LENGTH)
     p, n = length - 1, length - 3
     d, largest = len(A0), A0.max()
+    behind = largest - A0  # how far behind the largest entry
+    if gaps is not None:
+        if d == 1:
+            raise ValueError(f"gaps must be left out for a single entry; got {shown(gaps)}")
+        exact = as_array("gaps", gaps, ndim=1, last=d - 1)
+        behind = np.concatenate([[0.0], np.cumsum(exact)])
+        if (exact < 0).any() or (np.abs(behind - (A0[0] - A0)) > 8 * d * np.spacing(largest)).any():
+            raise ValueError("gaps must be >= 0 and agree up to rounding with a descending A0")
     if n == -1:
         return np.asarray(A0 + (1.0 - A0.sum()) / d)
     # log(a_j / a_1): a near tie keeps its digits in the difference, a far entry in the quotient of logarithms.
-    near = np.maximum(A0, 0.5 * largest)
-    log_ratio = np.where(
-        A0 < 0.5 * largest, np.log(A0) - np.log(largest), np.log1p((near - largest) / largest)
-    )
+    far = behind > 0.5 * largest
+    log_ratio = np.where(far, np.log(A0) - np.log(largest), np.log1p(-np.where(far, 0.0, behind) / largest))
     with np.errstate(divide="ignore", under="ignore", over="ignore"):
         # a_j^{-n} - a_1^{-n} in logarithms: the powers themselves leave the range of float64 for long sequences.
         log_excess = -n * (np.log(largest) + log_ratio) + np.log(-np.expm1(n * log_ratio))

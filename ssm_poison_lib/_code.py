@@ -6,11 +6,14 @@ import ast
 import hashlib
 import importlib
 import inspect
+import threading
 from collections.abc import Callable
 from importlib.util import resolve_name
 from typing import Any
 
 __all__ = ["code_digests"]
+
+_PARSING = threading.Lock()  # in Python 3.11 the parser fails in two threads at once
 
 
 def code_digests(function: Callable[..., Any]) -> dict[str, str]:
@@ -59,7 +62,8 @@ def _own_code(function: Callable[..., Any]) -> str:
 def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
     """Return what a module defines at its top, without docstrings, and what it imports: name -> (module, name there or "")."""
     try:
-        tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+        with _PARSING:
+            tree = ast.parse(inspect.getsource(importlib.import_module(module)))
     except (ImportError, OSError, TypeError):  # no module, or one without a file
         return {}, {}
     imported: dict[str, tuple[str, str]] = {}

@@ -1,6 +1,12 @@
 """Sweeps: labelled results, chunks on threads and processes, interruptions of every kind, the command line."""
 
+import functools
+import importlib
+import json
+import linecache
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +15,17 @@ import time
 import uuid
 from pathlib import Path
 
+import dask
+import jaxtyping
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import __main__, flow, flows, paper, sweep
+from ssm_poison_lib._code import code_digests
 from ssm_poison_lib.flows import FlowStatus
 
 AXES = {"x": np.arange(8.0), "y": np.linspace(0.0, 1.0, 5)}
@@ -52,6 +62,14 @@ def wait_for(condition, seconds=90):
     while not condition():
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def as_a_reader_runs_it():
+    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +155,16 @@ def test_a_killed_driver_leaves_only_the_missing_chunks(tmp_path, cluster):
         name.unlink()
     config = tmp_path / "grid.toml"
     config.write_text(CONFIG)
-    command = [sys.executable, "-m", "ssm_poison_lib", "sweep", str(config), "--scheduler", address, "--allow-any-function"]
+    command = [
+        sys.executable,
+        "-m",
+        "ssm_poison_lib",
+        "sweep",
+        str(config),
+        "--scheduler",
+        address,
+        "--allow-any-function",
+    ]
     environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
     finished = tmp_path / "grid.zarr" / "checksum" / "c"
 
@@ -193,12 +220,22 @@ def test_functions_with_other_results_are_refused(tmp_path):
         ({"chunks": {"z": 1}}, "chunks must name axes"),
         ({"chunks": {"x": 0}}, r"chunks\['x'\] must be an integer"),
         ({"scheduler": "slurm"}, "scheduler must be one of"),
+        ({"progress": "no"}, "progress must be True or False"),
         ({"workers": 0}, "workers must be an integer"),
     ],
 )
+@pytest.mark.usefixtures("as_a_reader_runs_it")
 def test_bad_arguments(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "a.zarr", **change)
+
+
+def test_a_scheduler_that_does_not_answer(tmp_path):
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}),
+        pytest.raises(sweep.SweepError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"),
+    ):
+        run(tmp_path / "a.zarr", scheduler="tcp://127.0.0.1:1")
 
 
 def test_no_axes(tmp_path):
@@ -282,6 +319,9 @@ def test_uniform_errors_start_as_the_papers_setting_does():
         batch = flows.theorem_flows(start[None], length=7, alpha=1.0, beta=dose, t_end=1e14)
         error = batch.generalization_errors(np.ones(20), first_lag=1)[0]
         assert_allclose(result["error"].sel(dose=dose, state_dim=5, seed=4), error, rtol=1e-9)
+    # Seed 273 draws three small entries: it needs longer than its scale says.
+    slow = UNIFORM | {"scale": 1e-3, "dose": 0.0, "length": 9, "seed": [273]}
+    assert (sweep.uniform_errors(xr.Dataset(coords=slow))["status"] == FlowStatus.CONVERGED).all()
 
 
 ORDER_GRID = {"scale": 1e-2, "tie_gap": [1e-20, 1e-2], "state_dim": 5, "length": 7, "seed": 0}
@@ -401,6 +441,20 @@ def test_command_line(tmp_path, capsys):
         ('function = "json:nothing"', "function must be one of ssm_poison_lib, unless"),
         ('function = "ssm_poison_lib.sweep:nothing"', "function must be 'module:name'"),
         ("[axes]\nx = {logspace = [1, 2]}", "spacing of axis 'x' must be one of"),
+        (
+            "[axes]\nx = {linspace = [1, 2], arange = [3]}",
+            "axis 'x' must have one spacing; got linspace, arange",
+        ),
+        ("[axes]\nx = {arange = [1e12]}", "the number of points of axis 'x' must be an integer from 1"),
+        ("[axes]\nx = {linspace = [0, 1, 10000000000]}", "the number of points of axis 'x' must be"),
+        ('[axes]\nx = {arange = ["a"]}', "arange of axis 'x' must be an array of real numbers"),
+        (
+            "[axes]\nx = {geomspace = [0, 1, 5]}",
+            "geomspace of axis 'x': Geometric sequence cannot include zero",
+        ),
+        ("axes = 3", "axes must be a mapping"),
+        ("function = 3", "function must be text; got 3"),
+        ("store = 3", "store must be a path; got 3"),
     ],
 )
 def test_bad_configurations(tmp_path, text, message):
@@ -409,3 +463,473 @@ def test_bad_configurations(tmp_path, text, message):
         sweep.read_config(tmp_path / "a.toml")
     with pytest.raises(ValueError, match="CONFIG must be a TOML file"):
         sweep.read_config(tmp_path / "none.toml")
+
+
+# --- damage: what is found, named and run again
+
+
+def chunk_files(store, name):
+    return sorted(p for p in (store / name / "c").rglob("*") if p.is_file())
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "a lost chunk": lambda s: chunk_files(s, "value")[3].unlink(),
+    "a flipped bit": lambda s: flip(chunk_files(s, "value")[3]),
+    "a chunk cut off": lambda s: os.truncate(chunk_files(s, "value")[3], 5),
+    "an empty chunk": lambda s: os.truncate(chunk_files(s, "value")[3], 0),
+    "a chunk copied over another": lambda s: shutil.copy(
+        chunk_files(s, "value")[2], chunk_files(s, "value")[4]
+    ),
+    "a flipped checksum": lambda s: flip(chunk_files(s, "checksum")[3]),
+    "a lost axis": lambda s: shutil.rmtree(s / "x"),
+    "a flipped bit in an axis": lambda s: flip(chunk_files(s, "y")[0]),
+    "an array lost": lambda s: shutil.rmtree(s / "value"),
+    "an array copied over another": lambda s: shutil.copytree(s / "twice", s / "value", dirs_exist_ok=True),
+    "an array's metadata cut off": lambda s: os.truncate(s / "value" / "zarr.json", 40),
+    "the checksums lost": lambda s: shutil.rmtree(s / "checksum"),
+}
+
+
+def value_and_twice(points):
+    value = points.x * points.y + points.z
+    return xr.Dataset({"value": value, "twice": 2 * value})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished store of 4 x 2 chunks."""
+    store = tmp_path_factory.mktemp("whole") / "a.zarr"
+    small(store)
+    return store
+
+
+def small(store, **options):
+    options = {"fixed": {"z": 3.0}, "chunks": {"x": 2, "y": 3}, "workers": 1} | options
+    return sweep.sweep(value_and_twice, AXES, store, **options)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_and_mended(tmp_path, whole, damage):
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole, store)
+    assert_allclose(sweep.load(store)["value"], expected())
+    DAMAGES[damage](store)
+    with pytest.raises(sweep.SweepError, match=rf"{re.escape(str(store))}/.*: run this sweep again"):
+        sweep.load(store)
+    messages = []
+    again = small(store, report=messages.append)
+    assert messages
+    assert all(str(store) in message for message in messages)
+    assert_allclose(again["value"].values, expected())
+    assert_allclose(again["twice"].values, 2 * expected())
+    assert again.chunks_run <= 2 or "array" in damage or "checksums" in damage
+    assert_allclose(sweep.load(store)["value"], expected())
+    assert small(store, report=messages.append).chunks_run == 0
+
+
+def test_a_chunk_of_another_sweep_is_damage(tmp_path, whole):
+    store = tmp_path / "a.zarr"
+    small(store, fixed={"z": 4.0})
+    shutil.copytree(whole / "value" / "c", store / "value" / "c", dirs_exist_ok=True)
+    shutil.copytree(whole / "checksum" / "c", store / "checksum" / "c", dirs_exist_ok=True)
+    with pytest.raises(sweep.SweepError, match="damaged or lost"):
+        sweep.load(store)
+
+
+def test_what_is_no_sweep_or_half_of_one_is_not_loaded(tmp_path, whole):
+    with pytest.raises(ValueError, match="store must be new or hold a sweep"):
+        sweep.load(tmp_path / "none.zarr")
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole, store)
+    for name in ("value", "twice", "checksum"):
+        chunk_files(store, name)[0].unlink()
+    with pytest.raises(sweep.SweepError, match="lacks 1 of 8 chunks"):
+        sweep.load(store)
+    os.truncate(store / "zarr.json", 30)
+    for call in (sweep.load, small):
+        with pytest.raises(ValueError, match=r"a\.zarr/zarr\.json is damaged"):
+            call(store)
+    (store / "zarr.json").write_text(
+        '{"attributes": {"sweep": "{}"}, "zarr_format": 3, "node_type": "group"}'
+    )
+    with pytest.raises(ValueError, match="of format 1, without checksums"):
+        sweep.load(store)
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path, whole):
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole, store)
+    left = [store / "value" / "c" / "0" / "0.12.partial", tmp_path / "a.zarr.new" / "zarr.json"]
+    left[1].parent.mkdir()
+    for file in left:
+        file.touch()
+    (tmp_path / "a.zarr.lock").touch()  # a lock file that nobody holds
+    chunk_files(store, "value")[0].unlink()
+    assert small(store, report=lambda _: None).chunks_run == 1
+    assert os.listdir(tmp_path) == ["a.zarr"]
+    assert not list(store.rglob("*.partial"))
+
+
+def all_failed(points):
+    return xr.Dataset({"value": points.x * np.nan})
+
+
+def test_a_chunk_of_nan_is_a_result(tmp_path):
+    store = tmp_path / "a.zarr"
+    for runs in (2, 0):
+        result = sweep.sweep(all_failed, {"x": [1.0, 2.0]}, store, chunks={"x": 1}, workers=1)
+        assert result.chunks_run == runs
+    assert np.isnan(sweep.load(store)["value"]).all()
+
+
+# --- one writer
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from ssm_poison_lib._files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_writes_at_a_time_and_a_kill_frees_the_store(tmp_path, whole):
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole, store)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "a.zarr.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert small(store).chunks_run == 0  # reading needs no lock
+        chunk_files(store, "value")[0].unlink()
+        with pytest.raises(sweep.SweepError, match=r"another process writes .*a\.zarr \(it holds .*lock\)"):
+            small(store)
+        holder.kill()
+    assert small(store, report=lambda _: None).chunks_run == 1
+
+
+def test_many_starts_at_once_leave_one_whole_store(tmp_path):
+    script = "import sys, test_sweep as t; print(t.small(sys.argv[1]).chunks_run)"
+    command = [sys.executable, "-c", script, str(tmp_path / "a.zarr")]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ends = [process.communicate() for process in started]
+    done = [out.strip() for out, _ in ends if out]
+    assert done.count("8") == 1  # one runs everything
+    assert set(done) <= {"8", "0"}  # others find it done, or are refused
+    assert all("another process writes" in error for out, error in ends if not out)
+    assert_allclose(sweep.load(tmp_path / "a.zarr")["value"], expected())
+    assert os.listdir(tmp_path) == ["a.zarr"]
+
+
+# --- other code, other versions
+
+
+MODULE = '''
+"""A module."""
+import numpy as np
+import xarray as xr
+from {name}_helper import factor
+OFFSET = {offset}  # a constant
+
+def helper(values):
+    return values + OFFSET
+
+def unused():
+    return {unused}
+
+def work(points):
+    """{doc}"""
+    return xr.Dataset({{"value": helper(factor() * points.x)}})
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Write a package of its own, and return its function anew each time."""
+    name = f"swept_{uuid.uuid4().hex}"
+    folder = tmp_path / "modules" / name
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+
+    def write(offset=1, doc="Work.", unused=0, factor=1):
+        text = MODULE.format(name=name, offset=offset, doc=doc, unused=unused)
+        (folder / "main.py").write_text(text.replace(f"{name}_helper", f"{name}.helper"))
+        (folder / "helper.py").write_text(f"def factor():\n    return {factor}\n")
+        for part in ("helper", "main"):
+            sys.modules.pop(f"{name}.{part}", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        sys.dont_write_bytecode = True
+        try:
+            return importlib.import_module(f"{name}.main").work
+        finally:
+            sys.dont_write_bytecode = False
+
+    return write
+
+
+def test_chunks_of_other_code_are_not_mixed(tmp_path, module):
+    store, axes = tmp_path / "a.zarr", {"x": [1.0, 2.0, 3.0]}
+
+    def run(function, **options):
+        return sweep.sweep(function, axes, store, chunks={"x": 1}, workers=1, report=told.append, **options)
+
+    told = []
+    assert run(module()).chunks_run == 3
+    # Comments, docstrings and functions that it does not use are not its code.
+    assert run(module(doc="Work hard.", unused=7)).chunks_run == 0
+    assert not told
+    # A constant of its module: not even the whole store is returned for another function than made it.
+    with pytest.raises(
+        ValueError, match=r"made by other code or versions \(swept_.*\.main:OFFSET\): move it"
+    ):
+        run(module(offset=2))
+    assert run(module(offset=2), accept_changes=True).chunks_run == 0
+    # A function elsewhere in its package: said where all is there, refused where chunks would be mixed.
+    assert run(module(factor=2)).chunks_run == 0
+    assert "helper:factor" in told.pop()
+    chunk_files(store, "value")[1].unlink()
+    with pytest.raises(ValueError, match=r"helper:factor\): move it away to run everything again"):
+        run(module(factor=2))
+    mixed = run(module(factor=2), accept_changes=True)
+    assert mixed.chunks_run == 1
+    assert mixed["value"].values.tolist() == [2.0, 5.0, 4.0]
+    assert len(zarr.open_group(store, mode="r").attrs["made_by"]) == 2
+
+
+def test_chunks_of_other_versions_are_not_mixed(tmp_path, whole, monkeypatch):
+    store = tmp_path / "a.zarr"
+    shutil.copytree(whole, store)
+    real = sweep._versions
+    monkeypatch.setattr(sweep, "_versions", lambda function: real(function) | {"numpy": "1.0"})
+    told = []
+    assert small(store, report=told.append).chunks_run == 0
+    assert "numpy" in told[0]
+    chunk_files(store, "value")[1].unlink()
+    with pytest.raises(ValueError, match=r"other code or versions \(numpy\)"):
+        small(store)
+
+
+def test_the_stores_of_the_book_are_whole():
+    folder = Path(__file__).resolve().parent.parent / "book" / "sweeps"
+    stores = sorted(folder.glob("*.zarr"))
+    assert len(stores) >= 8
+    for store in stores:
+        config = sweep.read_config(store.with_suffix(".toml"))
+        asked = json.loads(sweep.load(store).attrs["sweep"])
+        assert asked["axes"] == {k: np.asarray(v, dtype=float).tolist() for k, v in config["axes"].items()}
+        assert asked["fixed"] == {k: float(v) for k, v in config["fixed"].items()}
+        # Its function and what that uses of its own module are those of today.
+        [*_, made_by] = zarr.open_group(store, mode="r").attrs["made_by"]
+        today = code_digests(config["function"])
+        own = {k for k in today | made_by["code"] if k.startswith(f"{config['function'].__module__}:")}
+        assert {k: today.get(k) for k in own} == {k: made_by["code"].get(k) for k in own}, store.name
+
+
+# --- what a function may be and return
+
+
+def exits(points):
+    if float(points.x[0]) == 1.0:
+        sys.exit("enough")
+    return xr.Dataset({"value": points.x})
+
+
+class Abort(BaseException):
+    pass
+
+
+def aborts(points):
+    raise Abort("no more")
+
+
+@pytest.mark.parametrize(("function", "message"), [(exits, "SystemExit.*enough"), (aborts, "Abort.*no more")])
+def test_a_function_that_exits_is_an_error_and_does_not_hang(tmp_path, function, message):
+    with pytest.raises(sweep.SweepError, match=rf"chunks failed, the first at x 1\.\.1.*{message}"):
+        sweep.sweep(function, {"x": [1.0, 2.0]}, tmp_path / "a.zarr", chunks={"x": 1}, workers=1)
+    if function is exits:
+        assert sweep.sweep(last, {"x": [3.0]}, tmp_path / "b.zarr", workers=1).chunks_run == 1
+
+
+def last(points):
+    return xr.Dataset({"value": points.x})
+
+
+class Callable:
+    def __call__(self, points):
+        return points
+
+
+@pytest.mark.parametrize(
+    "function",
+    [functools.partial(product), lambda points: points, Callable(), Callable().__call__, Callable],
+    ids=["partial", "lambda", "object", "method", "class"],
+)
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+def test_only_functions_that_workers_can_import(tmp_path, function):
+    if function is Callable:  # a class can be imported; what it returns is refused
+        with pytest.raises(sweep.SweepError, match="chunks failed"):
+            sweep.sweep(function, {"x": [1.0]}, tmp_path / "a.zarr", workers=1)
+        return
+    with pytest.raises(ValueError, match="function must be defined at the top level of a module"):
+        sweep.sweep(function, {"x": [1.0]}, tmp_path / "a.zarr", workers=1)
+    with pytest.raises(TypeError, match="function must be a function; got int"):
+        sweep.sweep(3, {"x": [1.0]}, tmp_path / "a.zarr", workers=1)
+
+
+def returns_number(points):
+    return 3.0
+
+
+def returns_nothing(points):
+    return xr.Dataset()
+
+
+def returns_complex(points):
+    return xr.Dataset({"value": points.x + 1j})
+
+
+def returns_text(points):
+    return xr.Dataset({"value": points.x.astype(str)})
+
+
+def returns_large_integers(points):
+    return xr.Dataset({"value": points.x.astype(np.int64) + 2**53})
+
+
+def returns_other_labels(points):
+    return xr.Dataset({"value": points.x}).assign_coords(x=points.x.values + 1)
+
+
+def returns_its_bookkeeping(points):
+    return xr.Dataset({"checksum": points.x})
+
+
+def returns_now_this_now_that(points):
+    return xr.Dataset({"this" if float(points.x[0]) == 1.0 else "that": points.x})
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (returns_number, "function must return an xarray.Dataset; got float"),
+        (returns_nothing, "function must return at least one variable"),
+        (returns_complex, "function must return real numbers; 'value' holds complex128"),
+        (returns_text, "function must return real numbers; 'value' holds <U"),
+        (returns_large_integers, "numbers that float64 holds exactly; 'value'"),
+        (returns_other_labels, r"function must keep the labels of 'x', \[1.*\]; got \[2"),
+        (returns_its_bookkeeping, "function must not name a variable 'checksum'"),
+        (returns_now_this_now_that, "function must return the same variables for every chunk"),
+    ],
+)
+def test_what_cannot_be_stored_as_it_is_is_refused(tmp_path, function, message):
+    with pytest.raises(sweep.SweepError, match=message):
+        sweep.sweep(function, {"x": [1.0, 2.0, 3.0]}, tmp_path / "a.zarr", chunks={"x": 2}, workers=1)
+
+
+def turned_around(points):
+    value = (points.x * points.y).transpose()
+    return xr.Dataset(
+        {"value": value.isel(x=slice(None, None, -1)), "row": value.sortby("y", ascending=False)}
+    )
+
+
+def test_labels_in_another_order_are_honoured(tmp_path):
+    result = sweep.sweep(turned_around, AXES, tmp_path / "a.zarr", chunks={"x": 3}, workers=1)
+    assert_allclose(result["value"].values, np.multiply.outer(AXES["x"], AXES["y"]))
+    assert_allclose(result["row"].values, np.multiply.outer(AXES["x"], AXES["y"]))
+
+
+# --- where it runs
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    small("~/a.zarr")
+    assert (tmp_path / "a.zarr").is_dir()
+    (tmp_path / "a.toml").write_text("[axes]\nx = [1.0]\n")
+    assert sweep.read_config("~/a.toml")["store"] == tmp_path / "a.zarr"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file/a\.zarr"):
+        small(tmp_path / "file" / "a.zarr")
+
+
+SOCKETS = '''
+import json, sys
+import psutil
+import xarray as xr
+from ssm_poison_lib import sweep
+
+def listening(points):
+    """Return how many sockets of these processes listen where others can reach them, and how many at all."""
+    chain = [psutil.Process(), *psutil.Process().parents()]
+    top = [p for p in chain if "sockets_script" in " ".join(p.cmdline())][-1]
+    processes = [top, *top.children(recursive=True)]
+    where = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    return xr.Dataset({"outside": 0 * points.x + sum(ip not in ("127.0.0.1", "::1") for ip in where),
+                       "all": 0 * points.x + len(where), "processes": 0 * points.x + len(processes)})
+
+if __name__ == "__main__":
+    result = sweep.sweep(listening, {"x": [1.0, 2.0]}, sys.argv[1], scheduler=sys.argv[2], chunks={"x": 1}, workers=2)
+    print(json.dumps({k: v.values.tolist() for k, v in result.items()}))
+'''
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_nothing_listens_where_others_can_reach_it(tmp_path, scheduler):
+    script = tmp_path / "sockets_script.py"
+    script.write_text(SOCKETS)
+    command = [sys.executable, str(script), str(tmp_path / "a.zarr"), scheduler]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["outside"] == [0.0, 0.0]
+    assert min(found["all"]) > 0  # they are seen at all
+    assert min(found["processes"]) >= (3 if scheduler == "processes" else 1)
+
+
+def test_a_script_without_a_guard_gets_one_line(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SOCKETS.replace('if __name__ == "__main__":', "if True:"))
+    command = [sys.executable, str(script), str(tmp_path / "a.zarr"), "processes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "must call sweep under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_only_the_librarys_functions_are_imported_unless_told_otherwise(tmp_path, capsys):
+    config = tmp_path / "a.toml"
+    config.write_text('function = "test_sweep:last"\n[axes]\nx = [1.0]\n')
+    assert __main__.main(["sweep", str(config)]) == 2
+    assert "--allow-any-function" in capsys.readouterr().err
+    assert __main__.main(["sweep", str(config), "--allow-any-function", "--workers", "1"]) == 0
+    assert "value: median 1, NaN in 0 of 1" in capsys.readouterr().out
+    config.write_text('function = "ssm_poison_lib.sweep:as_mapping"\n')
+    assert sweep.read_config(config)["function"].__name__ == "as_mapping"
+    config.write_text('function = "ssm_poison_lib.sweep:locked"\n')
+    sweep.read_config(config)
+    config.write_text('function = "ssm_poison_lib.sweep:tqdm"\n')
+    with pytest.raises(ValueError, match="which comes from elsewhere"):
+        sweep.read_config(config)
+
+
+def test_importing_sweeps_starts_no_scheduler():
+    script = "import sys, ssm_poison_lib.sweep, ssm_poison_lib.__main__; print({'distributed', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

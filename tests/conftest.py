@@ -188,3 +188,14 @@ def make(folder: Path, *arguments: str, expected: int = 0) -> str:
     )
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def public_modules() -> dict[str, Path]:
+    """Return the library's public modules, by their names after `ssm_poison_lib.`, and their files."""
+    library = ROOT / "ssm_poison_lib"
+    found = {path.relative_to(library).with_suffix(""): path for path in sorted(library.rglob("*.py"))}
+    return {
+        ".".join(name.parts): path
+        for name, path in found.items()
+        if not any(part.startswith("_") for part in name.parts)
+    }

@@ -15,7 +15,7 @@ import nbformat
 import pybtex.database
 import pytest
 import yaml
-from conftest import ROOT, build
+from conftest import ROOT, build, public_modules
 from fontTools.ttLib import TTFont
 
 ADDRESS = "https://github.com/someone/ssm-poison"
@@ -355,12 +355,7 @@ def test_a_build_objects_to_nothing_else(report):
     assert not re.search(r"good\.md:.*WARNING", report)
 
 
-MODULES = sorted(
-    path.stem for path in (ROOT / "ssm_poison_lib").glob("*.py") if not path.stem.startswith("_")
-)
-
-
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", public_modules())
 def test_every_public_name_of_a_module_is_described(without_address, name):
     module = importlib.import_module(f"ssm_poison_lib.{name}")
     pages = "".join(page for title, page in without_address.items() if title.startswith("api"))

@@ -4,10 +4,9 @@ import doctest
 import importlib
 
 import pytest
-from conftest import ROOT
+from conftest import public_modules
 
-SOURCES = (path for path in sorted((ROOT / "ssm_poison_lib").glob("*.py")) if not path.stem.startswith("_"))
-WITH_EXAMPLES = [path.stem for path in SOURCES if ">>> " in path.read_text("utf-8")]
+WITH_EXAMPLES = [name for name, path in public_modules().items() if ">>> " in path.read_text("utf-8")]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

@@ -243,7 +243,7 @@ def foreign_types() -> set[str]:
     spec = importlib.util.find_spec(LIBRARY)
     locations = (spec and spec.submodule_search_locations) or []
     names = {"jaxtyping", "ndarray", *vars(builtins)}
-    for path in chain.from_iterable(Path(location).glob("*.py") for location in locations):
+    for path in chain.from_iterable(Path(location).rglob("*.py") for location in locations):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)

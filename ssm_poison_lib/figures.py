@@ -12,14 +12,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ssm_poison_lib._checks import as_array, as_choice, as_integer
+from ssm_poison_lib._checks import (
+    ArrayLike,
+    as_array,
+    as_choice,
+    as_flag,
+    as_instance,
+    as_integer,
+    as_mapping,
+    as_scalar,
+    as_text,
+    shown,
+)
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
@@ -34,6 +47,7 @@ __all__ = [
     "medians",
     "new",
     "race",
+    "scales",
     "summary",
     "to_svg",
     "use_style",
@@ -61,6 +75,7 @@ _DARK = {
     "#a3548a": "#d491bf",
 }
 
+# On top of Matplotlib's own defaults: a reader's matplotlibrc changes no figure of the book.
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": COLOURS["muted"],
     "axes.labelcolor": COLOURS["ink"],
@@ -88,9 +103,12 @@ _STYLE: dict[Any, Any] = {
 def use_style() -> None:
     """Make figures the last line of a cell can display: as SVG that follows the page's theme, and in words.
 
-    Call it once at the top of a chapter. Outside IPython it does nothing.
+    Call it once at the top of a chapter. It also goes back to Matplotlib's own defaults, whatever a matplotlibrc
+    says; outside IPython it does only that.
     """
     import IPython  # a reader's script may run without it
+
+    mpl.style.use("default")
 
     shell = IPython.get_ipython()
     if shell is not None:
@@ -106,11 +124,14 @@ def new(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure in the book's style and its axes, row by row.
 
-    columns, rows: grid of panels, each >= 1; height: inches per row; width: inches in all, few enough for letters to be
-    legible on a phone.
+    columns, rows: grid of panels, at most 20 and 100; height: inches per row; width: inches in all (each in 0 to 100), few
+    enough for letters to be legible on a phone. Raises ValueError for others.
     """
-    columns, rows = as_integer("columns", columns, low=1), as_integer("rows", rows, low=1)
-    with mpl.rc_context(_STYLE):
+    columns = as_integer("columns", columns, low=1, high=20)
+    rows = as_integer("rows", rows, low=1, high=100)
+    height = as_scalar("height", height, low=0.0, high=100.0, strict=True)
+    width = as_scalar("width", width, low=0.0, high=100.0, strict=True)
+    with mpl.style.context(["default", _STYLE]):
         figure = Figure(figsize=(width, rows * height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.flat)
@@ -118,8 +139,9 @@ def new(
 
 def to_svg(figure: Figure) -> str:
     """Return the figure as SVG text whose colours follow the reader's light or dark theme."""
+    figure = as_instance("figure", figure, Figure)
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.style.context(["default", _STYLE]):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
     names = {light: f"--c{i}" for i, light in enumerate(_DARK)}
@@ -154,6 +176,7 @@ def summary(figure: Figure) -> str:
 
     Stored with the notebook and compared when it runs again, so that a figure drawn from other numbers is noticed.
     """
+    figure = as_instance("figure", figure, Figure)
     rows = []
     for number, ax in enumerate(figure.axes, start=1):
         rows.append(
@@ -184,7 +207,8 @@ class Interactive:
     As the last line of a cell it shows itself: JupyterLab draws it with its Plotly extension, the pages with one local copy
     of plotly.js (book/_ext/interactive.py).
 
-    Raises ValueError if there is no frame, or a frame has not one entry for each trace.
+    Raises ValueError if there is no frame, or a frame has not one entry for each trace; TypeError for objects of
+    other classes.
     """
 
     static: Figure
@@ -195,9 +219,16 @@ class Interactive:
 
     def __post_init__(self) -> None:
         """Check that every frame fits the traces."""
-        if not self.frames:
+        as_instance("static", self.static, Figure)
+        as_mapping("layout", self.layout)
+        as_text("slider", self.slider)
+        for k, trace in enumerate(_sequence("traces", self.traces)):
+            as_mapping(f"traces[{k}]", trace)
+        if not as_mapping("frames", self.frames):
             raise ValueError("frames must hold at least one frame; got none")
         for name, changes in self.frames.items():
+            for k, change in enumerate(_sequence(f"frames[{name!r}]", changes)):
+                as_mapping(f"frames[{name!r}][{k}]", change)
             if len(changes) != len(self.traces):
                 raise ValueError(
                     f"frames[{name!r}] must hold one entry for each of the {len(self.traces)} traces; got {len(changes)}"
@@ -234,16 +265,61 @@ def line_end_label(
     ax: Axes, text: str, x: float, y: float, colour: str, *, dx: float = 4.0, dy: float = 0.0
 ) -> None:
     """Write a label beside the data point (x, y), shifted by (dx, dy) points: instead of a legend."""
+    as_instance("ax", ax, Axes)
+    text = as_text("text", text)
+    if not isinstance(colour, str) or not is_color_like(colour):
+        raise ValueError(f"colour must be a colour of Matplotlib; got {shown(colour)}")
     ax.annotate(
         text,
-        (x, y),
-        (dx, dy),
+        (as_scalar("x", x), as_scalar("y", y)),
+        (as_scalar("dx", dx), as_scalar("dy", dy)),
         textcoords="offset points",
         color=colour,
         va="center",
         fontsize=9.5,
         annotation_clip=False,
     )
+
+
+def _sequence(name: str, value: Any) -> Sequence[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list; got {shown(value)}")
+    return value
+
+
+def _filled(name: str, value: Any, what: str) -> Mapping[Any, Any]:
+    """Return a mapping that holds something to draw."""
+    if not as_mapping(name, value):
+        raise ValueError(f"{name} must hold at least one {what}; got none")
+    return value
+
+
+def _part(name: str, source: Any, key: str) -> Any:
+    """Return source[key] of a mapping, source.key of another object; a TypeError says what is missing where."""
+    try:
+        return source[key] if isinstance(source, Mapping) else getattr(source, key)
+    except (AttributeError, KeyError):
+        raise TypeError(f"{name} must have {key!r}; got {type(source).__name__} without it") from None
+
+
+def _numbers(name: str, source: Any, key: str, ndim: int = 1) -> np.ndarray:
+    """Return `_part` as an array of floats with `ndim` axes (NaN marks what is not drawn)."""
+    value = _part(name, source, key)
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {key!r} must be numbers; got {shown(value)}") from None
+    if array.ndim != ndim or array.size == 0:
+        raise ValueError(f"{name}: {key!r} must have {ndim} axes and values; got shape {array.shape}")
+    return array
+
+
+def _drawn_from(start: Any, times: np.ndarray, share: float) -> np.ndarray:
+    """Return which of the times are drawn: those from `start` on, by default from a share of the last."""
+    first = share * times[-1] if start is None else as_scalar("start", start)
+    if not (times >= first).any():
+        raise ValueError(f"start must be at most the last time, {times[-1]:g}; got {first:g}")
+    return np.asarray(times >= first)
 
 
 def _colour(name: str) -> str:
@@ -263,18 +339,18 @@ def race(
     special" take their colours. shown: draw only this many entries, those that end largest in size. logarithmic: draw
     abs(a_j) on a logarithmic axis. start: first time drawn (the time axis is logarithmic; by default 1e-4 of the end).
 
-    Raises ValueError if there is nothing to draw or `shown` is not 1..d.
+    Raises ValueError if there is nothing to draw or `shown` is not 1..d, TypeError for objects without times and A.
     """
-    if not trajectories:
-        raise ValueError("trajectories must hold at least one trajectory; got none")
-    figure, axes = new(len(trajectories))
+    logarithmic = as_flag("logarithmic", logarithmic)
+    figure, axes = new(len(_filled("trajectories", trajectories, "trajectory")))
     for ax, (name, trajectory) in zip(axes, trajectories.items(), strict=True):
-        d = trajectory.A.shape[1]
+        times = _numbers(f"trajectories[{name!r}]", trajectory, "times")
+        entries = _numbers(f"trajectories[{name!r}]", trajectory, "A", ndim=2)
+        d = entries.shape[1]
         count = d if shown is None else as_integer("shown", shown, low=1, high=d)
-        order = np.argsort(-np.abs(trajectory.A[-1]), kind="stable")[:count]
-        first = 1e-4 * trajectory.times[-1] if start is None else start
-        late = trajectory.times >= first
-        times, entries = trajectory.times[late], trajectory.A[late]
+        order = np.argsort(-np.abs(entries[-1]), kind="stable")[:count]
+        late = _drawn_from(start, times, 1e-4)
+        times, entries = times[late], entries[late]
         for rank, j in enumerate(order):
             values = np.abs(entries[:, j]) if logarithmic else entries[:, j]
             lead = rank < 2
@@ -306,9 +382,14 @@ def impulse_responses(
 
     systems: name -> SSM; "teacher", "baseline", "with special" take their colours. length: lags 0 .. length-1.
     training_length: kappa; lags beyond kappa-1 are then marked as beyond the training length. first_lag: first lag drawn.
+
+    Raises ValueError for no system, or lags outside 0 .. length-1 (length at most 100,000), TypeError for another class.
     """
-    if not systems:
-        raise ValueError("systems must hold at least one SSM; got none")
+    for name, system in _filled("systems", systems, "SSM").items():
+        as_instance(f"systems[{name!r}]", system, DiagonalSSM)
+    length = as_integer("length", length, low=1, high=100_000)
+    if training_length is not None:
+        training_length = as_integer("training_length", training_length, low=1)
     first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
     figure, (ax,) = new()
     lags = np.arange(first_lag, length)
@@ -355,15 +436,18 @@ def loss(trajectories: Mapping[str, Any], *, start: float | None = None) -> Figu
 
     trajectories: name -> object with times (T,) and loss (T,). start: first time drawn (by default 1e-8 of the end).
     A loss of exactly zero cannot be drawn on this axis; its point is left out.
+
+    Raises ValueError if there is nothing to draw, TypeError for objects without times and loss.
     """
-    if not trajectories:
-        raise ValueError("trajectories must hold at least one trajectory; got none")
     figure, (ax,) = new()
-    for name, trajectory in trajectories.items():
-        first = 1e-8 * trajectory.times[-1] if start is None else start
-        drawn = (trajectory.times >= first) & (trajectory.loss > 0)
-        ax.plot(trajectory.times[drawn], trajectory.loss[drawn], color=_colour(name), label=name)
-        line_end_label(ax, name, trajectory.times[drawn][-1], trajectory.loss[drawn][-1], _colour(name))
+    for name, trajectory in _filled("trajectories", trajectories, "trajectory").items():
+        times = _numbers(f"trajectories[{name!r}]", trajectory, "times")
+        values = _numbers(f"trajectories[{name!r}]", trajectory, "loss")
+        drawn = _drawn_from(start, times, 1e-8) & (values > 0)
+        if not drawn.any():
+            raise ValueError(f"trajectories[{name!r}] must have a loss > 0 from the start of the axis on")
+        ax.plot(times[drawn], values[drawn], color=_colour(name), label=name)
+        line_end_label(ax, name, times[drawn][-1], values[drawn][-1], _colour(name))
     ax.set(xscale="log", yscale="log", xlabel="training time $t$", ylabel="training loss")
     return figure
 
@@ -382,10 +466,10 @@ def errors(
 
     Raises ValueError for an empty group, a reference for a group that is not there, or another scale.
     """
-    if not groups:
-        raise ValueError("groups must hold at least one group of errors; got none")
+    _filled("groups", groups, "group of errors")
     scale = as_choice("scale", scale, ("log", "linear"))
-    reference = reference or {}
+    ylabel = as_text("ylabel", ylabel)
+    reference = {} if reference is None else as_mapping("reference", reference)
     if not set(reference) <= set(groups):
         raise ValueError(f"reference must name groups among {list(groups)}; got {list(reference)}")
     figure, (ax,) = new()
@@ -418,15 +502,17 @@ def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     records: "baseline" and "with special" (or one of them) -> a run's record, with "curves" and "stop_epoch" as in
     `results.RECORD`. The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
+
+    Raises ValueError for no run, TypeError for a record without what is drawn.
     """
-    if not records:
-        raise ValueError("records must hold at least one run; got none")
     figure, axes = new(3, height=2.7)
-    for name, record in records.items():
-        curves, colour = record["curves"], _colour(name)
-        epochs = np.asarray(curves["epoch"])
+    for name, record in _filled("records", records, "run").items():
+        where, colour = f"records[{name!r}]", _colour(name)
+        curves = as_mapping(f"{where}['curves']", _part(where, record, "curves"))
+        stop = _part(where, record, "stop_epoch")
+        epochs = _numbers(where, curves, "epoch")
         drawn = epochs >= 1
-        entries = np.asarray(curves["largest_abs_a"])[drawn]
+        entries = _numbers(where, curves, "largest_abs_a", ndim=2)[drawn]
         for rank in range(entries.shape[1]):
             axes[0].plot(
                 epochs[drawn],
@@ -437,12 +523,10 @@ def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
                 label=f"{name}, {rank + 1}. largest",
             )
         for ax, key in zip(axes[1:], ("effective_rank", "gamma0"), strict=True):
-            ax.plot(epochs[drawn], np.asarray(curves[key])[drawn], color=colour, label=name)
-        if record["stop_epoch"] is not None:
+            ax.plot(epochs[drawn], _numbers(where, curves, key)[drawn], color=colour, label=name)
+        if stop is not None:
             for ax in axes:
-                ax.axvline(
-                    record["stop_epoch"], color=colour, linestyle=":", linewidth=1, label=f"{name}, stop"
-                )
+                ax.axvline(stop, color=colour, linestyle=":", linewidth=1, label=f"{name}, stop")
     for ax, title in zip(axes, ("largest $|a_j|$", "effective rank of $A$", r"$\gamma^{(0)}$"), strict=True):
         ax.set(xscale="log", xlabel="epoch")
         ax.set_title(title, loc="left")
@@ -472,19 +556,24 @@ def convergence(
     marks: name -> an epoch for each run, drawn as a circle at the first logged epoch not before it.
     xlabel: what "epoch" holds, if it is another measure of time. Training goes to the right in both panels.
 
-    Raises ValueError if there is nothing to draw, or the marks do not belong to the runs.
+    Raises ValueError if there is nothing to draw, or the marks do not belong to the runs; TypeError for runs that are
+    no lists of mappings.
     """
-    if not any(len(group) for group in runs.values()):
+    groups = [_sequence(f"runs[{name!r}]", group) for name, group in as_mapping("runs", runs).items()]
+    if not any(len(group) for group in groups):
         raise ValueError("runs must hold at least one run; got none")
-    marks = marks or {}
+    ylabel, xlabel = as_text("ylabel", ylabel), as_text("xlabel", xlabel)
+    marks = {} if marks is None else as_mapping("marks", marks)
     for name, epochs in marks.items():
-        if name not in runs or len(epochs) != len(runs[name]):
+        if name not in runs or len(_sequence(f"marks[{name!r}]", epochs)) != len(runs[name]):
             raise ValueError(f"marks must hold one epoch for each run; got {len(epochs)} for {name!r}")
     figure, axes = new(2)
     for name, group in runs.items():
         colour, width = _colour(name), 1.8 if len(group) == 1 else 0.9
         for number, run in enumerate(group):
-            x, loss_values, error = (np.asarray(run[key], dtype=float) for key in ("epoch", "loss", "error"))
+            x, loss_values, error = (
+                _numbers(f"runs[{name!r}]", run, key) for key in ("epoch", "loss", "error")
+            )
             drawn = x > 0
             for ax, values in zip(axes, (x, loss_values), strict=True):
                 # The loss need not fall: joined points would cross the panel to and fro.
@@ -529,20 +618,22 @@ def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str
     time of a flow) or "loss" (where each seed first reaches a training loss; losses that fewer than half of the seeds
     reach are left out; training goes to the right). ylabel: the error's name. columns: panels in a row.
 
-    Raises ValueError if there is nothing to draw, or for another `against`.
+    Raises ValueError if there is nothing to draw, or for another `against`, TypeError for anything but summaries.
     """
-    if not cells:
-        raise ValueError("cells must hold at least one cell of a study; got none")
+    _filled("cells", cells, "cell of a study")
     against = as_choice("against", against, ("epoch", "loss"))
-    columns = min(as_integer("columns", columns, low=1), len(cells))
+    ylabel = as_text("ylabel", ylabel)
+    columns = min(as_integer("columns", columns, low=1, high=20), len(cells))
     figure, axes = new(columns, rows=-(-len(cells) // columns), height=2.5)
     for ax in axes[len(cells) :]:
         ax.remove()
     for place, (ax, (title, cell)) in enumerate(zip(axes, cells.items(), strict=False)):
         for name in ("baseline", "with special"):
-            spreads = cell[name]["by_epoch" if against == "epoch" else "by_loss"]
-            marks = cell["grid" if against == "epoch" else "losses"]
-            drawn = [k for k, s in enumerate(spreads) if 2 * s["n"] >= len(cell["seeds"])]
+            where = f"cells[{title!r}]"
+            spreads = _part(where, _part(where, cell, name), "by_epoch" if against == "epoch" else "by_loss")
+            marks = _part(where, cell, "grid" if against == "epoch" else "losses")
+            seeds = _part(where, cell, "seeds")
+            drawn = [k for k, s in enumerate(spreads) if 2 * s["n"] >= len(seeds)]
             x = [marks[k] for k in drawn]
             lower, middle, upper = ([spreads[k][key] for k in drawn] for key in ("q25", "median", "q75"))
             colour = _colour(name)
@@ -559,4 +650,51 @@ def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str
             ax.set_xlabel("time $t$" if cell["method"] == "gradient flow" else "epoch")
         if place % columns == 0:
             ax.set_ylabel(ylabel)
+    return figure
+
+
+def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, factor: float = 10.0) -> Figure:
+    """Draw the errors of many starts against their scale: a panel for each case, and last how often special sequences harm.
+
+    scale: (m,) epsilon > 0. cases: title -> {"baseline": (m, n) errors, "with special": (m, n) errors from the same n starts}.
+    factor: a start counts as harmed if its error with special sequences is more than this many times its baseline error.
+    Lines are medians, bands reach from the smallest error to the largest.
+
+    Raises ValueError for no case, or errors of another shape, TypeError for anything but mappings.
+    """
+    scale = as_array("scale", scale, ndim=1)
+    factor = as_scalar("factor", factor, low=0.0, strict=True)
+    if (scale <= 0).any():
+        raise ValueError(f"scale must be > 0; got {scale.min():g}")
+    _filled("cases", cases, "case")
+    figure, axes = new(2, rows=len(cases) // 2 + 1, height=2.5)
+    share = axes[len(cases)]
+    for ax in axes[len(cases) + 1 :]:
+        ax.remove()
+    for k, (title, pair) in enumerate(cases.items()):
+        ax, drawn = axes[k], {}
+        for name, marker in (("baseline", "o"), ("with special", "s")):
+            where = f"cases[{title!r}][{name!r}]"
+            e = drawn[name] = as_array(where, _part(f"cases[{title!r}]", pair, name), ndim=2)
+            if e.shape[0] != len(scale) or e.shape != drawn["baseline"].shape:
+                raise ValueError(f"{where} must have a row per scale and a column per start; got {e.shape}")
+            colour, middle = COLOURS[name], np.median(e, axis=1)
+            ax.fill_between(scale, e.min(axis=1), e.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+            ax.plot(scale, middle, color=colour, marker=marker, markersize=3.5, label=name)
+            if k == 0:
+                at, dy = (
+                    (len(scale) // 3, -9.0) if name == "baseline" else (0, 8.0)
+                )  # where neither line is near
+                line_end_label(ax, name, scale[at], middle[at], colour, dx=6.0, dy=dy)
+        ax.set(xscale="log", yscale="log", xlabel="scale $\\varepsilon$", ylabel="error Gen$_{20}$")
+        ax.set_title(title, loc="left")
+        harmed = np.mean(drawn["with special"] > factor * drawn["baseline"], axis=1)
+        share.plot(scale, harmed, color=COLOURS["ink"], linestyle=("-", "--", ":", "-.")[k % 4], label=title)
+        at_half = 10 ** np.interp(0.55, harmed[::-1], np.log10(scale[::-1]))
+        dx = 4.0 if k < len(cases) - 1 else -36.0  # the last line has its room to the left
+        line_end_label(share, title, float(at_half), 0.55, COLOURS["ink"], dx=dx)
+    for ax in axes[1 : len(cases)]:
+        ax.sharey(axes[0])
+    share.set(xscale="log", ylim=(-0.03, 1.08), xlabel="scale $\\varepsilon$", ylabel="share of the starts")
+    share.set_title(f"error more than {factor:g} times larger", loc="left")
     return figure

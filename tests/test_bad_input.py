@@ -228,7 +228,7 @@ CASES = [
         lambda: figures.errors({"baseline": [1.0]}, reference={"other": [1.0]}, ylabel="error"),
         r"reference must name groups among \['baseline'\]; got \['other'\]",
     ),
-    (lambda: figures.new(0), "columns must be an integer >= 1; got 0"),
+    (lambda: figures.new(0), "columns must be an integer from 1 to 20; got 0"),
 ]
 
 

@@ -3,6 +3,7 @@
 import re
 import xml.etree.ElementTree as ET
 
+import matplotlib as mpl
 import numpy as np
 import plotly.graph_objects
 import pytest
@@ -135,7 +136,7 @@ def test_use_style_registers_both_formats(monkeypatch):
     assert printer.value == figures.summary(figure)
 
 
-def test_use_style_outside_ipython_does_nothing(monkeypatch):
+def test_use_style_needs_no_ipython(monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: None)
     figures.use_style()
 
@@ -274,3 +275,44 @@ def test_an_interactive_figure_is_valid_for_plotly_and_says_what_it_shows():
 def test_frames_fit_the_traces(frames):
     with pytest.raises(ValueError, match="frames"):
         interactive(frames)
+
+
+def test_scales_draw_medians_and_the_share_harmed():
+    scale = [1e-4, 1e-3, 1e-2]
+    clean = np.array([[1e-4, 2e-4, 4e-4], [1e-3, 2e-3, 4e-3], [1e-2, 2e-2, 4e-2]])
+    cases = {
+        "$d = 3$": {"baseline": clean, "with special": np.full((3, 3), 0.03)},
+        "$d = 10$": {"baseline": clean, "with special": 2.0 * clean},
+    }
+    first, second, share = figures.scales(scale, cases).axes
+    assert_array_equal(lines(first)["baseline"].get_ydata(), clean[:, 1])
+    assert_array_equal(lines(second)["with special"].get_ydata(), 2.0 * clean[:, 1])
+    assert_allclose(lines(share)["$d = 3$"].get_ydata(), [1.0, 2 / 3, 0.0])  # 0.03 > 10 e
+    assert_array_equal(lines(share)["$d = 10$"].get_ydata(), np.zeros(3))
+    assert [ax.get_title(loc="left") for ax in (first, second)] == list(cases)
+    short = {"a": {"baseline": clean[:2], "with special": clean}}
+    with pytest.raises(ValueError, match=r"cases\['a'\]\['baseline'\] must have a row per scale"):
+        figures.scales(scale, short)
+    with pytest.raises(TypeError, match=r"cases\['a'\] must have 'with special'"):
+        figures.scales(scale, {"a": {"baseline": clean}})
+
+
+@pytest.mark.parametrize(
+    "setting", ["lines.linewidth", "font.size", "axes.grid", "savefig.dpi", "figure.figsize"]
+)
+def test_a_readers_own_settings_change_no_figure(run, setting):
+    """A matplotlibrc of theirs is what `rcParams` hold when a chapter begins."""
+    theirs = {
+        "lines.linewidth": 9.0,
+        "font.size": 30.0,
+        "axes.grid": True,
+        "savefig.dpi": 30,
+        "figure.figsize": (3, 3),
+    }
+    with mpl.rc_context():
+        figures.use_style()
+        expected = figures.to_svg(figures.race({"baseline": run}))
+    with mpl.rc_context({setting: theirs[setting]}):
+        figures.use_style()
+        assert figures.to_svg(figures.race({"baseline": run})) == expected
+        assert mpl.rcParams[setting] != theirs[setting]  # what a chapter draws by itself follows too

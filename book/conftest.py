@@ -1,9 +1,12 @@
 """How nbval compares the chapters: `pytest book`."""
 
-import os
+import sys
+from pathlib import Path
 
-# Kernels inherit it, and the tool that wrote the notebooks sets it too.
-os.environ["OMP_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+import kernels
+
+kernels.use_plain_settings()
 
 # Not compared: pixels and paths, whose last digits differ between processors. A figure is compared through the summary of
 # its plotted numbers, which is its text/plain (tools/notebooks.py refuses a figure without one).

@@ -70,7 +70,8 @@ def make_project(folder: Path) -> Path:
     """Lay out a small book with one chapter, the tool and nbval's settings."""
     for name in ("book", "tools", "ssm_poison_lib"):
         (folder / name).mkdir(parents=True)
-    shutil.copy(ROOT / "tools" / "notebooks.py", folder / "tools")
+    for name in ("notebooks.py", "kernels.py"):
+        shutil.copy(ROOT / "tools" / name, folder / "tools")
     shutil.copy(ROOT / "book" / "conftest.py", folder / "book")
     (folder / "helper.py").write_text("LIMIT = 0.375\n", "utf-8")
     (folder / "ssm_poison_lib" / "ssm.py").write_text("", "utf-8")
@@ -168,7 +169,7 @@ FAULTS = {
     "another_tag": (lambda nb: nb.cells[5].metadata.update(tags=["nbval-skip"]), "cell 6, metadata"),
     "another_type": (lambda nb: break_cell(nb, 0, cell_type="raw"), "cell 1, cell_type"),
     "one_cell_less": (lambda nb: nb.cells.pop(), "number of cells: text 6, notebook 5"),
-    "language_info": (lambda nb: nb.metadata.update(language_info={}), "metadata"),
+    "other_kernel": (lambda nb: nb.metadata.kernelspec.update(name="other"), "metadata"),
     "never_ran": (lambda nb: break_cell(nb, 3, execution_count=None), "run as None, not as 3"),
     "printing_cell_without_output": (lambda nb: break_cell(nb, 2, outputs=[]), "prints, but has no stored output"),
     "value_without_output": (lambda nb: nb.cells[1].update(source="x", outputs=[]), "prints, but has no stored output"),

@@ -4,18 +4,22 @@ python tools/notebooks.py execute            re-run the chapters whose text or w
 python tools/notebooks.py execute NAME ...   re-run these chapters (their file names without ending)
 python tools/notebooks.py execute --all      re-run every chapter
 python tools/notebooks.py check              compare each text with its notebook, look at the stored outputs
+
+A notebook with edits that its text lacks is copied to _build/edited before it is written anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections import Counter
@@ -24,17 +28,22 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import kernels
 import nbformat
 import yaml
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
+EDITED = ROOT / "_build" / "edited"
 LIBRARY = ROOT / "ssm_poison_lib"
 STATUS_PAGE = "status"  # prints status.json, so it runs last
 PACKAGES = ("numpy", "scipy", "torch", "sympy", "matplotlib")
+# What nbformat raises for a damaged notebook.
+UNREADABLE = (ValueError, AttributeError, nbformat.ValidationError)
 CELL_TIMEOUT = 300  # seconds
 CODE_WIDTH = 92  # characters of code that a page shows without scrolling, in a solution's box too
 LAUNCH_TAG = "make-importable"
@@ -88,7 +97,10 @@ def library_digest() -> str:
 def read_status() -> dict[str, dict[str, Any]]:
     """Return what was noted at the last execution of each chapter (empty before the first)."""
     path = BOOK / "status.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise OSError(f"{path} is damaged ({error}); without it, every chapter runs again") from None
 
 
 def fingerprint(name: str) -> dict[str, str]:
@@ -176,8 +188,50 @@ def run_chapter(name: str) -> tuple[NotebookNode, float]:
 def replace_file(path: Path, content: str) -> None:
     """Write a file at once or not at all."""
     new = path.with_name(path.name + ".new")
-    new.write_text(content, "utf-8")
-    new.replace(path)
+    try:
+        new.write_text(content, "utf-8")
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written and is as it was: {error.strerror}") from error
+
+
+def edits(name: str) -> list[str]:
+    """Return the first lines of the cells that were edited in a chapter's notebook and are not in its text.
+
+    The id of a cell is made from its content, by which an edited or added one is known.
+    """
+    path = BOOK / f"{name}.ipynb"
+    if not path.exists():
+        return []
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except UNREADABLE as error:
+        return [f"(not readable: {str(error).splitlines()[0]})"]
+    as_written = [cell.get("id") for cell in notebook.cells]
+    set_cell_ids(notebook)
+    changed = [
+        cell for cell, old in zip(notebook.cells, as_written, strict=True) if cell.id[:8] != str(old)[:8]
+    ]
+    text = {(cell.cell_type, cell.source) for cell in read_text(BOOK / f"{name}.md").cells}
+    lost = [cell for cell in changed if (cell.cell_type, cell.source) not in text]
+    return [(cell.source.strip().splitlines() or ["(empty)"])[0] for cell in lost]
+
+
+def keep_edits(name: str) -> None:
+    """Copy a notebook with edits that its text lacks to a new file, and say so."""
+    if lost := edits(name):
+        EDITED.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (copy := EDITED / f"{name}-{number}.ipynb").exists():
+            number += 1
+        shutil.copy(BOOK / f"{name}.ipynb", copy)
+        print(
+            f"{name}.ipynb had edits that {name}.md lacks, kept as {copy.relative_to(ROOT)}: "
+            + ", ".join(repr(line[:60]) for line in lost[:5]),
+            flush=True,
+        )
 
 
 def store(name: str, notebook: NotebookNode, seconds: float, digests: dict[str, str]) -> None:
@@ -204,7 +258,6 @@ def execute(names: list[str], *, everything: bool = False) -> int:
             f"unknown chapter {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}", file=sys.stderr
         )
         return 2
-    os.environ["OMP_NUM_THREADS"] = "1"  # kernels inherit it; more threads only slow these small arrays down
     wanted = (
         allowed
         if everything
@@ -214,8 +267,12 @@ def execute(names: list[str], *, everything: bool = False) -> int:
         wanted.append(STATUS_PAGE)
     if not wanted:
         print(f"all {len(allowed)} chapters are up to date")
-    if not (BOOK / "status.json").exists():
-        replace_file(BOOK / "status.json", "{}\n")  # the status page reads it
+    else:
+        kernels.use_plain_settings()
+        if not os.access(BOOK, os.W_OK):
+            raise OSError(f"{BOOK} cannot be written")  # before a chapter runs in vain
+        if not (BOOK / "status.json").exists():
+            replace_file(BOOK / "status.json", "{}\n")  # the status page reads it
     for number, name in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {name} ...", end=" ", flush=True)
         digests = fingerprint(name)
@@ -226,11 +283,19 @@ def execute(names: list[str], *, everything: bool = False) -> int:
             print("failed; its notebook is as it was", flush=True)
             print(error, file=sys.stderr)
             return 1
+        except NoSuchKernel as error:
+            print("not run", flush=True)
+            print(
+                f"{name}.md asks for the Jupyter kernel {error.name!r}, which is not installed here",
+                file=sys.stderr,
+            )
+            return 1
         if problems:
             print("not written:", *problems, sep="\n  ", flush=True)
             return 1
-        store(name, notebook, seconds, digests)
         print(f"{seconds:.1f} s", flush=True)
+        keep_edits(name)
+        store(name, notebook, seconds, digests)
     return 0
 
 
@@ -293,18 +358,26 @@ def wide_lines(notebook: NotebookNode) -> list[str]:
     return problems
 
 
+def plain_metadata(notebook: NotebookNode) -> dict[str, Any]:
+    """Return a notebook's metadata without what JupyterLab adds or leaves out when it saves the pair."""
+    kept = {key: value for key, value in notebook.metadata.items() if key != "language_info"}
+    own = {key: value for key, value in kept.get("jupytext", {}).items() if key != "text_representation"}
+    return kept | {"jupytext": own}
+
+
 def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
     """Return where a notebook differs from its text: number of cells, type, source, metadata (with tags), id."""
     problems = []
-    if text.metadata != notebook.metadata:
-        problems.append(f"metadata: text {dict(text.metadata)}, notebook {dict(notebook.metadata)}")
+    ours, theirs = plain_metadata(text), plain_metadata(notebook)
+    if ours != theirs:
+        problems.append(f"metadata: text {ours}, notebook {theirs}")
     if len(text.cells) != len(notebook.cells):
         problems.append(f"number of cells: text {len(text.cells)}, notebook {len(notebook.cells)}")
-    for number, (ours, theirs) in enumerate(zip(text.cells, notebook.cells, strict=False), start=1):
+    for number, (one, other) in enumerate(zip(text.cells, notebook.cells, strict=False), start=1):
         if key := next(
-            (key for key in ("cell_type", "source", "metadata", "id") if ours[key] != theirs[key]), None
+            (key for key in ("cell_type", "source", "metadata", "id") if one[key] != other[key]), None
         ):
-            problems.append(f"cell {number}, {key}: text {ours[key]!r:.70}, notebook {theirs[key]!r:.70}")
+            problems.append(f"cell {number}, {key}: text {one[key]!r:.70}, notebook {other[key]!r:.70}")
     return problems
 
 
@@ -319,7 +392,11 @@ def all_problems() -> list[str]:
         if not path.exists():
             problems.append(f"{name}: not executed (python tools/notebooks.py execute {name})")
             continue
-        notebook = nbformat.read(path, as_version=4)
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except UNREADABLE as error:
+            problems.append(f"{name}: {path.name} is not readable: {str(error).splitlines()[0]:.70}")
+            continue
         text = read_text(BOOK / f"{name}.md")
         found = pair_problems(text, notebook) + wide_lines(text) + output_problems(notebook)
         shown = found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more"]
@@ -353,6 +430,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the chapters finished before are kept", file=sys.stderr)
         return 130
+    except OSError as error:
+        print(f"{error}; the chapters finished before are kept", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

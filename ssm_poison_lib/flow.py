@@ -307,26 +307,30 @@ def gradient_flow(
         rtols[0], atols[0] = rtol, atol
     else:
         start = np.array(student.A)
-    solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtols, atol=atols, jac=jacobian_matrix)
-    times, states, losses = [0.0], [start], [loss_of(start)]
-    stopped = ""
-    while not stopped:
-        if stop_at_loss and losses[-1] <= loss_tol:
-            stopped = "loss"
-        elif stationary_tol is not None and speed(states[-1]) <= stationary_tol:
-            stopped = "stationary"
-        elif solver.status == "finished":
-            stopped = "end time"
-        elif len(times) > max_steps:
-            raise FlowError(f"no end after max_steps={max_steps} steps: t = {times[-1]:g} of {t_end:g}")
-        else:
-            message = solver.step()
-            theta = np.array(solver.y)
-            if solver.status == "failed" or not np.isfinite(theta).all():
-                raise FlowError(f"LSODA gave up at t = {solver.t:g} of {t_end:g}: {message or 'not finite'}")
-            times.append(float(solver.t))
-            states.append(theta)
-            losses.append(loss_of(theta))
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves the range of float64 ends in a FlowError
+        solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtols, atol=atols, jac=jacobian_matrix)
+        times, states = [0.0], [start]
+        losses = [float(in_range("student", "the loss at the start", loss_of(start)))]
+        stopped = ""
+        while not stopped:
+            if stop_at_loss and losses[-1] <= loss_tol:
+                stopped = "loss"
+            elif stationary_tol is not None and speed(states[-1]) <= stationary_tol:
+                stopped = "stationary"
+            elif solver.status == "finished":
+                stopped = "end time"
+            elif len(times) > max_steps:
+                raise FlowError(f"no end after max_steps={max_steps} steps: t = {times[-1]:g} of {t_end:g}")
+            else:
+                message = solver.step()
+                theta = np.array(solver.y)
+                if solver.status == "failed" or not np.isfinite(theta).all():
+                    raise FlowError(
+                        f"LSODA gave up at t = {solver.t:g} of {t_end:g}: {message or 'not finite'}"
+                    )
+                times.append(float(solver.t))
+                states.append(theta)
+                losses.append(loss_of(theta))
 
     parts = [split(theta) for theta in states]
     A, B, C = (np.array([part[k] for part in parts]) for k in range(3))

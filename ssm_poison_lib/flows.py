@@ -118,6 +118,7 @@ class FlowBatch:
             for lag in range(length):
                 response[:, lag] = power.sum(axis=1)
                 power *= self.A
+        response[self.status < 0] = np.nan
         in_range("length", "the impulse response", response[self.status >= 0])
         return response
 
@@ -414,9 +415,10 @@ def _check_semidefinite(gram: Float[np.ndarray, "m kappa kappa"]) -> None:
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     # Below 1e-300 a square has lost its digits to underflow. Any positive scale keeps the signs of the eigenvalues.
     scale = np.sqrt(np.maximum(diagonal, 1e-300))  # (m, kappa)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = gram / scale[:, :, None] / scale[:, None, :]
-    lopsided = (np.abs(scaled - np.swapaxes(scaled, 1, 2)) > 1e-12).any(axis=(1, 2))
+        off = np.abs(scaled - np.swapaxes(scaled, 1, 2))
+    lopsided = (off > 1e-12 * np.maximum(np.abs(scaled), 1.0)).any(axis=(1, 2))
     if lopsided.any():
         raise ValueError(f"G must be symmetric; G of run {np.argmax(lopsided)} is not")
     wrong = (diagonal < 0).any(axis=1) | (np.abs(scaled) > 1.0 + 1e-9).any(axis=(1, 2))

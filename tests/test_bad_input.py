@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ssm_poison_lib import figures, flow, metrics, paper, sequences, ssm
+from ssm_poison_lib import algebra, figures, flow, metrics, paper, sequences, ssm
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -193,19 +193,22 @@ CASES = [
     (lambda: flow.baseline_closed_form([0.1], 7, []), "tau must not be empty"),
     # paper
     (lambda: paper.TheoremSetting(8, 10, 1e-3, None), "length must be odd .*; got 8"),
-    (lambda: paper.TheoremSetting(3, 10, 1e-3, None), "length must be an integer >= 5; got 3"),
-    (lambda: paper.TheoremSetting(7, 1, 1e-3, None), "state_dim must be an integer >= 2; got 1"),
+    (lambda: paper.TheoremSetting(3, 10, 1e-3, None), "length must be an integer from 5 to 1000000; got 3"),
+    (lambda: paper.TheoremSetting(7, 1, 1e-3, None), "state_dim must be an integer from 2 to 1000000; got 1"),
     (lambda: paper.TheoremSetting(7, 10, 0.0, None), r"init_scale must be .* > 0; got 0\.0"),
     (lambda: paper.TheoremSetting(7, 10, 1e-3, -1.0), r"tie_gap must be .* >= 0; got -1\.0"),
     (
         lambda: paper.TheoremSetting(7, 10, 1e-3, None, extrapolation_length=0),
-        "extrapolation_length must be .* >= 1; got 0",
+        "extrapolation_length must be an integer from 1 to 1000000; got 0",
     ),
     (
         lambda: paper.theorem_training_set(paper.THEOREM_SETTINGS["theorem_kappa7"], "poisoned"),
         "training_set must be one of baseline, with special; got 'poisoned'",
     ),
-    (lambda: paper.THEOREM_SETTINGS["theorem_kappa7"].start(-1), "seed must be an integer >= 0; got -1"),
+    (
+        lambda: paper.THEOREM_SETTINGS["theorem_kappa7"].start(-1),
+        "seed must be an integer from 0 to 4294967295; got -1",
+    ),
     (
         lambda: paper.authors_theorem_values("theorem"),
         "name must be one of theorem_kappa7, theorem_kappa9; got 'theorem'",
@@ -254,3 +257,12 @@ def test_one_dimension_one_step_one_sequence_work_where_they_make_sense():
     assert run.gaps.shape == (len(run.times), 0)
     assert metrics.effective_rank([0.3]) == 1.0
     assert sequences.special_sequences(2).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int8])
+def test_numpy_integers_mean_the_same_as_pythons(kind):
+    np.testing.assert_array_equal(ssm.near_zero(kind(5), 1.0, seed=kind(42)), ssm.near_zero(5, 1.0, seed=42))
+    for call in (sequences.baseline_sequences, sequences.special_sequences):
+        np.testing.assert_array_equal(call(kind(7)), call(7))
+    assert algebra.divided_difference(kind(3), 2, 5) == algebra.divided_difference(3, 2, 5)
+    assert algebra.entries("a", kind(3)) == algebra.entries("a", 3)

@@ -1,5 +1,6 @@
 """The flow's velocity, Jacobian, integration, near ties, and the solved baseline case."""
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import flow, metrics, sequences, ssm
+from ssm_poison_lib import flow, flows, metrics, sequences, ssm
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -371,3 +372,99 @@ def test_length_one_moves_nothing_but_b_and_c():
     run = flow.gradient_flow(student, data, t_end=50.0, train="ABC")
     assert_allclose(run.A, 0.3)
     assert run.B[-1, 0] * run.C[-1, 0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("length", [110, 400, 1000])
+def test_long_sequences_do_not_overflow(length):
+    """0.02^-(kappa-3) is beyond float64 from kappa = 185 on; what it stands for is not."""
+    start = [0.02, 0.01]
+    assert_allclose(flow.baseline_closed_form(start, length, [0.0, -1e100, 1e100]), [start] * 3, rtol=1e-14)
+    limit = flow.baseline_limit(start, length)
+    assert_allclose(
+        limit, [1.0, 0.01], rtol=1e-14
+    )  # a_2^-n - a_1^-n is conserved, and a_1^-n is nothing beside it
+    tied = flow.baseline_limit([0.02, 0.02], length)
+    assert_allclose(tied, 2.0 ** (-1 / (length - 1)), rtol=1e-14)
+    later = flow.baseline_closed_form([0.9, 0.8], length, [0.0, 0.5 * 0.9 ** -(length - 3) / (length - 3)])
+    assert_allclose(later[1, 0], 0.9 * 0.5 ** (-1 / (length - 3)), rtol=1e-13)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), length=st.integers(4, 1200), log_scale=st.floats(-4, 1))
+def test_the_closed_form_in_logarithms(seed, length, log_scale):
+    """Time in units of the blow-up: a_1 = a_1(0) (1 - share)^(-1/n), the others by the conserved difference."""
+    n = length - 3
+    A0 = np.random.default_rng(seed).uniform(0.1, 1.0, 3) * 10.0**log_scale
+    with mpmath.workdps(50):
+        exact = [mpmath.mpf(a) for a in A0]
+        end = max(exact) ** -n / n
+        for share in (-1e3, -0.5, 0.25, 0.9):
+            tau = float(share * end)
+            if not 1e-300 < abs(tau) < 1e300:
+                continue
+            expected = [float((a**-n - n * mpmath.mpf(tau)) ** (-mpmath.mpf(1) / n)) for a in exact]
+            assert_allclose(flow.baseline_closed_form(A0, length, [tau])[0], expected, rtol=1e-11)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10_000), d=st.integers(1, 6), length=st.integers(3, 1000), log_scale=st.floats(-6, 2)
+)
+def test_baseline_limit_conserves_and_fits_from_every_positive_start(seed, d, length, log_scale):
+    n, p = length - 3, length - 1
+    A0 = np.random.default_rng(seed).uniform(0.01, 1.0, d) * 10.0**log_scale
+    limit = flow.baseline_limit(A0, length)
+    with mpmath.workdps(60):
+        end, start = ([mpmath.mpf(a) for a in values] for values in (limit, A0))
+        assert abs(float(sum(a**p for a in end)) - 1) < 1e-12 * length
+        k = int(np.argmax(A0))
+        for a, b in zip(end, start, strict=True):
+            if n == 0:
+                assert float(a / end[k] / (b / start[k])) == pytest.approx(1.0, rel=1e-12)
+            else:
+                kept = (a**-n - end[k] ** -n, b**-n - start[k] ** -n)
+                assert float(kept[0] - kept[1]) <= 1e-12 * length * float(max(a, end[k]) ** -n + kept[1])
+
+
+def test_baseline_limit_takes_exact_gaps():
+    A0, gaps = flows.near_tie_starts([1.0, 0.9, 0.5], 1e-2, 1e-30)
+    limit = flow.baseline_limit(A0[0], 7, gaps=gaps[0])
+    batch = flows.theorem_flows(A0, gaps=gaps, length=7, alpha=1.0, beta=0.0, t_end=1e14, rtol=1e-9)
+    assert_allclose(limit, batch.A[0], rtol=1e-8)
+    assert_array_equal(flow.baseline_limit(A0[0], 7), flow.baseline_limit(A0[0], 7, gaps=[0.0, gaps[0, 1]]))
+    for wrong in ([1e-3, gaps[0, 1]], [-1e-30, gaps[0, 1]]):
+        with pytest.raises(ValueError, match=r"^gaps must be >= 0 and agree"):
+            flow.baseline_limit(A0[0], 7, gaps=wrong)
+    with pytest.raises(ValueError, match=r"^gaps must be left out for a single entry"):
+        flow.baseline_limit([0.1], 7, gaps=[0.1])
+
+
+def test_at_kappa_2_all_entries_shift():
+    assert_allclose(flow.baseline_limit([0.1, 0.3], 2), [0.4, 0.6])
+    assert_allclose(flow.baseline_limit([0.1, 3.0], 2), [-0.95, 1.95])
+
+
+def test_times_beyond_the_blow_up_and_the_range_are_refused():
+    with pytest.raises(ValueError, match=r"^tau must stay below 10\^-399\.599"):
+        flow.baseline_closed_form([10.0, 9.0], 400, [1e-300])
+    with pytest.raises(ValueError, match=r"^tau must be smaller in size: an entry"):
+        flow.baseline_closed_form([0.1], 3, [1000.0])
+    with pytest.raises(ValueError, match=r"^tau must be smaller in size: an entry"):
+        flow.baseline_closed_form([1e308], 2, [1e308])
+
+
+def test_a_flow_that_leaves_the_range_is_an_error():
+    data = theorem_case(special=False)
+    wild = student_of([1e60, 1.0, 1.0, 1.0])
+    for call in (flow.velocity, flow.jacobian):
+        with pytest.raises(ValueError, match=r"^student must be smaller in size"):
+            call(wild, data)
+    with pytest.raises(ValueError, match=r"^student must be smaller in size: the loss at the start"):
+        flow.gradient_flow(wild, data, t_end=1.0)
+
+
+def test_a_trajectory_has_the_steps_it_has():
+    run = flow.gradient_flow(student_of([0.2, 0.1]), theorem_case(special=False, d=2), t_end=1.0)
+    assert_allclose(run.student(0).A, [0.2, 0.1], rtol=1e-15)
+    with pytest.raises(ValueError, match=r"^step must be an integer from"):
+        run.student(len(run.times))

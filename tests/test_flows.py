@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import flow, flows, metrics, sequences, ssm
+from ssm_poison_lib._rosenbrock import factor_gram, integrate
 from ssm_poison_lib.flows import FlowStatus
 
 SHAPE = np.array([1.0, 0.9, 0.871, 0.578, 0.538, 0.445, 0.431, 0.328, 0.152, 0.029])
@@ -345,3 +346,140 @@ def test_bad_weights_of_the_theorem():
         options = {"length": 7, "alpha": 1.0, "beta": 1.0, "t_end": 1.0} | change
         with pytest.raises(ValueError, match=f"{next(iter(change))} must be a number >= 0"):
             flows.theorem_flows([0.2, 0.1], **options)
+
+
+# --- Gram matrices: what X^T X can be in floating point
+
+
+GRAM_KINDS = ("normal", "rounded", "dependent", "scaled", "tiny")
+
+
+def random_inputs(kind, seed, length, size, count):
+    """Inputs (count, size, length) of every rank: fewer sequences than lags, repeated, dependent, of any scale."""
+    rng = np.random.default_rng([seed, length, size])
+    x = rng.normal(size=(count, size, length))
+    if kind == "rounded":
+        x = np.round(x)  # zeros, equal and opposite columns
+    elif kind == "dependent":
+        rank = max(1, min(size, length) // 2)
+        x = x[..., :rank] @ rng.normal(size=(count, rank, length))
+    elif kind == "scaled":
+        x *= 10.0 ** rng.uniform(-140, 140, size=(count, 1, length))
+    elif kind == "tiny":  # squares that underflow
+        x *= 10.0 ** rng.uniform(-170, -150, size=(count, 1, 1))
+    return x
+
+
+@pytest.mark.parametrize("kind", GRAM_KINDS)
+def test_gram_matrices_of_any_rank_are_taken(kind):
+    """5 x 2,352 data sets: n = 1 .. kappa + 1 sequences, kappa = 2 .. 8, and the three factors of each agree with X."""
+    total = 0
+    for length in range(2, 9):
+        for size in range(1, length + 2):
+            x = random_inputs(kind, 0, length, size, 56)
+            total += len(x)
+            gram = np.stack([(2.0 / size) * one.T @ one for one in x])
+            L, _ = flows._factor(gram)
+            off = gram - L @ np.swapaxes(L, 1, 2)
+            off[:, 0, 0] = 0.0  # lag 0 moves no entry of A
+            scale = np.maximum(np.sqrt(np.diagonal(gram, axis1=1, axis2=2)), 1e-145)
+            assert (np.abs(off) <= 1e-8 * scale[:, :, None] * scale[:, None, :]).all()
+    assert total == 2352
+
+
+@pytest.mark.parametrize(("seed", "size"), [(7731, 5), (0, 6)])
+def test_gram_matrix_of_one_sequence_fewer_than_lags(seed, size):
+    """Lag 0 depends on the others here; its remainder is rounding times a condition number, of either sign."""
+    rng = np.random.default_rng(seed)
+    for _ in range(2000):
+        x = rng.normal(size=(size, size + 1))
+        flows._check_semidefinite(((2.0 / size) * x.T @ x)[None])
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 9), size=st.floats(1e-6, 1.0))
+def test_matrices_with_a_negative_eigenvalue_are_refused(seed, length, size):
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.normal(size=(length, length)))
+    values = rng.uniform(0.0, 1.0, length)
+    values[0] = -size
+    G = (Q * values) @ Q.T
+    scale = 10.0 ** rng.uniform(-20, 20, length)
+    for case in (G, scale[:, None] * G * scale):
+        with pytest.raises(ValueError, match=r"^G must be positive semidefinite.*; G of run 1 is not"):
+            flows._check_semidefinite(np.stack([np.eye(length), (case + case.T) / 2]))
+
+
+def test_a_flow_of_dependent_data_is_that_of_the_reference():
+    rng = np.random.default_rng(7731)
+    data = sequences.TrainingSet(rng.normal(size=(5, 6)), ssm.teacher("dim=3"))
+    A0, w = rng.uniform(-0.5, 0.5, size=3), rng.normal(size=3)
+    target = data.teacher.impulse_response(6)
+    batch = flows.many_flows(A0, data.gram(), target, w=w, t_end=3.0, rtol=1e-9)
+    reference = flow.gradient_flow(ssm.DiagonalSSM(A0, w, np.ones(3)), data, t_end=3.0)
+    assert_allclose(batch.A[0], reference.A[-1], rtol=1e-6)
+
+
+def test_no_layout_of_an_argument_compiles_anything_anew():
+    A0, G, target = (
+        np.array([[0.25, 0.125], [0.5, 0.125]]),
+        np.diag([0.0, 1.0, 1.0]),
+        np.array([2.0, 1.0, 1.0]),
+    )
+    expected = flows.many_flows(A0, G, target, t_end=2.0)
+    known = [len(f.signatures) for f in (integrate, factor_gram)]
+
+    def layouts(value):
+        value = np.asarray(value, dtype=float)
+        frozen = value.copy()
+        frozen.setflags(write=False)
+        strided = np.repeat(value, 2, axis=-1)[..., ::2]
+        return [frozen, strided, np.asfortranarray(value), value.astype(np.float32), value.tolist()]
+
+    good = {
+        "A0": A0,
+        "G": G,
+        "target": target,
+        "t_end": [2.0, 2.0],
+        "w": np.ones(2),
+        "gaps": A0[:, :1] - A0[:, 1:],
+    }
+    for name, value in good.items():
+        for other in layouts(value):
+            arguments = good | {name: other}
+            batch = flows.many_flows(**arguments)
+            assert_array_equal(batch.A, expected.A)
+    assert [len(f.signatures) for f in (integrate, factor_gram)] == known == [1, 1]
+
+
+# --- nothing leaves the range of float64 silently
+
+
+def test_starts_and_gaps_keep_their_digits():
+    with pytest.raises(ValueError, match=r"^tie_gaps must be larger, or 0 for an exact tie"):
+        flows.near_tie_starts([1.0, 0.5, 0.1], 1e-10, 1e-300)
+    _, gaps = flows.near_tie_starts([1.0, 0.5, 0.1], 1e-10, [0.0, 1e-290])
+    assert gaps[:, 0].tolist() == [0.0, 1e-300]
+    with pytest.raises(ValueError, match=r"^scales must be smaller in size: the start"):
+        flows.near_tie_starts([1e200, 1e199], 1e200, 0.1)
+    with pytest.raises(ValueError, match=r"^scales must be larger: the start would fall below"):
+        flows.near_tie_starts([1.0, 0.5], 1e-310, 0.1)
+
+
+def test_responses_that_overflow_are_errors():
+    batch = flows.many_flows([[0.2, 3.0]], np.diag([0.0, 1.0]), [2.0, 3.2], t_end=1.0)
+    assert np.isfinite(batch.impulse_responses(600)).all()
+    with pytest.raises(ValueError, match=r"^length must be smaller in size: the impulse response"):
+        batch.impulse_responses(700)
+    with pytest.raises(ValueError, match=r"^length must be smaller in size: the impulse response"):
+        batch.generalization_errors(np.ones(700))
+    failed = flows.theorem_flows([[1e60, 0.01]], length=7, alpha=1.0, beta=1.0, t_end=1e12, on_failure="nan")
+    assert np.isnan(failed.impulse_responses(3)).all()  # a failed run stays NaN, without an error
+
+
+def test_sizes_beyond_memory_are_refused():
+    with pytest.raises(ValueError, match="length must be an integer from 3 to 10000; got 20000"):
+        flows.theorem_flows([0.2, 0.1], length=20_000, alpha=1.0, beta=1.0, t_end=1.0)
+    options = {"length": 1000, "alpha": 1.0, "t_end": 1.0}
+    with pytest.raises(ValueError, match="length must be at most 115 for 20000 runs of different weights"):
+        flows.theorem_flows(np.full((20_000, 1), 0.1), beta=np.arange(20_000.0), **options)

@@ -1,13 +1,16 @@
 """Errors, effective rank, loss and gamma."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import metrics, sequences, ssm
+from ssm_poison_lib import metrics, networks, sequences, ssm
 
 TEACHER = ssm.theorem_teacher(4)  # impulse response 4, 1, 1, 1, ...
 STUDENT = ssm.DiagonalSSM([0.5, 0.5, 0.0, -1.0], np.ones(4), np.ones(4))  # 4, 0, 1.5, -0.75, 1.125, ...
@@ -38,9 +41,13 @@ def test_a_silent_teacher_has_no_extrapolation_loss():
         metrics.extrapolation_loss(STUDENT, silent, 4, first_lag=1)
 
 
+# A product with a subnormal number is rounded, to zero in the end: shares then change, as they should.
+EXACT = st.floats(-5, 5, allow_subnormal=False).filter(lambda v: v == 0.0 or abs(v) >= 1e-300)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
-    values=hnp.arrays(np.float64, st.integers(1, 12), elements=st.floats(-5, 5)).filter(np.any),
+    values=hnp.arrays(np.float64, st.integers(1, 12), elements=EXACT).filter(np.any),
     factor=st.floats(0.1, 10),
 )
 def test_effective_rank_properties(values, factor):
@@ -92,3 +99,52 @@ def test_gamma_is_the_gram_form_of_the_residual_response(seed, length, size):
 
 def test_error_by_lag_of_the_teacher_itself_is_zero():
     assert_array_equal(metrics.error_by_lag(TEACHER, TEACHER, 30), np.zeros(30))
+
+
+def by_autograd(network, data):
+    """Minus the gradient of the loss with respect to A, from the recurrence and the layers, by PyTorch."""
+    A = torch.tensor(np.array(network.ssm.A), requires_grad=True)
+    B, C = (torch.tensor(np.array(v)) for v in (network.ssm.B, network.ssm.C))
+    x, state = torch.tensor(np.array(data.x)), torch.zeros(len(data.x), len(A), dtype=torch.float64)
+    for t in range(x.shape[1]):
+        state = A * state + B * x[:, t, None]
+    values = (state @ C)[:, None]
+    for k, layer in enumerate(network.mlp):
+        values = values @ torch.tensor(np.array(layer))
+        if k < len(network.mlp) - 1:
+            values = torch.relu(values)
+    loss = ((torch.tensor(np.array(data.y)) - values[:, 0]) ** 2).mean()
+    loss.backward()
+    return loss.item(), -A.grad.numpy()
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 7), layers=st.integers(0, 3), clean=st.booleans())
+def test_gamma_and_loss_of_a_network_are_those_of_autograd(seed, length, layers, clean):
+    """In the network each residual comes with xi = g'(z): without it gamma would be that of the SSM alone."""
+    rng = np.random.default_rng(seed)
+    widths = [1, *[4] * layers, 1]
+    mlp = tuple(rng.normal(size=shape) for shape in pairwise(widths)) if layers else ()
+    student = networks.Network(ssm.DiagonalSSM(*rng.uniform(-1, 1, size=(3, 3))), mlp)
+    x = rng.normal(size=(5, length))
+    if clean:
+        data = networks.NetworkTrainingSet(x, networks.authors_teacher(3))
+    else:
+        data = sequences.TrainingSet(x, TEACHER)
+    loss, velocity = by_autograd(student, data)
+    assert metrics.loss(student, data) == pytest.approx(loss, rel=1e-12)
+    gamma = metrics.gamma(student, data)
+    powers = student.ssm.A[:, None] ** np.arange(length - 1)
+    assert_allclose(student.ssm.w * (powers @ gamma), velocity, rtol=1e-9, atol=1e-10 * (1 + loss))
+
+
+def test_what_overflows_is_an_error():
+    huge = ssm.DiagonalSSM([0.5], [1e160], [1.0])
+    data = sequences.TrainingSet([[0.0, 1.0]], TEACHER)
+    with pytest.raises(ValueError, match=r"^training_set must be smaller in size: the loss"):
+        metrics.loss(huge, data)
+    with pytest.raises(ValueError, match=r"^training_set must be smaller in size: gamma"):
+        metrics.gamma(huge, sequences.TrainingSet([[1e148, 1.0, 0.0]], TEACHER))
+    up, down = (ssm.DiagonalSSM([1.0], [sign * 1.5e308], [1.0]) for sign in (1, -1))
+    with pytest.raises(ValueError, match=r"^length must be smaller in size: the error"):
+        metrics.error_by_lag(up, down, 2)

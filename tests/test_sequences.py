@@ -119,3 +119,28 @@ def test_check_labels_accepts_the_teachers_and_names_the_first_wrong_one():
     with pytest.raises(ValueError, match=r"label 7 is .* \(1 of 50 differ\)"):
         sequences.check_labels(x, y, teacher)
     sequences.check_labels(x, y, teacher, rtol=1e-6)
+
+
+def test_sums_that_overflow_are_errors_that_name_the_argument():
+    large = TrainingSet([[1e200, 1e200]], ssm.DiagonalSSM([0.5], [1.0], [1.0]))
+    with pytest.raises(ValueError, match=r"^x must be smaller in size: the Gram matrix"):
+        large.gram()
+    with pytest.raises(ValueError, match=r"^x must be smaller in size: an output"):
+        TrainingSet([[1e308, 1e308]], ssm.DiagonalSSM([1.0], [1.0], [1.0]))
+    with pytest.raises(ValueError, match=r"^x must be smaller in size: the sum of an output's terms"):
+        # 1.2e308 - 1.2e308: every label would be within a deviation of infinity
+        sequences.check_labels(
+            [[1.2e308, 1.2e308]], [123.0], ssm.DiagonalSSM([-1.0], [1.0], [1.0]), rtol=1e-12
+        )
+
+
+def test_sizes_beyond_memory_are_refused():
+    with pytest.raises(ValueError, match="length must be an integer from 1 to 1000000; got 100000000"):
+        sequences.fixed_sequences(10**8, (1,))
+    with pytest.raises(ValueError, match="length must be an integer from 1 to 268; got 1000"):
+        sequences.fixed_sequences(1000, (1,), np.ones(1_000_000))
+    with pytest.raises(ValueError, match="count must be an integer from 1 to 268435; got 1000000"):
+        sequences.gaussian_sequences(1000, (1,), 1_000_000, seed=0)
+    long = TrainingSet(sequences.baseline_sequences(20_000), ssm.teacher("dim=1"))
+    with pytest.raises(ValueError, match="kappa must be an integer from 1 to 16384; got 20000"):
+        long.gram()

@@ -173,3 +173,82 @@ def test_near_tie_moves_the_second_entry_only():
     assert ssm.near_zero(2, 1.0, seed=0, tie_gap=0.0)[1] == ssm.near_zero(2, 1.0, seed=0)[0]
     only = ssm.near_zero(2, 1.0, seed=0)[0]  # d = 2: a_2 may go down to 0
     assert ssm.near_zero(2, 1.0, seed=0, tie_gap=only)[1] == 0.0
+
+
+# --- nothing overflows silently
+
+
+METHODS = ("recurrence", "convolution", "fft")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("system", "x", "expected"),
+    [
+        # partial sums overflow, the outputs do not: 1.5e308 + 1.5e308 - 1.5e308
+        (DiagonalSSM([1.0], [1.0], [1.0]), [1e308, 7e307, -1e308, 1e308], [1e308, 1.7e308, 7e307, 1.7e308]),
+        (DiagonalSSM([1.0], [1e300], [1.0]), [1e8, 5e7, -1e8], [1e308, 1.5e308, 5e307]),
+        (DiagonalSSM([1.0, -1.0], [1.0, 1.0], [1.0, -1.0]), [8e307, 8e307], [0.0, 1.6e308]),
+        (DiagonalSSM([0.5], [1.0], [1.0]), [1.7e308], [1.7e308]),
+    ],
+)
+def test_outputs_near_the_largest_number(method, system, x, expected):
+    y = system.output(x, method=method)
+    assert_allclose(y, expected, rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+    assert_allclose(system.last_output(x), expected[-1], rtol=1e-12)
+    rows = np.stack([x, np.full(len(x), 1e-300)])  # a small sequence beside it keeps its digits
+    small = system.output(rows, method=method)[1]
+    assert_allclose(small, system.output(rows[1], method=method), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_output_beyond_the_largest_number_is_an_error(method):
+    growing = DiagonalSSM([2.0], [1.0], [1.0])
+    impulse = np.zeros(1100)
+    impulse[0] = 1.0
+    with pytest.raises(ValueError, match=r"^(x must be smaller|length must be at most 1024)"):
+        growing.output(impulse, method=method)
+    with pytest.raises(ValueError, match=r"^x must be smaller in size: an output"):
+        growing.output([1e308, 1.0], method=method)
+    with pytest.raises(ValueError, match=r"^x must be smaller in size: an output"):
+        growing.last_output([[1e308, 1.0], [1.0, 1.0]])
+
+
+def test_the_recurrence_does_not_look_at_entries_without_weight():
+    hidden = DiagonalSSM([2.0, 0.5], [1.0, 1.0], [0.0, 1.0])  # its first state overflows, unseen
+    impulse = np.zeros(1100)
+    impulse[0] = 1.0
+    assert_array_equal(hidden.output(impulse, method="recurrence")[:2], [1.0, 0.5])
+    assert_allclose(hidden.impulse_response(1100)[[0, 10, 1099]], [1.0, 0.5**10, 0.5**1099])
+
+
+def test_a_small_weight_brings_a_large_power_back_into_range():
+    response = DiagonalSSM([2.0], [2.0**-500], [2.0**-500]).impulse_response(1100)
+    assert_array_equal(response, 2.0 ** (np.arange(1100) - 1000.0))
+
+
+def test_weights_and_transfer_function_that_overflow():
+    large = DiagonalSSM([0.5], [1e200], [1e200])
+    with pytest.raises(ValueError, match=r"^B and C must be smaller in size: a weight"):
+        large.impulse_response(3)
+    with pytest.raises(ValueError, match=r"^z must stay where H\(z\)"):
+        DiagonalSSM([0.5], [1e300], [1.0]).transfer_function(np.nextafter(0.5, 1.0))
+
+
+# --- near ties that float64 has no digits for
+
+
+def test_a_near_tie_below_the_last_digit_is_refused():
+    for gap in (1e-20, 1e-18, 3e-18):
+        with pytest.raises(ValueError, match=r"tie_gap must be at least .*flows\.near_tie_starts.*; got"):
+            ssm.near_zero(10, 1e-3, seed=0, tie_gap=gap)
+    A = ssm.near_zero(10, 1e-3, seed=0, tie_gap=1e-16)
+    assert A[0] - A[1] == pytest.approx(1e-16, rel=0.01)
+    exact = ssm.near_zero(10, 1e-3, seed=0, tie_gap=0.0)
+    assert exact[0] == exact[1]
+
+
+def test_the_least_scale_keeps_all_digits():
+    with pytest.raises(ValueError, match="scale must be at least 1e-290"):
+        ssm.near_zero(3, 1e-310, seed=0)
+    assert_allclose(ssm.near_zero(3, 1e-290, seed=0) * 1e290, ssm.near_zero(3, 1.0, seed=0), rtol=1e-15)

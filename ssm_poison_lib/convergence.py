@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssm_poison_lib import results
-from ssm_poison_lib._checks import as_choice, as_integer
+from ssm_poison_lib._checks import as_choice, as_workers
 from ssm_poison_lib.descent import Descent, Rule
 from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
@@ -298,14 +298,14 @@ def _block_size(cell: Cell) -> int:
     )
 
 
+def _where(cell: Cell, training_set: str, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Return what a result file says of itself."""
+    return {"cell": cell.name, "training_set": training_set, "seeds": list(seeds)}
+
+
 def _block(cell: Cell, training_set: str, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Return the content of one result file (runs in a process of its own)."""
-    return {
-        "cell": cell.name,
-        "training_set": training_set,
-        "seeds": list(seeds),
-        "runs": study(cell, training_set, seeds),
-    }
+    """Return the runs of one result file (in a process of its own)."""
+    return {"runs": study(cell, training_set, seeds)}
 
 
 def converge(
@@ -321,7 +321,7 @@ def converge(
     folder: results lie in its folder "convergence", one file per cell, training set and block of seeds. processes: how
     many at once, by default one per core; 1 stays in this process.
     """
-    processes = as_integer("processes", processes or os.cpu_count() or 1, low=1)
+    processes = as_workers("processes", processes)
     base = Path(folder) / "convergence"
     blocks: list[tuple[Path, Cell, str, tuple[int, ...]]] = []
     for cell in cells:
@@ -340,7 +340,10 @@ def converge(
         return lambda: pool.submit(_block, cell, training_set, seeds).result()
 
     try:
-        jobs = [(path, job(cell, training_set, seeds)) for path, cell, training_set, seeds in blocks]
+        jobs = [
+            (path, _where(cell, training_set, seeds), job(cell, training_set, seeds))
+            for path, cell, training_set, seeds in blocks
+        ]
         results.run_all(jobs, threads=processes, progress=progress, report=report)
     finally:
         if pool is not None:

@@ -6,20 +6,30 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
-from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib._checks import (
+    MAX_COUNT,
+    as_choice,
+    as_flag,
+    as_instance,
+    as_integer,
+    as_path,
+    as_scalar,
+    as_workers,
+    contiguous,
+)
+from ssm_poison_lib._files import replacing
+from ssm_poison_lib.networks import Network, NetworkTrainingSet, as_network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -32,14 +42,14 @@ _BLOCK = 8
 
 
 class DescentError(RuntimeError):
-    """Training left the finite numbers, or a saved run does not belong to this start, data and rule."""
+    """Training left the finite numbers, or a saved run is damaged or does not belong to this start, data and rule."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """How to train. The defaults are plain full-batch gradient descent; every quirk of the authors is an option.
 
-    learning_rate: the step size (its base where `normalized`). max_epochs: training ends here at the latest.
+    learning_rate: the step size (its base where `normalized`). max_epochs: training ends here at the latest (at most 10^9).
     optimizer: "gradient descent" or "adam" (beta 0.9 and 0.999, epsilon 1e-7 added to the uncorrected root of the second
     moment, as in Keras). train: "ABC" (and the MLP), or "A" alone, the rest fixed.
     precision: "float64", or "float32" with sums (and the labels) as in the authors' program.
@@ -67,15 +77,23 @@ class Rule:
     epochs_after_stop: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values and combinations that mean nothing."""
-        as_scalar("learning_rate", self.learning_rate, low=0.0, strict=True)
-        as_integer("max_epochs", self.max_epochs, low=1)
-        as_choice("optimizer", self.optimizer, ("gradient descent", "adam"))
-        as_choice("train", self.train, ("A", "ABC"))
-        as_choice("precision", self.precision, ("float32", "float64"))
+        """Refuse values and combinations that mean nothing; keep Python's numbers, which JSON can hold."""
+        kept: dict[str, object] = {
+            "learning_rate": as_scalar("learning_rate", self.learning_rate, low=0.0, strict=True),
+            "max_epochs": as_integer("max_epochs", self.max_epochs, low=1, high=MAX_COUNT),
+            "optimizer": str(as_choice("optimizer", self.optimizer, ("gradient descent", "adam"))),
+            "train": str(as_choice("train", self.train, ("A", "ABC"))),
+            "precision": str(as_choice("precision", self.precision, ("float32", "float64"))),
+            "epochs_after_stop": as_integer(
+                "epochs_after_stop", self.epochs_after_stop, low=0, high=MAX_COUNT
+            ),
+        }
+        for flag in ("normalized", "off_diagonal", "reset_BC"):
+            kept[flag] = as_flag(flag, getattr(self, flag))
         if self.stop_loss is not None:
-            as_scalar("stop_loss", self.stop_loss, low=0.0)
-        as_integer("epochs_after_stop", self.epochs_after_stop, low=0)
+            kept["stop_loss"] = as_scalar("stop_loss", self.stop_loss, low=0.0)
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
         if self.off_diagonal and not self.normalized:
             raise ValueError(
                 "off_diagonal must be False unless normalized=True, which it belongs to; got True"
@@ -144,9 +162,34 @@ def flatten(network: Network) -> Float[np.ndarray, " P"]:
     return np.concatenate(parts)
 
 
+def _epochs(name: str, value: Sequence[int]) -> Sequence[int]:
+    """Return increasing numbers of updates, a range as it is."""
+    if not isinstance(value, range):
+        try:
+            value = [as_integer(f"each entry of {name}", epoch, low=0, high=MAX_COUNT) for epoch in value]
+        except TypeError:
+            raise ValueError(f"{name} must be increasing integers >= 0; got {value!r}") from None
+    if any(b <= a for a, b in itertools.pairwise(value[:2] if isinstance(value, range) else value)):
+        raise ValueError(f"{name} must be increasing integers >= 0; got {value!r}")
+    if len(value) and value[0] < 0:
+        raise ValueError(f"{name} must be increasing integers >= 0; got {value!r}")
+    return value
+
+
+def as_losses(name: str, value: Sequence[float]) -> list[float]:
+    """Return losses >= 0 from large to small."""
+    try:
+        losses = [as_scalar(f"each entry of {name}", loss, low=0.0) for loss in value]
+    except TypeError:
+        raise ValueError(f"{name} must be decreasing losses; got {value!r}") from None
+    if any(b >= a for a, b in itertools.pairwise(losses)):
+        raise ValueError(f"{name} must be decreasing; got {value!r}")
+    return losses
+
+
 def _outputs(teacher: DiagonalSSM | Network, x: np.ndarray) -> np.ndarray:
     """Return a teacher's outputs computed in the precision of x: in float32, the labels that the authors' teacher gives."""
-    network = teacher if isinstance(teacher, Network) else Network(teacher)
+    network = as_network("teacher", teacher)
     _check_mlp("teacher", network)
     d, width = network.ssm.state_dim, network.mlp[0].shape[1] if network.mlp else 0
     where, wide_d, wide = _positions(d, width)
@@ -182,32 +225,32 @@ class Descent:
         log_after_stop: Sequence[int] = (),
         log_at_loss: Sequence[float] = (),
     ) -> None:
-        network = start if isinstance(start, Network) else Network(start)
-        if not isinstance(data, TrainingSet | NetworkTrainingSet):
-            raise ValueError(f"data must be a TrainingSet or NetworkTrainingSet; got {type(data).__name__}")
+        network = as_network("start", start)
+        as_instance("data", data, TrainingSet, NetworkTrainingSet)
+        as_instance("rule", rule, Rule)
         _check_mlp("start", network)
-        for name, epochs in (("log_at", log_at), ("log_after_stop", log_after_stop)):
-            if any(b <= a for a, b in itertools.pairwise(epochs)) or (len(epochs) and epochs[0] < 0):
-                raise ValueError(f"{name} must be increasing numbers >= 0; got {epochs!r}")
-        if any(b >= a for a, b in itertools.pairwise(log_at_loss)):
-            raise ValueError(f"log_at_loss must be decreasing; got {log_at_loss!r}")
         self.rule, self.data = rule, data
         self.d = network.ssm.state_dim
         self.width = network.mlp[0].shape[1] if network.mlp else 0
-        self._log_at, self._log_after_stop, self._log_at_loss = log_at, log_after_stop, log_at_loss
+        self._log_at, self._log_after_stop = (
+            _epochs("log_at", log_at),
+            _epochs("log_after_stop", log_after_stop),
+        )
+        self._log_at_loss = as_losses("log_at_loss", log_at_loss)
         self._where, self._wide_d, self._wide = _positions(self.d, self.width)
         self._in_lags = not self.width and rule.precision == "float64" and isinstance(data, TrainingSet)
         self._in_gains = self.width > 0 and rule.precision == "float64"
         flat = flatten(network)
         if self._in_lags:
-            self._G, self._target = data.gram(), data.teacher.impulse_response(data.length)  # type: ignore[union-attr]
+            self._G = contiguous(data.gram())  # type: ignore[union-attr]
+            self._target = contiguous(data.teacher.impulse_response(data.length))  # type: ignore[union-attr]
         if self._in_lags or self._in_gains:
             self._where = np.arange(len(flat))
             size = len(flat)
         else:
             size = 3 * self._wide_d + self._wide * (self._wide + 2)
-        self._x = data.x.astype(rule.precision)
-        self._y = data.y if rule.precision == "float64" else _outputs(data.teacher, self._x)
+        self._x = np.array(data.x, dtype=rule.precision, order="C")
+        self._y = contiguous(data.y) if rule.precision == "float64" else _outputs(data.teacher, self._x)
         self._x_by_lag = np.ascontiguousarray(self._x[:, ::-1].T)
         self._theta = np.zeros(size, rule.precision)
         self._theta[self._where] = flat
@@ -258,7 +301,11 @@ class Descent:
 
         Raises DescentError when the loss is no longer finite (the step size was too large).
         """
-        goal = math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0)
+        goal = (
+            math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
+        )
+        if interrupt is not None:
+            as_instance("interrupt", interrupt, threading.Event)
         while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
             stop = self.rule.stop_loss if self.stop_epoch is None else None
             marks = [mark for mark in self._log_at_loss if mark not in self.reached]
@@ -329,12 +376,13 @@ class Descent:
         done, self._mean_norm, loss, judged = result
         return int(done), float(loss), float(judged)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state of the run to an .npz file, at once or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the state of the run to an .npz file, at once or not at all.
+
+        Raises OSError with the file's name if it cannot be written.
+        """
         log = self.log
-        with open(partial, "wb") as file:
+        with replacing(as_path("path", path)) as file:
             np.savez(
                 file,
                 fingerprint=self._fingerprint,
@@ -347,25 +395,34 @@ class Descent:
                 log_loss=log.loss,
                 log_weights=log.weights,
             )
-        os.replace(partial, path)
 
-    def restore(self, path: str | os.PathLike[str]) -> Descent:
+    def restore(self, path: str | PathLike[str]) -> Descent:
         """Continue from a file that `save` wrote for the same start, data and rule; return self.
 
-        Raises DescentError if the file belongs to another run.
+        Raises DescentError if the file belongs to another run or is damaged, OSError if it cannot be read; the run then stays
+        as it was.
         """
-        with np.load(Path(path), allow_pickle=False) as saved:
+        path = as_path("path", path)
+        try:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                saved = {
+                    name: file[name] for name in file.files
+                }  # each with the checksum that .npz files hold
             if str(saved["fingerprint"]) != self._fingerprint:
                 raise DescentError(f"{path} was saved by a run with another start, training set or rule")
-            self._theta, self._moments = saved["theta"], saved["moments"]
-            self._mean_norm, self.loss = (float(value) for value in saved["scalars"])
-            self.epoch, stop = (int(value) for value in saved["counts"])
-            self.stop_epoch = None if stop < 0 else stop
-            self.reached = {float(mark): int(epoch) for mark, epoch in saved["reached"]}
+            mean_norm, loss = (float(value) for value in saved["scalars"])
+            epoch, stop = (int(value) for value in saved["counts"])
+            reached = {float(mark): int(at) for mark, at in saved["reached"]}
             rows = zip(saved["log_epochs"], saved["log_loss"], saved["log_weights"], strict=True)
-            self._logged = [
-                (int(epoch), float(loss), row.astype(self.rule.precision)) for epoch, loss, row in rows
-            ]
+            logged = [(int(at), float(value), row.astype(self.rule.precision)) for at, value, row in rows]
+            theta, moments = saved["theta"], saved["moments"]
+        except (OSError, DescentError):
+            raise
+        except Exception as error:  # a damaged archive shows as almost any error
+            raise DescentError(f"{path} is damaged: not a complete saved run ({error!r})") from None
+        self._theta, self._moments, self._mean_norm = theta, moments, mean_norm
+        self.loss, self.epoch, self.stop_epoch = loss, epoch, None if stop < 0 else stop
+        self.reached, self._logged = reached, logged
         return self
 
 
@@ -374,12 +431,14 @@ def train_many(
 ) -> list[Descent]:
     """Train many runs (seeds x training sets) to their ends, several at a time; return them in order.
 
-    threads: how many at once (the compiled loops leave Python free), by default the number of cores. progress: show a bar.
-    Ctrl-C stops all runs where they are, to be continued by another call. Raises DescentError as `Descent.advance` does,
-    after the other runs have ended.
+    runs: each once. threads: how many at once (the compiled loops leave Python free), by default the number of cores; the
+    results do not depend on it. progress: show a bar. Ctrl-C stops all runs where they are, to be continued by another call.
+    Raises DescentError as `Descent.advance` does, after the other runs have ended.
     """
-    runs = list(runs)
-    threads = as_integer("threads", threads or os.cpu_count() or 1, low=1)
+    runs = [as_instance("each of runs", run, Descent) for run in runs]
+    if len({id(run) for run in runs}) < len(runs):
+        raise ValueError("runs must hold each run once: two threads cannot advance the same one")
+    threads, progress = as_workers("threads", threads), as_flag("progress", progress)
     interrupt = threading.Event()
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(runs), disable=not progress, unit="run") as bar:
         futures = [pool.submit(run.advance, interrupt=interrupt) for run in runs]

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import as_choice, as_integer
+from ssm_poison_lib._checks import MAX_COUNT, as_choice, as_instance, as_integer
 from ssm_poison_lib.descent import Rule
-from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib.networks import Network, NetworkTrainingSet, as_network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -30,6 +30,7 @@ class SSMNetwork(torch.nn.Module):
 
     def __init__(self, network: Network, precision: str = "float64") -> None:
         super().__init__()
+        as_instance("network", network, Network)
         dtype = getattr(torch, as_choice("precision", precision, ("float32", "float64")))
         # np.array: PyTorch does not take read-only arrays.
         self.A = torch.nn.Parameter(torch.diag(torch.tensor(np.array(network.ssm.A), dtype=dtype)))
@@ -81,8 +82,9 @@ def train_eagerly(
     Arguments as for `Descent`; epochs: how many to do (no more after a stop than rule.epochs_after_stop).
     Returns the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch or None.
     """
-    epochs = as_integer("epochs", epochs, low=1)
-    module = SSMNetwork(start if isinstance(start, Network) else Network(start), rule.precision)
+    epochs = as_integer("epochs", epochs, low=1, high=MAX_COUNT)
+    as_instance("data", data, TrainingSet, NetworkTrainingSet)
+    module = SSMNetwork(as_network("start", start), as_instance("rule", rule, Rule).precision)
     dtype = module.A.dtype
     x, y = (torch.tensor(np.array(values), dtype=dtype) for values in (data.x, data.y))
     parameters = [w for name, w in module.named_parameters() if rule.train == "ABC" or name == "A"]
@@ -97,8 +99,7 @@ def train_eagerly(
             step /= math.sqrt(mean_norm / (1 - 0.8**epoch)) + 1e-6
         with torch.no_grad():
             for weights, (first, second) in zip(parameters, moments, strict=True):
-                update = weights.grad
-                assert update is not None  # backward() has filled it
+                update: torch.Tensor = weights.grad  # type: ignore[assignment]  # backward() has filled it
                 if rule.optimizer == "adam":
                     first += (update - first) * (1 - 0.9)
                     second += (update**2 - second) * (1 - 0.999)

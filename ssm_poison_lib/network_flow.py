@@ -9,10 +9,19 @@ import numpy as np
 from jaxtyping import Float
 
 from ssm_poison_lib import _gains
-from ssm_poison_lib._checks import ArrayLike, as_array, as_integer, as_scalar
-from ssm_poison_lib.descent import flatten, unflatten
+from ssm_poison_lib._checks import (
+    MAX_COUNT,
+    ArrayLike,
+    as_array,
+    as_instance,
+    as_integer,
+    as_scalar,
+    contiguous,
+)
+from ssm_poison_lib.descent import as_losses, flatten, unflatten
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib.sequences import TrainingSet
 
 __all__ = ["NetworkTrajectory", "network_flow"]
 
@@ -67,33 +76,31 @@ def network_flow(
     The method is a Runge-Kutta-Chebyshev pair of order 2: a flow down a loss has a Jacobian with real eigenvalues, for which s
     stages allow steps that grow as s^2. A ReLU kink is stepped over under the same error control.
 
-    Returns a `NetworkTrajectory`. Raises ValueError for a start without two hidden layers, or wrong times; FlowError when the
-    step size vanishes.
+    Returns a `NetworkTrajectory`. Raises ValueError for a start without two hidden layers, or wrong times; TypeError for objects
+    of other classes; FlowError when the step size vanishes.
 
     Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the gradient is that of
     proposition "The factor xi" in chapter "The same inside a network".
     """
-    if not isinstance(start, Network) or len(start.mlp) != 3 or len({*start.mlp[1].shape}) > 1:
+    as_instance("data", data, NetworkTrainingSet, TrainingSet)
+    if len(as_instance("start", start, Network).mlp) != 3 or len({*start.mlp[1].shape}) > 1:
         raise ValueError("start must be a Network with two hidden layers of one width")
     times = as_array("times", times, ndim=1)
     if times[0] <= 0 or (np.diff(times) <= 0).any():
         raise ValueError(f"times must be > 0 and increasing; got {times!r}")
-    marks = np.array(log_at_loss, dtype=np.float64)
-    if (np.diff(marks) >= 0).any():
-        raise ValueError(f"log_at_loss must be decreasing; got {log_at_loss!r}")
     d, width = start.ssm.state_dim, start.mlp[0].shape[1]
     how, end, evaluations, _, weights, loss, at_loss, _ = _gains.gain_flow(
         flatten(start),
         d,
         width,
-        np.ascontiguousarray(data.x[:, ::-1].T),
-        np.array(data.y),
-        np.array(times),
-        marks,
+        contiguous(data.x[:, ::-1].T),
+        contiguous(data.y),
+        contiguous(times),
+        np.array(as_losses("log_at_loss", log_at_loss)),
         as_scalar("rtol", rtol, low=0.0, strict=True),
         as_scalar("atol", atol, low=0.0, strict=True),
         as_scalar("loss_tol", loss_tol, low=0.0),
-        as_integer("max_evaluations", max_evaluations, low=1),
+        as_integer("max_evaluations", max_evaluations, low=1, high=MAX_COUNT),
     )
     if how == _gains.FAILED:
         raise FlowError(f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}")

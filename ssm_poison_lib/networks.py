@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_integer
+from ssm_poison_lib._checks import ArrayLike, as_array, as_instance, as_integer, in_range
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 Matrix = Float[np.ndarray, "_ _"]
+_MAX_WIDTH = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class Network:
     ssm: gives z = phi(x). mlp: weight matrices (1, width), (width, width), ..., (width, 1), applied from the right
     (row vector times matrix); empty for the SSM alone. Stored as read-only float64 copies.
 
-    Raises ValueError if the matrices do not fit together, or the MLP does not lead from 1 number to 1 number.
+    Raises TypeError if ssm is something else; ValueError if the matrices do not fit together, or the MLP does not lead from 1
+    number to 1 number.
     """
 
     ssm: DiagonalSSM
@@ -38,8 +40,8 @@ class Network:
 
     def __post_init__(self) -> None:
         """Validate and freeze the layers."""
-        if not isinstance(self.ssm, DiagonalSSM):
-            raise ValueError(f"ssm must be a DiagonalSSM; got {type(self.ssm).__name__}")
+        as_instance("ssm", self.ssm, DiagonalSSM)
+        as_instance("mlp", self.mlp, tuple, list)
         layers = tuple(as_array("each layer of mlp", layer, ndim=2, frozen=True) for layer in self.mlp)
         sizes = [1, *(layer.shape[1] for layer in layers)]
         if layers and (
@@ -50,30 +52,32 @@ class Network:
         object.__setattr__(self, "mlp", layers)
 
     def respond(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
-        """Return g(z), what the MLP makes of the SSM's last outputs z, shape (n,)."""
+        """Return g(z), what the MLP makes of the SSM's last outputs z, shape (n,). Raises ValueError if it overflows."""
         z = as_array("z", z, ndim=1)
         if not self.mlp:
             return z
         values = z[:, None]  # (n, 1)
-        for layer in self.mlp[:-1]:
-            values = np.maximum(values @ layer, 0.0)  # (n, width)
-        return np.asarray((values @ self.mlp[-1])[:, 0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for layer in self.mlp[:-1]:
+                values = np.maximum(values @ layer, 0.0)  # (n, width)
+            return np.asarray(in_range("z", "the network's output", (values @ self.mlp[-1])[:, 0]))
 
     def xi(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
         """Return xi = g'(z), the factor by which the MLP multiplies each residual on its way back to the SSM.
 
         z: (n,) last outputs of the SSM. At a kink of a ReLU the derivative from the left of 0 is taken, as PyTorch does.
-        The SSM alone has xi = 1.
+        The SSM alone has xi = 1. Raises ValueError if it overflows.
         """
         z = as_array("z", z, ndim=1)
         if not self.mlp:
             return np.ones_like(z)
         values, slope = z[:, None], np.ones((len(z), 1))
-        for layer in self.mlp[:-1]:
-            values = values @ layer
-            slope = (slope @ layer) * (values > 0)
-            values = np.maximum(values, 0.0)
-        return np.asarray((slope @ self.mlp[-1])[:, 0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            for layer in self.mlp[:-1]:
+                values = values @ layer
+                slope = (slope @ layer) * (values > 0)
+                values = np.maximum(values, 0.0)
+            return np.asarray(in_range("z", "xi", (slope @ self.mlp[-1])[:, 0]))
 
     def last_output(self, x: ArrayLike) -> Float[np.ndarray, " n"]:
         """Return g(phi(x)) for inputs x of shape (n, kappa), the only output that training looks at."""
@@ -93,8 +97,7 @@ class NetworkTrainingSet:
 
     def __post_init__(self) -> None:
         """Validate the inputs and let the teacher label them."""
-        if not isinstance(self.teacher, Network):
-            raise ValueError(f"teacher must be a Network; got {type(self.teacher).__name__}")
+        as_instance("teacher", self.teacher, Network)
         x = as_array("x", self.x, ndim=2, frozen=True)
         y = self.teacher.last_output(x)
         y.setflags(write=False)
@@ -102,19 +105,32 @@ class NetworkTrainingSet:
         object.__setattr__(self, "y", y)
 
 
+def as_network(name: str, value: DiagonalSSM | Network) -> Network:
+    """Return `value` as a Network, an SSM alone as one without an MLP; a TypeError names the argument."""
+    as_instance(name, value, DiagonalSSM, Network)
+    return value if isinstance(value, Network) else Network(value)
+
+
 def authors_teacher(width: int) -> Network:
     """Return the authors' teacher network: A = B = C = 1, then layers of ones, the identity, and 0.5.
 
-    width: units in each hidden layer, >= 1. It computes 0.5 width max(z, 0), z the sum of the inputs.
+    width: units in each hidden layer, 1 .. 10,000. It computes 0.5 width max(z, 0), z the sum of the inputs.
     """
-    width = as_integer("width", width, low=1)
+    width = as_integer("width", width, low=1, high=_MAX_WIDTH)
     one = np.ones(1)
     return Network(DiagonalSSM(one, one, one), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
 
 
 def network_loss(student: Network, data: NetworkTrainingSet | TrainingSet) -> float:
-    """Return the mean over sequences of the squared residual."""
-    return float(np.mean((data.y - student.last_output(data.x)) ** 2))
+    """Return the mean over sequences of the squared residual.
+
+    Raises TypeError for objects of other classes, ValueError if it overflows.
+    """
+    as_instance("student", student, Network)
+    as_instance("data", data, NetworkTrainingSet, TrainingSet)
+    with np.errstate(over="ignore"):
+        loss = np.mean((data.y - student.last_output(data.x)) ** 2)
+    return float(in_range("student", "the loss", loss))
 
 
 def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> Float[np.ndarray, " lags"]:
@@ -122,20 +138,27 @@ def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> F
 
     As without an MLP, da_j/dt = w_j sum_l gamma_l a_j^l; the network enters only through xi_i = g'(z_i).
 
+    Raises TypeError for objects of other classes, ValueError if it overflows.
+
     Source: Proposition 1 of chapter "Which way does training move?" and chapter "The same inside a network".
     """
+    as_instance("student", student, Network)
+    as_instance("data", data, NetworkTrainingSet, TrainingSet)
     residual = data.y - student.last_output(data.x)  # (n,)
-    weighted = residual * student.xi(student.ssm.last_output(data.x))
-    by_lag = (2.0 / len(data.x)) * weighted @ data.x[:, ::-1]  # (kappa,), index = lag l + 1
-    return np.asarray(np.arange(1, data.x.shape[1]) * by_lag[1:])
+    with np.errstate(over="ignore", invalid="ignore"):
+        weighted = residual * student.xi(student.ssm.last_output(data.x))
+        by_lag = (2.0 / len(data.x)) * weighted @ data.x[:, ::-1]  # (kappa,), index = lag l + 1
+        return np.asarray(in_range("student", "gamma", np.arange(1, data.x.shape[1]) * by_lag[1:]))
 
 
 def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:
     """Return the relative L2 error of the student's outputs on test sequences, norm(g - g*) / norm(g*).
 
     x: (n, K) test sequences, longer than those of training when extrapolation is asked for (the authors use 2,000
-    Gaussian ones of length 40). Raises ValueError if the teacher answers 0 to all of them.
+    Gaussian ones of length 40). Raises ValueError if the teacher answers 0 to all of them, TypeError for other objects.
     """
+    as_instance("student", student, Network)
+    as_instance("teacher", teacher, Network)
     expected = teacher.last_output(x)
     scale = float(np.linalg.norm(expected))
     if scale == 0.0:

@@ -12,8 +12,20 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import bdtr
 
-from ssm_poison_lib._checks import ArrayLike, Seed, as_array, as_choice, as_integer, as_scalar
+from ssm_poison_lib._checks import (
+    MAX_LENGTH,
+    ArrayLike,
+    Seed,
+    as_array,
+    as_choice,
+    as_flag,
+    as_instance,
+    as_integer,
+    as_scalar,
+    as_seed,
+)
 from ssm_poison_lib.descent import Descent, Log, Rule
 from ssm_poison_lib.flow import Trajectory, gradient_flow
 from ssm_poison_lib.metrics import effective_rank, error_by_lag, extrapolation_loss
@@ -80,16 +92,23 @@ class TheoremSetting:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse a setting that the theorem's construction does not cover."""
-        if as_integer("length", self.length, low=5) % 2 == 0:
+        """Refuse a setting that the theorem's construction does not cover; keep Python's numbers."""
+        if as_integer("length", self.length, low=5, high=MAX_LENGTH) % 2 == 0:
             raise ValueError(
                 f"length must be odd (at even kappa the construction differs); got {self.length}"
             )
-        as_integer("state_dim", self.state_dim, low=2)
-        as_scalar("init_scale", self.init_scale, low=0.0, strict=True)
-        if self.tie_gap is not None:
-            as_scalar("tie_gap", self.tie_gap, low=0.0)
-        as_integer("extrapolation_length", self.extrapolation_length, low=1)
+        kept: dict[str, object] = {
+            "length": int(self.length),
+            "state_dim": as_integer("state_dim", self.state_dim, low=2, high=MAX_LENGTH),
+            "init_scale": as_scalar("init_scale", self.init_scale, low=0.0, strict=True),
+            "tie_gap": None if self.tie_gap is None else as_scalar("tie_gap", self.tie_gap, low=0.0),
+            "extrapolation_length": as_integer(
+                "extrapolation_length", self.extrapolation_length, low=1, high=MAX_LENGTH
+            ),
+            "seeds": tuple(as_seed("each entry of seeds", seed) for seed in self.seeds),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
     @property
     def teacher(self) -> DiagonalSSM:
@@ -97,8 +116,9 @@ class TheoremSetting:
         return theorem_teacher(self.state_dim)
 
     def start(self, seed: Seed) -> DiagonalSSM:
-        """Return the student at the start: an int seeds NumPy's legacy RandomState, as the authors do."""
-        rng = np.random.RandomState(as_integer("seed", seed, low=0)) if isinstance(seed, int) else seed
+        """Return the student at the start: an integer seeds NumPy's legacy RandomState, as the authors do."""
+        drawn = isinstance(seed, np.random.Generator | np.random.RandomState)
+        rng = seed if drawn else np.random.RandomState(as_seed("seed", seed))
         A = near_zero(self.state_dim, self.init_scale, seed=rng, tie_gap=self.tie_gap)
         return DiagonalSSM(A, np.ones(self.state_dim), np.ones(self.state_dim))
 
@@ -124,7 +144,8 @@ THEOREM_SETTINGS = {
 
 def theorem_training_set(setting: TheoremSetting, training_set: str) -> TrainingSet:
     """Return the "baseline" training set (e_1) or the one "with special" (e_1 and e_{kappa-1}), labelled by the teacher."""
-    training_set = as_choice("training_set", training_set, ("baseline", "with special"))
+    as_instance("setting", setting, TheoremSetting)
+    training_set = as_choice("training_set", training_set, TRAINING_SETS)
     baseline = TrainingSet(baseline_sequences(setting.length), setting.teacher)
     if training_set == "baseline":
         return baseline
@@ -134,10 +155,10 @@ def theorem_training_set(setting: TheoremSetting, training_set: str) -> Training
 def run_theorem(setting: TheoremSetting, seed: Seed, training_set: str, **options: Any) -> Trajectory:
     """Follow gradient flow in a theorem setting until long after it has fitted.
 
-    seed: an int (the authors' RandomState) or a Generator; training_set: "baseline" or "with special"; options: passed on
-    to `gradient_flow` (rtol, t_end, ...). t_end is by default 50 times the expected time to fit: on the baseline data
-    eps^-(kappa-3) / (alpha p (kappa-3)), which the largest entry alone needs to reach 1; with special sequences
-    log(1/eps) / lambda with lambda = alpha p q d^-(kappa-3), which leaving the saddle takes.
+    seed: an integer (the authors' RandomState), a Generator or a RandomState; training_set: "baseline" or "with special";
+    options: passed on to `gradient_flow` (rtol, t_end, ...). t_end is by default 50 times the expected time to fit: on the
+    baseline data eps^-(kappa-3) / (alpha p (kappa-3)), which the largest entry alone needs to reach 1; with special
+    sequences log(1/eps) / lambda with lambda = alpha p q d^-(kappa-3), which leaving the saddle takes.
 
     Returns the `Trajectory`; its `fitted` says whether it fitted. Raises what `gradient_flow` raises.
     """
@@ -231,7 +252,7 @@ class Experiment:
         All weight arrays begin with the same random numbers; A (the diagonal of a d x d array) and B are sorted from
         largest to smallest and get warm_init, C is in reversed order and gets neither.
         """
-        d = self.state_dim
+        near_tie, d = as_flag("near_tie", near_tie), self.state_dim
         raw = stateless_normal(seed, (d, d))
         options: dict[str, Any] = {
             "warm_init": self.warm_init,
@@ -249,7 +270,7 @@ class Experiment:
     def training_set(self, seed: int, training_set: str) -> TrainingSet | NetworkTrainingSet:
         """Return the training set of a seed: "baseline", or "with special" = the same sequences and then special ones."""
         as_choice("training_set", training_set, TRAINING_SETS)
-        rng = np.random.RandomState(seed)
+        rng = np.random.RandomState(as_seed("seed", seed))
         x = gaussian_sequences(self.length, self.baseline_positions, self.baseline_count, seed=rng)
         if training_set == "with special":
             special = gaussian_sequences(self.length, self.special_positions, self.special_count, seed=rng)
@@ -276,7 +297,7 @@ class Experiment:
 
     def test_inputs(self, seed: int) -> Float[np.ndarray, "2000 length"]:
         """Return the 2,000 Gaussian sequences on which a network's error is taken."""
-        shape = (2000, self.extrapolation_length)
+        seed, shape = as_seed("seed", seed), (2000, self.extrapolation_length)
         if self.test_sequences == "RandomState(seed + 12)":
             return np.asarray(np.random.RandomState(seed + 12).normal(0, 1, shape))
         rng = np.random.RandomState(seed)  # goes on where the training sets ended
@@ -290,6 +311,7 @@ class Experiment:
         Linear: max over lags first_lag <= k < 40 of abs(M_k - M*_k), divided by max abs(M*_k). Network: relative L2 error
         on `test_inputs` (first_lag must be 0).
         """
+        as_instance("network", network, Network)
         if not self.is_network:
             return extrapolation_loss(
                 network.ssm, self.teacher.ssm, self.extrapolation_length, first_lag=first_lag
@@ -319,7 +341,7 @@ def stored_start(setting: Experiment, seed: int) -> Network:
 
     Raises ValueError for a seed that the authors did not use; `Experiment.start` draws those.
     """
-    key = f"{setting.name}/{seed}"
+    key = f"{as_instance('setting', setting, Experiment).name}/{as_seed('seed', seed)}"
     if key not in _data("starts"):
         raise ValueError(
             f"seed must be one of the authors' seeds {setting.seeds} of {setting.name}; got {seed}"
@@ -347,9 +369,10 @@ def authors_value(name: str, training_set: str, seed: int, quantity: str) -> flo
 
     name: any setting's; for the theorem's settings the only quantity is "logged_error", the extrapolation loss.
     """
+    as_choice("training_set", training_set, TRAINING_SETS)
+    seed = as_seed("seed", seed)
     if name in THEOREM_SETTINGS:
-        found = authors_theorem_values(name)[training_set].get(seed) if quantity == "logged_error" else None
-        return found
+        return authors_theorem_values(name)[training_set].get(seed) if quantity == "logged_error" else None
     run = authors_values(name)[training_set].get(seed, {})
     value = run.get("authors_tf241", {}).get(quantity)
     return None if value is None else float(value)
@@ -363,6 +386,8 @@ def experiment_run(
     seed: one of the authors' seeds starts from the stored start, any other from `Experiment.start`.
     precision: "float32" as the authors, or "float64".
     """
+    as_instance("setting", setting, Experiment)
+    seed = as_seed("seed", seed)
     start = stored_start(setting, seed) if seed in setting.seeds else setting.start(seed)
     rule = setting.rule(training_set, precision=precision)
     early = sorted({0, *(int(e) for e in np.geomspace(1, _LOG_EVERY, 20))})
@@ -392,8 +417,10 @@ def curves(
     Keys: "epoch", "loss", "largest_abs_a" (the 7 largest abs(a_j)), "effective_rank", "gamma0" (gamma_0, with the
     factor xi for a network), "error" (see `Experiment.error`), and for a linear SSM "error_from_lag_1".
     """
-    data = setting.training_set(seed, training_set)
-    rows = _thin(len(log.epochs), points)
+    data = as_instance("setting", setting, Experiment).training_set(seed, training_set)
+    rows = _thin(
+        len(as_instance("log", log, Log).epochs), as_integer("points", points, low=2, high=MAX_LENGTH)
+    )
     networks = [log.network(row) for row in rows]
     result: dict[str, list[Any]] = {
         "epoch": [int(log.epochs[row]) for row in rows],
@@ -502,8 +529,9 @@ def median_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[flo
     if confidence >= 1.0:
         raise ValueError(f"confidence must be below 1; got {confidence:g}")
     n = len(ordered)
-    # The largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; then [x_(k), x_(n+1-k)] covers the median.
-    below = np.cumsum([math.comb(n, k) for k in range(n // 2 + 1)], dtype=float) / 2.0**n
-    k = int(np.searchsorted(below, (1.0 - confidence) / 2.0, side="right"))
+    # The largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; then [x_(k), x_(n+1-k)] covers the median. The tail is
+    # rounded; a level that it hits exactly, as at n = 2 and confidence 1/2, still counts.
+    below = bdtr(np.arange(n // 2 + 1), n, 0.5)
+    k = int(np.searchsorted(below, (1.0 - confidence) / 2.0 * (1.0 + 1e-12), side="right"))
     k = max(k, 1)
     return float(np.median(ordered)), float(ordered[k - 1]), float(ordered[n - k])

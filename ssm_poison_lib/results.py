@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -21,7 +21,17 @@ import numpy as np
 from tqdm import tqdm
 
 from ssm_poison_lib import paper
-from ssm_poison_lib._checks import as_choice, as_integer
+from ssm_poison_lib._checks import (
+    as_choice,
+    as_flag,
+    as_instance,
+    as_integer,
+    as_mapping,
+    as_path,
+    as_workers,
+    available_cores,
+)
+from ssm_poison_lib._files import replacing
 from ssm_poison_lib.paper import EXPERIMENTS, THEOREM_SETTINGS, TRAINING_SETS
 
 __all__ = [
@@ -44,6 +54,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
+_MOST_SEEDS = 100_000
 #: The names of all settings of the paper: those of the theorem and those beyond it.
 SETTINGS = (*THEOREM_SETTINGS, *EXPERIMENTS)
 
@@ -70,7 +81,7 @@ RECORD = {
 
 
 class DamagedResult(RuntimeError):
-    """A result file that cannot be trusted: not JSON, cut off, changed, or of another schema."""
+    """A result file that cannot be trusted: not JSON, cut off, changed, of another schema, or another run's."""
 
 
 @dataclass(frozen=True, order=True)
@@ -92,7 +103,7 @@ def stamp() -> dict[str, Any]:
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {platform.machine()}, {available_cores()} cores",
     }
 
 
@@ -101,38 +112,58 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file with a checksum, complete or not at all, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump({**content, "checksum": _checksum(content)}, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Write a JSON file with a checksum, complete or not at all, whatever happens meanwhile.
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of `write_json`. Raises DamagedResult unless it is complete, unchanged and of this schema."""
+    Raises OSError with the file's name if it cannot be written, ValueError if the content holds NaN or infinity.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = json.dumps({**content, "checksum": _checksum(content)}, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not written: {error}") from None
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def read_json(path: Path, where: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read a file of `write_json`. Raises DamagedResult unless it is complete, unchanged and of this schema.
+
+    where: what the content must say of itself, such as its setting and seed: a file copied over another is damaged too.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         checksum = content.pop("checksum")
         schema = content["schema"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = _checksum(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedResult(f"{path} is damaged: not a complete result file ({error!r})") from None
-    if checksum != _checksum(content):
+    if checksum != expected:
         raise DamagedResult(f"{path} is damaged: its content does not match its checksum")
     if schema != SCHEMA:
         raise DamagedResult(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
+    if where is not None and any(content.get(key) != value for key, value in where.items()):
+        found = {key: content.get(key) for key in where}
+        raise DamagedResult(f"{path} is damaged: it holds the result of {found}, not of {where}")
     return dict(content)
 
 
 def load_results(folder: str | os.PathLike[str] = "results") -> dict[Run, dict[str, Any]]:
     """Return all records in a result folder: run -> record (see RECORD). Raises DamagedResult for a file that is not whole."""
-    records = {}
-    for path in sorted(Path(folder).glob("*/*.json")):
+    folder, records = as_path("folder", folder), {}
+    for path in sorted(folder.glob("*/*.json")):
         if path.parent.name in SETTINGS:
             content = read_json(path)
-            records[Run(content["setting"], content["training_set"], content["seed"])] = content["record"]
+            try:
+                run = Run(content["setting"], content["training_set"], content["seed"])
+                whole = run.path(folder) == path
+                records[run] = content["record"]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise DamagedResult(f"{path} is damaged: not the result of a run ({error!r})") from None
+            if not whole:
+                raise DamagedResult(f"{path} is damaged: it holds the result of {run}")
     return records
 
 
@@ -144,7 +175,7 @@ def _compute(run: Run) -> dict[str, Any]:
 
 
 def run_all(
-    jobs: Sequence[tuple[Path, Callable[[], dict[str, Any]]]],
+    jobs: Sequence[tuple[Path, dict[str, Any], Callable[[], dict[str, Any]]]],
     *,
     threads: int,
     progress: bool,
@@ -152,22 +183,23 @@ def run_all(
 ) -> None:
     """Make every result file that is not there yet; a damaged one is reported, set aside as `*.damaged`, and made again.
 
-    jobs: (path, function that returns the file's content). Finished files survive whatever stops this call.
+    jobs: (path, what the file says of itself, function that returns the rest of its content). Finished files survive whatever
+    stops this call. Raises OSError with the file's name where one cannot be read or written.
     """
     missing = []
-    for path, compute in jobs:
+    for path, where, compute in jobs:
         if path.exists():
             try:
-                read_json(path)
+                read_json(path, where)
                 continue
             except DamagedResult as error:
                 aside = path.with_name(path.name + ".damaged")
                 os.replace(path, aside)
                 report(f"{error}; set aside as {aside.name}, run again")
-        missing.append((path, compute))
+        missing.append((path, where, compute))
 
-    def make(path: Path, compute: Callable[[], dict[str, Any]]) -> None:
-        write_json(path, {"schema": SCHEMA, **compute(), **stamp()})
+    def make(path: Path, where: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> None:
+        write_json(path, {"schema": SCHEMA, **compute(), **where, **stamp()})
 
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -187,9 +219,9 @@ def run_all(
 
 
 def fresh_seeds(name: str, count: int) -> tuple[int, ...]:
-    """Return the `count` consecutive seeds that follow the authors' largest one in a setting."""
+    """Return the `count` (0 .. 100,000) consecutive seeds that follow the authors' largest one in a setting."""
     seeds = (THEOREM_SETTINGS | EXPERIMENTS)[as_choice("setting", name, SETTINGS)].seeds
-    return tuple(range(max(seeds) + 1, max(seeds) + 1 + as_integer("count", count, low=0)))
+    return tuple(range(max(seeds) + 1, max(seeds) + 1 + as_integer("count", count, low=0, high=_MOST_SEEDS)))
 
 
 def reproduce(
@@ -203,27 +235,35 @@ def reproduce(
 ) -> dict[Run, dict[str, Any]]:
     """Run settings of the paper from the authors' starts and from fresh seeds; return run -> record (see RECORD).
 
-    names: settings (see SETTINGS); seeds: number of consecutive fresh seeds beside the authors' own. folder: one file
-    per run lies there; runs whose file is whole are not repeated. threads: runs at once, by default one per core.
+    names: settings (see SETTINGS), each once; seeds: number of consecutive fresh seeds beside the authors' own. folder: one
+    file per run lies there; runs whose file is whole are not repeated. threads: runs at once, by default one per core; the
+    records do not depend on it. report: is told of damaged files.
+
+    Raises ValueError for other arguments, DescentError or FlowError if a run fails, OSError with the name of a file that
+    cannot be read or written; finished files stay.
     """
-    names = list(names)
+    if isinstance(names, str):
+        raise ValueError(f"names must be a list of settings; got {names!r}")
+    names = [as_choice("setting", name, SETTINGS) for name in names]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"names must name each setting once; got {twice[0]!r} twice")
+    folder, threads, progress = (
+        as_path("folder", folder),
+        as_workers("threads", threads),
+        as_flag("progress", progress),
+    )
     runs = [
         Run(name, training_set, seed)
         for name in names
-        for seed in (
-            (THEOREM_SETTINGS | EXPERIMENTS)[as_choice("setting", name, SETTINGS)].seeds
-            + fresh_seeds(name, seeds)
-        )
+        for seed in (THEOREM_SETTINGS | EXPERIMENTS)[name].seeds + fresh_seeds(name, seeds)
         for training_set in TRAINING_SETS
     ]
-    threads = as_integer("threads", threads or os.cpu_count() or 1, low=1)
 
-    def job(run: Run) -> tuple[Path, Callable[[], dict[str, Any]]]:
-        where = {"setting": run.setting, "training_set": run.training_set, "seed": run.seed}
-        return run.path(Path(folder)), lambda: {**where, "record": _compute(run)}
+    def job(run: Run) -> tuple[Path, dict[str, Any], Callable[[], dict[str, Any]]]:
+        return run.path(folder), asdict(run), lambda: {"record": _compute(run)}
 
     run_all([job(run) for run in runs], threads=threads, progress=progress, report=report)
-    return {run: read_json(run.path(Path(folder)))["record"] for run in runs}
+    return {run: read_json(run.path(folder), asdict(run))["record"] for run in runs}
 
 
 def _round(value: Any, digits: int) -> Any:
@@ -243,7 +283,8 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
     seconds: wall clock of the whole call. Numbers have 6 significant digits, those in curves 4.
     """
     rows = []
-    for run, record in records.items():
+    for run, record in as_mapping("records", records).items():
+        as_instance("each key of records", run, Run)
         kept = {key: _round(value, 6) for key, value in record.items() if key != "curves"}
         if "dynamics" in run.setting:
             kept["curves"] = _round(record["curves"], 4)
@@ -254,10 +295,9 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
     for run in records:
         if run.seed not in seeds.setdefault(run.setting, []):
             seeds[run.setting].append(run.seed)
-    command = "python -m ssm_poison_lib " + shlex.join(sys.argv[1:])
     return {
         "schema": SCHEMA,
-        "command": command,
+        "command": command_line(),
         "seconds": round(seconds, 1),
         **stamp(),
         "seeds": seeds,
@@ -320,7 +360,8 @@ def _fresh_lines(name: str, records: dict[Run, dict[str, Any]]) -> list[str]:
 
 def table(name: str, records: dict[Run, dict[str, Any]]) -> str:
     """Return the printed table of one setting: every run beside the authors' value, means, and the fresh seeds."""
-    records = {run: record for run, record in records.items() if run.setting == name}
+    as_choice("name", name, SETTINGS)
+    records = {run: record for run, record in as_mapping("records", records).items() if run.setting == name}
     title = EXPERIMENTS[name].title if name in EXPERIMENTS else "gradient flow in the theorem's setting"
     by_lag_1 = "dim=" in name
     head = f"  {'training set':<13} {'seed':>5} {'error':>10} {'authors':>10} {'ratio':>7} {'stop':>7} {'authors':>7}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from ssm_poison_lib._checks import as_integer, as_scalar
+from ssm_poison_lib._checks import MAX_LENGTH, as_array, as_integer, as_scalar
 
 __all__ = ["stateless_normal", "tied_weights"]
 
@@ -55,8 +55,8 @@ def _unit(words: np.ndarray) -> Vector32:
 def stateless_normal(seed: int, shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
     """Return standard normal float32 numbers as TensorFlow's stateless generator draws them for the seed (seed, 0).
 
-    seed: 0 .. 2^31-1; shape: of the array, filled in row-major order. A smaller array starts with the same numbers, which
-    is why all weight arrays of one run of the authors begin alike.
+    seed: 0 .. 2^31-1; shape: of the array (at most 10^6 numbers), filled in row-major order. A smaller array starts with the
+    same numbers, which is why all weight arrays of one run of the authors begin alike.
 
     The last digit follows the C library's float32 sine, cosine and logarithm: with glibc the authors' starts come out
     exactly, elsewhere about 1 number in 100 differs by its last digit.
@@ -64,7 +64,10 @@ def stateless_normal(seed: int, shape: Sequence[int]) -> Float32[np.ndarray, "..
     Source: Philox 4x32-10 and Box-Muller as in TensorFlow 2.4; checked against the authors' starting weights.
     """
     seed = as_integer("seed", seed, low=0, high=2**31 - 1)
+    if not isinstance(shape, Sequence):
+        raise ValueError(f"shape must be a list of sizes, such as (3,); got {shape!r}")
     count = math.prod(as_integer("each entry of shape", size, low=1) for size in shape)
+    as_integer("the product of shape", count, low=1, high=MAX_LENGTH)
     zero = np.zeros(1, np.uint64)
     mix = _philox([zero + np.uint64(seed), zero, zero, zero], _SCRAMBLE)
     index = np.arange(-(-count // 4), dtype=np.uint64)
@@ -87,9 +90,14 @@ def tied_weights(
     raw: (n,) standard normal numbers. tie_gap: entry k+1 is set to the largest one minus tie_factors[k] tie_gap, whatever
     that does to the order (the authors do so too); None leaves the draw as it is. Rounded to float32 where the authors do.
     """
-    scale = as_scalar("scale", scale, low=0.0, strict=True)
+    raw = as_array("raw", raw, ndim=1).astype(np.float32)
+    scale, warm_init = as_scalar("scale", scale, low=0.0, strict=True), as_scalar("warm_init", warm_init)
+    tie_gap = None if tie_gap is None else as_scalar("tie_gap", tie_gap)
+    factors = [as_scalar("each entry of tie_factors", factor) for factor in tie_factors]
+    if len(factors) >= len(raw):
+        raise ValueError(f"tie_factors must be fewer than the {len(raw)} entries; got {len(factors)}")
     values = np.sort(np.abs(raw * np.float32(scale)))[::-1].copy()
     if tie_gap is not None:
-        for k, factor in enumerate(tie_factors):
+        for k, factor in enumerate(factors):
             values[k + 1] = np.float32(float(values[0]) - factor * tie_gap)
     return np.asarray((values.astype(np.float64) + warm_init).astype(np.float32))

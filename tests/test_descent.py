@@ -1,8 +1,11 @@
 """Compiled training against an eager PyTorch loop, stopping and continuing, many runs at once, refusals."""
 
 import dataclasses
+import json
+import re
 import threading
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ssm_poison_lib import descent, eager, flow, networks, sequences, ssm
 from ssm_poison_lib.descent import Descent, DescentError, Rule
 from ssm_poison_lib.ssm import DiagonalSSM
+
+
+@pytest.fixture
+def as_a_reader_runs_it():
+    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
 
 PLAIN = Rule(learning_rate=0.003, max_epochs=40)
 AUTHORS = dataclasses.replace(PLAIN, normalized=True, off_diagonal=True)
@@ -123,8 +135,6 @@ def test_losses_are_marked_at_the_first_epoch_below_them():
     rule = dataclasses.replace(PLAIN, stop_loss=float(free.log.loss[9]), epochs_after_stop=25)
     both = Descent(start, data, rule, log_at_loss=marks).advance()
     assert (both.stop_epoch, both.reached) == (9, run.reached)
-    with pytest.raises(ValueError, match="log_at_loss must be decreasing"):
-        Descent(start, data, PLAIN, log_at_loss=(1.0, 2.0))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -197,7 +207,12 @@ def test_a_step_that_is_too_large_is_an_error_not_a_number():
     ("changes", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0; got 0.0"),
-        ({"max_epochs": 0}, "max_epochs must be an integer >= 1; got 0"),
+        ({"max_epochs": 0}, "max_epochs must be an integer from 1 to 1000000000; got 0"),
+        ({"max_epochs": 10**12}, "max_epochs must be an integer from 1 to 1000000000; got 1000000000000"),
+        ({"epochs_after_stop": 2.5}, "epochs_after_stop must be an integer from 0"),
+        ({"normalized": "no"}, "normalized must be True or False; got 'no'"),
+        ({"reset_BC": 1}, "reset_BC must be True or False; got 1"),
+        ({"off_diagonal": "False"}, "off_diagonal must be True or False; got 'False'"),
         ({"optimizer": "sgd"}, "optimizer must be one of adam, gradient descent; got 'sgd'"),
         ({"train": "B"}, "train must be one of A, ABC; got 'B'"),
         ({"precision": "float16"}, "precision must be one of float32, float64; got 'float16'"),
@@ -206,17 +221,126 @@ def test_a_step_that_is_too_large_is_an_error_not_a_number():
         ({"epochs_after_stop": 5}, "epochs_after_stop must be 0 without stop_loss; got 5"),
     ],
 )
+@pytest.mark.usefixtures("as_a_reader_runs_it")
 def test_rules_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PLAIN, **changes)
 
 
-def test_wrong_starts_and_logs_are_refused():
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+def test_rules_of_numpys_numbers_are_those_of_pythons():
+    numbers = {
+        "learning_rate": np.float32(0.25),
+        "max_epochs": np.int64(7),
+        "optimizer": np.str_("adam"),
+        "normalized": np.True_,
+        "stop_loss": np.float64(0.5),
+        "epochs_after_stop": np.int32(2),
+    }
+    rule = Rule(**numbers)
+    assert json.loads(json.dumps(dataclasses.asdict(rule))) == dataclasses.asdict(rule)
+    assert rule == Rule(0.25, 7, "adam", normalized=True, stop_loss=0.5, epochs_after_stop=2)
+    assert Descent(*linear_case(0), rule).advance().epoch <= 7
+
+
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"log_at": (3, 2)}, r"log_at must be increasing integers >= 0; got \[3, 2\]"),
+        ({"log_at": range(5, 0, -1)}, "log_at must be increasing integers >= 0; got range"),
+        ({"log_at": range(-3, 9)}, "log_at must be increasing integers >= 0; got range"),
+        ({"log_at": [1.5]}, "each entry of log_at must be an integer from 0 to 1000000000; got 1.5"),
+        ({"log_at": np.geomspace(1, 100, 5)}, "each entry of log_at must be an integer"),
+        ({"log_at": 3}, "log_at must be increasing integers >= 0; got 3"),
+        ({"log_after_stop": (-1, 2)}, "each entry of log_after_stop must be an integer from 0"),
+        ({"log_at_loss": (1.0, 2.0)}, "log_at_loss must be decreasing"),
+        ({"log_at_loss": (1.0, np.nan)}, "each entry of log_at_loss must be a finite number >= 0; got nan"),
+        ({"log_at_loss": 1.0}, "log_at_loss must be decreasing losses; got 1.0"),
+    ],
+)
+def test_wrong_logs_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Descent(*linear_case(0), PLAIN, **options)
+
+
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+def test_epochs_of_numpys_integers_are_logged():
+    epochs = np.unique(np.geomspace(1, 40, 9).round().astype(np.int32))
+    run = Descent(*linear_case(0), PLAIN, log_at=epochs).advance()
+    assert_array_equal(run.log.epochs, epochs)
+
+
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+def test_other_objects_are_named():
     start, data = linear_case(0)
-    with pytest.raises(ValueError, match="log_at must be increasing numbers >= 0"):
-        Descent(start, data, PLAIN, log_at=(3, 2))
-    with pytest.raises(ValueError, match="log_after_stop must be increasing numbers >= 0"):
-        Descent(start, data, PLAIN, log_after_stop=(-1, 2))
+    run = Descent(start, data, PLAIN)
+    for call, message in [
+        (lambda: Descent([0.1, 0.2], data, PLAIN), "start must be a DiagonalSSM or Network; got list"),
+        (
+            lambda: Descent(start, data.x, PLAIN),
+            "data must be a TrainingSet or NetworkTrainingSet; got ndarray",
+        ),
+        (lambda: Descent(start, data, 0.1), "rule must be a Rule; got float"),
+        (lambda: run.advance(interrupt=True), "interrupt must be an Event; got bool"),
+        (lambda: run.save(3), "path must be a path; got 3"),
+        (lambda: descent.train_many([start]), "each of runs must be a Descent; got DiagonalSSM"),
+        (
+            lambda: eager.train_eagerly(None, data, PLAIN, 3),
+            "start must be a DiagonalSSM or Network; got None",
+        ),
+        (lambda: eager.train_eagerly(start, None, PLAIN, 3), "data must be a TrainingSet or"),
+        (lambda: eager.train_eagerly(start, data, {}, 3), "rule must be a Rule; got dict"),
+        (lambda: eager.SSMNetwork(start), "network must be a Network; got DiagonalSSM"),
+    ]:
+        with pytest.raises(TypeError, match=f"^{message}"):
+            call()
+    with pytest.raises(ValueError, match="threads must be an integer from 1"):
+        descent.train_many([run], threads=0)
+    with pytest.raises(ValueError, match="progress must be True or False"):
+        descent.train_many([run], progress="no")
+    with pytest.raises(ValueError, match="runs must hold each run once"):
+        descent.train_many([run, run])
+    with pytest.raises(ValueError, match="epochs must be an integer from 0 to 1000000000"):
+        run.advance(10**12)
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "empty", "an array of another kind", "lacking"])
+def test_a_damaged_checkpoint_is_named_and_leaves_the_run_as_it_was(tmp_path, damage):
+    path = tmp_path / "run.npz"
+    Descent(*linear_case(0), PLAIN).advance(9).save(path)
+    content = bytearray(path.read_bytes())
+    if damage == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[content.index(b"theta.npy") + 200] ^= 4
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "lacking":
+        np.savez(path, fingerprint="")
+    else:
+        with open(path, "wb") as file:
+            np.save(file, np.zeros(3))
+    run = Descent(*linear_case(0), PLAIN).advance(2)
+    before = (run.epoch, run.loss, all_weights(run.network).tolist())
+    with pytest.raises(DescentError, match=re.escape(str(path))):
+        run.restore(path)
+    assert (run.epoch, run.loss, all_weights(run.network).tolist()) == before
+    with pytest.raises(FileNotFoundError, match=r"none\.npz"):
+        run.restore(tmp_path / "none.npz")
+
+
+def test_many_threads_give_what_one_gives():
+    runs = [[Descent(*network_case(seed), PLAIN) for seed in range(6)] for _ in range(2)]
+    for one, many in zip(
+        descent.train_many(runs[0], threads=1), descent.train_many(runs[1], threads=4), strict=True
+    ):
+        assert_array_equal(all_weights(one.network), all_weights(many.network))
+
+
+def test_wrong_mlps_are_refused():
+    start, data = linear_case(0)
     deep = networks.Network(start, (np.ones((1, 2)), np.ones((2, 1))))
     with pytest.raises(ValueError, match="start must have no MLP or two hidden layers of one width"):
         Descent(deep, data, PLAIN)

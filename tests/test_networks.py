@@ -2,6 +2,7 @@
 
 import itertools
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import metrics, networks, sequences, ssm
 from ssm_poison_lib.eager import SSMNetwork
+from ssm_poison_lib.network_flow import network_flow
 from ssm_poison_lib.networks import Network, NetworkTrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -87,6 +89,60 @@ def test_relative_error_is_zero_for_the_teacher_and_one_for_silence():
     assert networks.relative_error(silent, teacher, x) == 1.0
     with pytest.raises(ValueError, match="x must hold a sequence that the teacher does not answer with 0"):
         networks.relative_error(silent, silent, x)
+
+
+@pytest.fixture
+def as_a_reader_runs_it():
+    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_a_reader_runs_it")
+def test_other_objects_are_named():
+    network, x = random_network(1, width=5)
+    data = NetworkTrainingSet(x, networks.authors_teacher(5))
+    times = {"times": [1.0]}
+    for call, message in [
+        (lambda: Network([0.1]), "ssm must be a DiagonalSSM; got list"),
+        (lambda: Network(network.ssm, 3), "mlp must be a tuple or list; got int"),
+        (lambda: NetworkTrainingSet(x, network.ssm), "teacher must be a Network; got DiagonalSSM"),
+        (lambda: networks.network_loss(network.ssm, data), "student must be a Network; got DiagonalSSM"),
+        (lambda: networks.network_loss(network, x), "data must be a NetworkTrainingSet or TrainingSet; got"),
+        (lambda: networks.network_gamma(None, data), "student must be a Network; got None"),
+        (lambda: networks.network_gamma(network, None), "data must be a NetworkTrainingSet or TrainingSet"),
+        (lambda: networks.relative_error(network, None, x), "teacher must be a Network; got None"),
+        (lambda: networks.relative_error("a", network, x), "student must be a Network; got str"),
+        (lambda: network_flow(network.ssm, data, **times), "start must be a Network; got DiagonalSSM"),
+        (lambda: network_flow(network, x, **times), "data must be a NetworkTrainingSet or TrainingSet; got"),
+    ]:
+        with pytest.raises(TypeError, match=f"^{message}"):
+            call()
+    with pytest.raises(ValueError, match="width must be an integer from 1 to 10000"):
+        networks.authors_teacher(10**9)
+    with pytest.raises(ValueError, match="max_evaluations must be an integer from 1 to 1000000000"):
+        network_flow(network, data, **times, max_evaluations=10**12)
+    with pytest.raises(ValueError, match="each entry of log_at_loss must be a finite number"):
+        network_flow(network, data, **times, log_at_loss=[np.nan])
+
+
+def test_what_leaves_the_range_of_float64_is_an_error():
+    network, x = random_network(1)
+    huge = Network(network.ssm, tuple(layer * 1e150 for layer in network.mlp))
+    data = NetworkTrainingSet(x, networks.authors_teacher(5))
+    for call, message in [
+        (lambda: huge.respond([1.0]), "z must be smaller in size: the network's output is beyond"),
+        (lambda: huge.xi([1.0]), "z must be smaller in size: xi is beyond"),
+        (lambda: NetworkTrainingSet(x, huge), "the network's output is beyond the range of float64"),
+        (lambda: networks.network_loss(huge, data), "beyond the range of float64"),
+        (lambda: networks.network_gamma(huge, data), "beyond the range of float64"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    half = Network(network.ssm, tuple(layer * 1e60 for layer in network.mlp))
+    with pytest.raises(ValueError, match="student must be smaller in size: the loss is beyond"):
+        networks.network_loss(half, data)
 
 
 def test_wrong_networks_are_refused():

@@ -2,12 +2,17 @@
 
 import ctypes
 import dataclasses
+import errno
 import json
+import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +22,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import __main__ as command
-from ssm_poison_lib import descent, paper, results, starts
+from ssm_poison_lib import _files, descent, paper, results, starts
+from ssm_poison_lib._checks import available_cores
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.paper import EXPERIMENTS, TRAINING_SETS
 from ssm_poison_lib.results import Run
@@ -33,7 +39,7 @@ QUICK = "standalone_ssm_dim=2_dynamics__s1"  # two short runs
 def everything(tmp_path_factory):
     """All 60 training runs of the paper, from the authors' starts."""
     folder = tmp_path_factory.mktemp("results")
-    return results.reproduce(EXPERIMENTS, folder=folder, progress=False)
+    return results.reproduce(EXPERIMENTS, folder=folder, threads=max(2, available_cores()), progress=False)
 
 
 def reference(run):
@@ -247,7 +253,7 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert command.main(["reproduce", "nothing", "--results", str(tmp_path)]) == 2
     assert "unknown setting 'nothing'" in capsys.readouterr().err
     assert command.main(["reproduce", QUICK, "--seeds", "-1", "--results", str(tmp_path)]) == 2
-    assert "count must be an integer >= 0; got -1" in capsys.readouterr().err
+    assert "count must be an integer from 0 to 100000; got -1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="training_set must be one of"):
         EXPERIMENTS[QUICK].training_set(1, "poison")
     with pytest.raises(ValueError, match="seed must be one of the authors' seeds"):
@@ -255,6 +261,28 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     network = EXPERIMENTS[NETWORK_POISON[0]]
     with pytest.raises(ValueError, match="first_lag must be 0 for a network"):
         network.error(network.teacher, 1, first_lag=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["all", QUICK], "'all' must stand alone"),
+        ([QUICK, "all"], "'all' must stand alone"),
+        (["convergence", QUICK], "'convergence' must stand alone"),
+        ([QUICK, QUICK], "names must name each setting once"),
+        ([QUICK, "--threads", "0"], "threads must be an integer from 1 to 1024; got 0"),
+        (["convergence", "--threads", "0"], "threads must be an integer from 1 to 1024; got 0"),
+        ([QUICK, "--seeds", str(10**12)], "count must be an integer from 0 to 100000"),
+        ([QUICK, "--results", ""], "--results must be a path"),
+    ],
+)
+def test_wrong_commands_end_with_status_2_and_write_nothing(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["reproduce", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def modified(folder):
@@ -290,7 +318,21 @@ def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):
     assert len(results.load_results(folder)) == 8
 
 
-@pytest.mark.parametrize("damage", ["cut off", "changed", "empty", "another schema", "not a file of ours"])
+DAMAGES = [
+    "cut off",
+    "changed",
+    "empty",
+    "another schema",
+    "not a file of ours",
+    "NaN",
+    "not text",
+    "nested without end",
+    "another run's",
+    "without a record",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_reported_set_aside_and_made_again(tmp_path, damage):
     messages = []
     first = results.reproduce([QUICK], folder=tmp_path, progress=False)
@@ -305,8 +347,20 @@ def test_a_damaged_file_is_reported_set_aside_and_made_again(tmp_path, damage):
         path.write_text(json.dumps(content), encoding="utf-8")
     elif damage == "another schema":
         results.write_json(path, {**{k: v for k, v in content.items() if k != "checksum"}, "schema": 0})
+    elif damage == "without a record":
+        results.write_json(
+            path, {k: v for k, v in content.items() if k not in ("checksum", "record", "seed")}
+        )
+    elif damage == "another run's":
+        shutil.copy(other.path(tmp_path), path)
+    elif damage == "not text":
+        path.write_bytes(b"\xff\xfe" + whole.encode())
     else:
-        path.write_text("" if damage == "empty" else "[1, 2]", encoding="utf-8")
+        texts = {
+            "NaN": whole.replace('"logged_error": ', '"logged_error": NaN, "was": '),
+            "nested without end": "[" * 200_000,
+        }
+        path.write_text(texts.get(damage, "" if damage == "empty" else "[1, 2]"), encoding="utf-8")
     with pytest.raises(results.DamagedResult, match=str(path)):
         results.load_results(tmp_path)
     kept = modified(tmp_path)[other.path(tmp_path)]
@@ -316,6 +370,82 @@ def test_a_damaged_file_is_reported_set_aside_and_made_again(tmp_path, damage):
     assert path.with_name(path.name + ".damaged").exists()
     assert again[run]["logged_error"] == first[run]["logged_error"]
     assert modified(tmp_path)[other.path(tmp_path)] == kept
+
+
+def test_what_a_killed_write_left_is_cleared_away(tmp_path):
+    path = tmp_path / "a.json"
+    left, others = tmp_path / "a.json.123-4.partial", tmp_path / "b.json.123-4.partial"
+    left.touch()
+    others.touch()
+    results.write_json(path, {"schema": 1})
+    assert sorted(tmp_path.iterdir()) == [path, others]
+
+
+class FullDisk:
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, content):
+        self.file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc):
+        self.file.close()
+
+
+def test_a_full_disk_is_named_and_keeps_what_is_there(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.json"
+    results.write_json(path, {"schema": 1, "value": 3})
+    monkeypatch.setattr(_files, "open", lambda *how: FullDisk(open(*how)), raising=False)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.json'$"):
+        results.write_json(path, {"schema": 1, "value": 4})
+    run = descent.Descent(*small_case(), descent.Rule(0.01, max_epochs=3))
+    with pytest.raises(OSError, match=r"No space left on device: .*run\.npz'$"):
+        run.save(tmp_path / "run.npz")
+    assert list(tmp_path.iterdir()) == [path]
+    assert results.read_json(path)["value"] == 3
+    monkeypatch.setattr(results, "_compute", lambda run: {"logged_error": 1.0})
+    assert command.main(["reproduce", QUICK, "--results", str(tmp_path / "results"), "--threads", "1"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r".*baseline-1202\.json: No space left on device; what is finished is kept", message)
+
+
+def small_case():
+    setting = EXPERIMENTS[QUICK]
+    return setting.start(1), setting.training_set(1, "baseline")
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path, capsys):
+    file = tmp_path / "results"
+    file.touch()
+    assert command.main(["reproduce", QUICK, "--results", str(file), "--threads", "1"]) == 1
+    assert str(file) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setattr(results, "_compute", lambda run: {"logged_error": 1.0})
+    results.reproduce([QUICK], folder="~/there", progress=False)
+    assert len(results.load_results("~/there")) == len(list((tmp_path / "there").glob("*/*.json"))) == 2
+
+
+def test_records_do_not_depend_on_the_number_of_threads(tmp_path, everything):
+    names = [QUICK, "standalone_ssm_dim=3_dynamics__s1"]
+    one = results.reproduce(names, folder=tmp_path, threads=1, progress=False)
+
+    def numbers(record):
+        return {key: value for key, value in record.items() if key != "seconds"}
+
+    assert len(one) == 4
+    for run, record in one.items():  # `everything` has used every core
+        assert numbers(record) == numbers(everything[run]), run
 
 
 def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
@@ -345,6 +475,20 @@ def test_median_interval_is_ordered_and_made_of_data(values):
     median, low, high = paper.median_interval(np.array(values))
     assert low <= median <= high
     assert {low, high} <= set(values)
+
+
+def test_median_interval_is_exact_and_has_no_largest_size():
+    """Against whole numbers: the largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2, at least 1."""
+    for n in [*range(1, 70), 1023, 1024, 1500]:
+        for confidence in (0.5, 0.75, 0.95, 0.999):
+            k, tail, level = 0, math.comb(n, 0), Fraction((1 - confidence) / 2) * 2**n
+            while tail <= level:
+                k += 1
+                tail += math.comb(n, k)
+            expected = max(k, 1), n + 1 - max(k, 1)
+            assert paper.median_interval(np.arange(1.0, n + 1), confidence=confidence)[1:] == expected, n
+    _, low, high = paper.median_interval(np.arange(1e6))
+    assert_allclose([low, high], 5e5 + np.array([-1, 1]) * 1.96 * 500, atol=2)
 
 
 def test_median_interval_covers_as_often_as_it_says():

@@ -61,7 +61,7 @@ def test_a_new_address_makes_every_chapter_run_again(text, tmp_path, monkeypatch
     monkeypatch.setattr(notebooks, "LIBRARY", tmp_path / "nothing")
     before = notebooks.fingerprint("trial")
     configure(tmp_path, f"{ADDRESS}-two")
-    assert notebooks.fingerprint("trial")["text"] != before["text"]
+    assert notebooks.fingerprint("trial")["launch cell"] != before["launch cell"]
 
 
 def run_cell(source: str, folder: Path, monkeypatch, *, installed: bool) -> list[list[str]]:

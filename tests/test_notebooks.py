@@ -1,5 +1,6 @@
 """The stored notebooks, the tool that writes them, and nbval: each must notice what it is there to notice."""
 
+import ast
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import digests
 import nbformat
 import notebooks
 import pytest
@@ -26,6 +28,7 @@ from fractions import Fraction
 
 import helper
 from IPython.display import Math, display
+from ssm_poison_lib import ssm
 ```
 
 ```{{code-cell}} ipython3
@@ -50,6 +53,18 @@ display({{"image/svg+xml": drawing, "text/plain": numbers}}, raw=True)
 ```
 """
 
+# A library: ssm imports _inner and a folder's module and opens data; nobody imports other.
+LIBRARY = {
+    "__init__.py": "",
+    "ssm.py": '"""Models."""\nfrom ssm_poison_lib._inner import SIGN\nfrom ssm_poison_lib.deep import rule\n\nDATA = "numbers"\n',
+    "_inner.py": "SIGN = 1 - 2  # a comment\n",
+    "deep/__init__.py": "",
+    "deep/rule.py": 'def rule(x):\n    """Say how."""\n    return -x\n',
+    "other.py": "X = 1\n",
+    "data/numbers.json": "[1]",
+    "data/unused.json": "[1]",
+}
+
 
 def run(project: Path, *command: str, expected: int | None = 0) -> str:
     """Run Python in a project without the outer pytest's settings; return what it printed."""
@@ -70,11 +85,14 @@ def make_project(folder: Path) -> Path:
     """Lay out a small book with one chapter, the tool and nbval's settings."""
     for name in ("book", "tools", "ssm_poison_lib"):
         (folder / name).mkdir(parents=True)
-    for name in ("notebooks.py", "kernels.py"):
+    for name in ("notebooks.py", "kernels.py", "digests.py"):
         shutil.copy(ROOT / "tools" / name, folder / "tools")
     shutil.copy(ROOT / "book" / "conftest.py", folder / "book")
     (folder / "helper.py").write_text("LIMIT = 0.375\n", "utf-8")
-    (folder / "ssm_poison_lib" / "ssm.py").write_text("", "utf-8")
+    for name, code in LIBRARY.items():
+        path = folder / "ssm_poison_lib" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code, "utf-8")
     (folder / "book" / "trial.md").write_text(CHAPTER, "utf-8")
     (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")
     return folder
@@ -200,6 +218,7 @@ def test_check_names_the_fault(executed, tmp_path, monkeypatch, name):
     spoil, message = FAULTS[name]
     book = Path(shutil.copytree(executed / "book", tmp_path / "book"))
     monkeypatch.setattr(notebooks, "BOOK", book)
+    monkeypatch.setattr(notebooks, "LIBRARY", executed / "ssm_poison_lib")
     assert notebooks.all_problems() == []
     notebook = nbformat.read(book / "trial.ipynb", as_version=4)
     spoil(notebook)
@@ -214,6 +233,7 @@ def test_check_names_a_line_of_code_that_is_wider_than_the_page(
 ):
     book = Path(shutil.copytree(executed / "book", tmp_path / "book"))
     monkeypatch.setattr(notebooks, "BOOK", book)
+    monkeypatch.setattr(notebooks, "LIBRARY", executed / "ssm_poison_lib")
     line = "Fraction(1, 3)  # ".ljust(width, "x")
     (book / "trial.md").write_text(CHAPTER.replace("Fraction(1, 3)", line), "utf-8")
     message = f"trial: cell 4: {width} characters in a line, not at most 92: 'Fraction(1, 3)"
@@ -237,14 +257,73 @@ def test_a_second_run_has_nothing_to_do_and_a_forced_one_changes_nothing(project
     assert (project / "book" / "trial.ipynb").read_bytes() == stored
 
 
-@pytest.mark.parametrize(
-    "changed", ["ssm_poison_lib/ssm.py", "book/trial.md", "ssm_poison_lib/data/new.json"]
-)
-def test_a_change_of_text_library_or_data_is_noticed(project, changed):
-    path = project / changed
-    path.parent.mkdir(exist_ok=True)
-    path.write_text((path.read_text("utf-8") if path.exists() else "") + "\n", "utf-8")
+# file -> (what is replaced in it, by what, what the check says)
+CHANGES = {
+    "a sign": ("ssm_poison_lib/_inner.py", "1 - 2", "1 + 2", "_inner.py"),
+    "a sign in a folder": ("ssm_poison_lib/deep/rule.py", "-x", "+x", "deep/rule.py"),
+    "data of the library": ("ssm_poison_lib/data/numbers.json", "1", "2", "data/numbers.json"),
+    "the text": ("book/trial.md", "A chapter for", "The chapter for", "text"),
+    "a docstring": ("ssm_poison_lib/deep/rule.py", "Say how", "Say why", None),
+    "a comment": ("ssm_poison_lib/_inner.py", "a comment", "another", None),
+    "a module that nobody imports": ("ssm_poison_lib/other.py", "1", "2", None),
+    "data that nobody opens": ("ssm_poison_lib/data/unused.json", "1", "2", None),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_a_chapter_depends_on_makes_it_stale_and_nothing_else(executed, tmp_path, monkeypatch, case):
+    file, old, new, said = CHANGES[case]
+    copy = Path(shutil.copytree(executed, tmp_path / "project"))
+    monkeypatch.setattr(notebooks, "BOOK", copy / "book")
+    monkeypatch.setattr(notebooks, "LIBRARY", copy / "ssm_poison_lib")
+    assert notebooks.stale("trial") == []
+    source = (copy / file).read_text("utf-8")
+    assert old in source
+    (copy / file).write_text(source.replace(old, new), "utf-8")
+    digests.tree_of.cache_clear()
+    assert notebooks.stale("trial") == ([] if said is None else [said])
+    problems = [problem for problem in notebooks.all_problems() if "older than" in problem]
+    again = "(python tools/notebooks.py execute trial)"
+    assert problems == ([] if said is None else [f"trial: older than {said} {again}"])
+
+
+def test_a_stale_chapter_runs_again_and_is_current_then(project):
+    path = project / "ssm_poison_lib" / "_inner.py"
+    path.write_text("SIGN = 1\n", "utf-8")
+    assert "trial: older than _inner.py" in run(project, "tools/notebooks.py", "check", expected=1)
+    before = json.loads((project / "book" / "digests.json").read_text("utf-8"))
     assert "[1/1] trial ..." in execute(project)
+    after = json.loads((project / "book" / "digests.json").read_text("utf-8"))
+    assert [key for key in after["trial"] if after["trial"][key] != before["trial"][key]] == ["_inner.py"]
+    assert "up to date" in execute(project)
+
+
+def test_a_copy_of_the_files_alone_is_current(project, tmp_path):
+    # A clone has other times of change, and no more than what is committed.
+    clone = make_project(tmp_path / "clone")
+    for name in ("trial.ipynb", "status.json", "digests.json"):
+        shutil.copy(project / "book" / name, clone / "book")
+    assert "up to date" in execute(clone)
+    run(clone, "tools/notebooks.py", "check")
+
+
+EVERY_SYNTAX = """
+from a import b as c
+
+def f(x: int = 1, *y, z=2, **w) -> "text":
+    'Documentation.'
+    return f"{x!r:>{z}} {y}" "joined" if x else [i for i in y if i] and (lambda q, /: -q)
+
+class G:
+    match = {"a": 1, **{}}
+    async def g(self): return await self
+"""
+
+
+def test_a_digest_is_the_same_in_every_version_of_python():
+    tree = digests.without_docstrings(ast.parse(EVERY_SYNTAX))
+    assert "Documentation" not in digests.written(tree)
+    assert digests.digest(digests.written(tree).encode()) == "cf513e3686768e7a"  # as 3.11, 3.12 and 3.13 give it
 
 
 def test_a_change_of_data_that_a_chapter_opens_is_noticed(project):

@@ -1,9 +1,9 @@
-"""Execute the chapters and check their notebooks; the only writer of `book/*.ipynb` and `book/status.json`.
+"""Execute the chapters and check their notebooks; the only writer of `book/*.ipynb`, `book/status.json`, `book/digests.json`.
 
-python tools/notebooks.py execute            re-run the chapters whose text or whose library changed
+python tools/notebooks.py execute            re-run the chapters whose text, data or imported code changed
 python tools/notebooks.py execute NAME ...   re-run these chapters (their file names without ending)
 python tools/notebooks.py execute --all      re-run every chapter
-python tools/notebooks.py check              compare each text with its notebook, look at the stored outputs
+python tools/notebooks.py check              name stale chapters, compare texts with notebooks, look at the stored outputs
 
 A notebook with edits that its text lacks is copied to _build/edited before it is written anew.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -31,6 +30,7 @@ import jupytext
 import kernels
 import nbformat
 import yaml
+from digests import changed, dependencies, digest
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -78,22 +78,6 @@ def chapters() -> list[str]:
     return sorted(names, key=lambda name: (name == STATUS_PAGE, name))
 
 
-def digest(*contents: bytes) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the contents, each preceded by its length."""
-    sha = hashlib.sha256()
-    for content in contents:
-        sha.update(b"%d:" % len(content) + content)
-    return sha.hexdigest()[:16]
-
-
-def library_digest() -> str:
-    """Return the digest of the library's modules and data, names included."""
-    paths = sorted(path for suffix in ("*.py", "*.json") for path in LIBRARY.rglob(suffix))
-    return digest(
-        *(part for path in paths for part in (path.relative_to(ROOT).as_posix().encode(), path.read_bytes()))
-    )
-
-
 def read_status() -> dict[str, dict[str, Any]]:
     """Return what was noted at the last execution of each chapter (empty before the first)."""
     path = BOOK / "status.json"
@@ -103,27 +87,36 @@ def read_status() -> dict[str, dict[str, Any]]:
         raise OSError(f"{path} is damaged ({error}); without it, every chapter runs again") from None
 
 
+def read_digests() -> dict[str, dict[str, str]]:
+    """Return on what the stored notebook of each chapter depended when it was made (see `digests.dependencies`)."""
+    path = BOOK / "digests.json"
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise OSError(f"{path} is damaged ({error}); without it, every chapter runs again") from None
+
+
 def fingerprint(name: str) -> dict[str, str]:
-    """Return the digests on which the stored notebook of a chapter depends."""
-    source = (BOOK / f"{name}.md").read_bytes()
-    # Data that a chapter opens lie in a folder of the book, which its text names.
-    folders = [
-        path for path in sorted(BOOK.iterdir()) if path.is_dir() and f'"{path.name}/'.encode() in source
-    ]
-    data = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    launch = [cell.source.encode() for cell in launch_cells()]
-    text = digest(source, *(path.read_bytes() for path in data), *launch)
+    """Return on what a chapter depends, with digests."""
+    text = BOOK / f"{name}.md"
+    cells = [cell.source for cell in read_text(text).cells if cell.cell_type == "code"]
+    found = dependencies(text, "\n".join(cells), LIBRARY)
+    if launch := launch_cells():
+        found["launch cell"] = digest(*(cell.source.encode() for cell in launch))
     if name == STATUS_PAGE:
         others = {other: entry for other, entry in read_status().items() if other != STATUS_PAGE}
-        return {"text": text, "library": digest(json.dumps(others, sort_keys=True).encode())}
-    return {"text": text, "library": library_digest()}
+        found["other chapters"] = digest(json.dumps(others, sort_keys=True).encode())
+    return found
+
+
+def stale(name: str) -> list[str]:
+    """Return what changed since a chapter's notebook was made: names of texts, data and modules."""
+    return changed(read_digests().get(name, {}), fingerprint(name))
 
 
 def is_current(name: str) -> bool:
-    """Say whether text and library are those of the last execution and the notebook is there."""
-    entry = read_status().get(name, {})
-    current = all(entry.get(key) == value for key, value in fingerprint(name).items())
-    return current and (BOOK / f"{name}.ipynb").exists()
+    """Say whether the notebook is there and nothing on which it depends changed since."""
+    return (BOOK / f"{name}.ipynb").exists() and not stale(name)
 
 
 # ---- execution -------------------------------------------------------------------------------------------------------
@@ -234,8 +227,8 @@ def keep_edits(name: str) -> None:
         )
 
 
-def store(name: str, notebook: NotebookNode, seconds: float, digests: dict[str, str]) -> None:
-    """Write the notebook and its entry in status.json."""
+def store(name: str, notebook: NotebookNode, seconds: float, found: dict[str, str]) -> None:
+    """Write the notebook and its entries in status.json and digests.json (a chapter a line)."""
     versions = {"python": platform.python_version()}
     # A local part such as "+cpu" tells how a package was built, which differs between machines.
     versions |= {package: importlib.metadata.version(package).split("+")[0] for package in PACKAGES}
@@ -245,9 +238,13 @@ def store(name: str, notebook: NotebookNode, seconds: float, digests: dict[str, 
         "versions": versions,
     }
     replace_file(BOOK / f"{name}.ipynb", nbformat.writes(notebook) + "\n")
-    status = read_status() | {name: entry | digests}
-    kept = {chapter: status[chapter] for chapter in chapters() if chapter in status}
+    names = sorted(chapters())
+    status = read_status() | {name: entry}
+    kept = {chapter: status[chapter] for chapter in names if chapter in status}
     replace_file(BOOK / "status.json", json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    digests = read_digests() | {name: found}
+    lines = [f'"{chapter}": {json.dumps(digests[chapter])}' for chapter in names if chapter in digests]
+    replace_file(BOOK / "digests.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def execute(names: list[str], *, everything: bool = False) -> int:
@@ -275,7 +272,7 @@ def execute(names: list[str], *, everything: bool = False) -> int:
             replace_file(BOOK / "status.json", "{}\n")  # the status page reads it
     for number, name in enumerate(wanted, start=1):
         print(f"[{number}/{len(wanted)}] {name} ...", end=" ", flush=True)
-        digests = fingerprint(name)
+        found = fingerprint(name)
         try:
             notebook, seconds = run_chapter(name)
             problems = output_problems(notebook)
@@ -295,7 +292,7 @@ def execute(names: list[str], *, everything: bool = False) -> int:
             return 1
         print(f"{seconds:.1f} s", flush=True)
         keep_edits(name)
-        store(name, notebook, seconds, digests)
+        store(name, notebook, seconds, found)
     return 0
 
 
@@ -398,6 +395,9 @@ def all_problems() -> list[str]:
             problems.append(f"{name}: {path.name} is not readable: {str(error).splitlines()[0]:.70}")
             continue
         text = read_text(BOOK / f"{name}.md")
+        if what := stale(name):
+            listed = ", ".join(what if len(what) <= 6 else [*what[:5], f"and {len(what) - 5} more"])
+            problems.append(f"{name}: older than {listed} (python tools/notebooks.py execute {name})")
         found = pair_problems(text, notebook) + wide_lines(text) + output_problems(notebook)
         shown = found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more"]
         problems += [f"{name}: {problem}" for problem in shown]

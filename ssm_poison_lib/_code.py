@@ -35,7 +35,7 @@ def code_digests(function: Callable[..., Any]) -> dict[str, str]:
         defined, imported = modules[module]
         if name in defined:
             node = defined[name]
-            digests[f"{module}:{name}"] = _digest(ast.unparse(node))
+            digests[f"{module}:{name}"] = _digest(_written(node))
             for part in ast.walk(node):
                 if isinstance(part, ast.Name):
                     left.append((module, part.id))
@@ -48,6 +48,18 @@ def code_digests(function: Callable[..., Any]) -> dict[str, str]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _written(node: Any) -> str:
+    """Return a syntax tree as text that is the same in every version of Python (`ast.dump` and `ast.unparse` are not)."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_written, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):  # some versions add an empty text
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    fields = [f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return f"{type(node).__name__}({','.join(fields)})"
 
 
 def _own_code(function: Callable[..., Any]) -> str:

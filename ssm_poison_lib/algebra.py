@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import sympy as sp
 from sympy.concrete.delta import deltasummation
+from sympy.logic.boolalg import BooleanAtom
 
 from ssm_poison_lib._checks import MAX_LENGTH, as_choice, as_instance, as_integer, as_text, shown
 
@@ -88,7 +89,7 @@ Entries: TypeAlias = Sequence[Scalar]
 
 def holds(identity: sp.Eq) -> bool:
     """Return whether the two sides of an equation are the same expression, for all values of their symbols."""
-    if identity in (sp.true, sp.false):  # what SymPy makes of an equation that it decides by itself
+    if isinstance(identity, BooleanAtom):  # what SymPy makes of an equation that it decides by itself
         return bool(identity)
     as_instance("identity", identity, sp.Eq)
     difference = _merge_sums(sp.expand(_flatten(identity.lhs) - _flatten(identity.rhs)))

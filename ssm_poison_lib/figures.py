@@ -389,7 +389,7 @@ def impulse_responses(
         as_instance(f"systems[{name!r}]", system, DiagonalSSM)
     length = as_integer("length", length, low=1, high=100_000)
     if training_length is not None:
-        training_length = as_integer("training_length", training_length, low=1)
+        training_length = as_integer("training_length", training_length, low=1, high=100_000)
     first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
     figure, (ax,) = new()
     lags = np.arange(first_lag, length)
@@ -565,7 +565,7 @@ def convergence(
     ylabel, xlabel = as_text("ylabel", ylabel), as_text("xlabel", xlabel)
     marks = {} if marks is None else as_mapping("marks", marks)
     for name, epochs in marks.items():
-        if name not in runs or len(_sequence(f"marks[{name!r}]", epochs)) != len(runs[name]):
+        if len(_sequence(f"marks[{name!r}]", epochs)) != len(runs.get(name, ())):
             raise ValueError(f"marks must hold one epoch for each run; got {len(epochs)} for {name!r}")
     figure, axes = new(2)
     for name, group in runs.items():

@@ -173,7 +173,8 @@ def near_tie_starts(
         gaps[:, 0] = g * A0[:, 0]
     if (gaps < 0).any():
         raise ValueError(
-            f"shape must stay descending with its second entry at abar_1 (1 - g); got a gap of {gaps.min():.6g}"
+            "shape must stay descending with its second entry at abar_1 (1 - g), g among tie_gaps;"
+            f" got a gap of {gaps.min():.6g}"
         )
     with np.errstate(over="ignore", under="ignore"):
         starts, exact = A0 * eps[:, None], gaps * eps[:, None]

@@ -307,7 +307,7 @@ def test_a_readers_own_settings_change_no_figure(run, setting):
         "font.size": 30.0,
         "axes.grid": True,
         "savefig.dpi": 30,
-        "figure.figsize": (3, 3),
+        "figure.figsize": [3.0, 3.0],
     }
     with mpl.rc_context():
         figures.use_style()

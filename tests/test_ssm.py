@@ -190,6 +190,7 @@ METHODS = ("recurrence", "convolution", "fft")
         (DiagonalSSM([1.0], [1e300], [1.0]), [1e8, 5e7, -1e8], [1e308, 1.5e308, 5e307]),
         (DiagonalSSM([1.0, -1.0], [1.0, 1.0], [1.0, -1.0]), [8e307, 8e307], [0.0, 1.6e308]),
         (DiagonalSSM([0.5], [1.0], [1.0]), [1.7e308], [1.7e308]),
+        (DiagonalSSM([0.5] * 3, [1.0] * 3, [1.0, 1.0, -1.5]), [1.7e308, 0.0], [8.5e307, 4.25e307]),
     ],
 )
 def test_outputs_near_the_largest_number(method, system, x, expected):

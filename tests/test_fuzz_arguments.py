@@ -1,0 +1,349 @@
+"""Every public function, called with a wrong value for each of its arguments: an error must name the argument.
+
+A table holds one right call of each function; a test holds the table against what the modules export. Wrong values that an
+argument may have after all are listed beside the call. The type checker of the test suite is off: a reader does not have it.
+"""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+
+from ssm_poison_lib import algebra, figures, flow, flows, networks, paper, sequences, ssm
+
+NAN, INF = float("nan"), float("inf")
+
+
+class Thing:
+    """An object that is nothing the library knows."""
+
+    def __repr__(self):
+        return "Thing()"
+
+
+WRONG = {
+    "None": None,
+    "text": "no",
+    "object": Thing(),
+    "class": Thing,
+    "empty": [],
+    "nan": NAN,
+    "inf": INF,
+    "minus": -1,
+    "fraction": 1.5,
+    "flag": True,
+    "complex": 1j,
+    "huge": 10**400,
+    "many": 10**12,
+    "mapping": {"a": 1.0},
+    "ragged": [[1.0], [1.0, 2.0]],
+    "texts": np.array(["a", "b"]),
+    "objects": np.array([Thing(), None], dtype=object),
+    "complexes": np.array([1j, 2.0]),
+    "flags": np.array([True, False]),
+    "masked": np.ma.array([0.25, 0.5], mask=[False, True]),
+    "masked rows": [np.ma.array([0.25, 0.5], mask=[False, True])] * 2,
+    "gradient": torch.tensor([0.25, 0.5], requires_grad=True),
+    "gradients": [torch.tensor(0.25, requires_grad=True), torch.tensor(0.5, requires_grad=True)],
+    "nans": np.array([NAN, 0.5]),
+}
+
+NUMBERS = ("minus", "fraction", "many")
+SYSTEM = ssm.DiagonalSSM([0.5, 0.1], [1.0, 1.0], [1.0, 1.0])
+DATA = sequences.TrainingSet(sequences.baseline_sequences(4), ssm.theorem_teacher(2))
+NETWORK = networks.authors_teacher(2)
+RUN = flow.gradient_flow(SYSTEM, DATA, t_end=1.0, rtol=1e-6)
+BATCH = flows.many_flows([[0.2, 0.1]], np.diag([0.0, 1.0]), [2.0, 1.0], t_end=1.0)
+FIGURE, (AXES,) = figures.new()
+SETTING = paper.THEOREM_SETTINGS["theorem_kappa7"]
+EXPERIMENT = next(iter(paper.EXPERIMENTS.values()))
+CURVE = {"epoch": [1, 2], "loss": [1.0, 0.1], "error": [1.0, 0.5]}
+RECORD = {
+    "curves": {"epoch": [1, 2], "largest_abs_a": [[1.0], [1.0]], "effective_rank": [1, 1], "gamma0": [0, 0]},
+    "stop_epoch": None,
+}
+SPREAD = [{"n": 1, "q25": 0.1, "median": 0.2, "q75": 0.3}]
+CELL = {
+    "baseline": {"by_epoch": SPREAD, "by_loss": SPREAD}, "with special": {"by_epoch": SPREAD, "by_loss": SPREAD},
+    "grid": [1], "losses": [0.1], "seeds": [1], "method": "descent",
+}  # fmt: skip
+A, U = algebra.entries("a", 2), (sp.Integer(1), sp.Integer(1))
+X, Y = [algebra.entries("x", 3)], algebra.entries("y", 1)
+GRADIENT = {"x": X, "y": Y, "a": A, "b": U, "c": U}
+
+# name -> (a right call, {argument: names of the wrong values that it may have})
+CALLS = {
+    "algebra.antidote_constant": ({"factors": A}, {}),
+    "algebra.baseline_conserved": ({"entry": 0.5, "length": 7}, {"entry": (*NUMBERS, "huge")}),
+    "algebra.baseline_error_constant": ({"shape": (1.0, 0.5), "length": 7}, {}),
+    "algebra.baseline_factor": (
+        {"first": 1.0, "other": 0.5, "length": 7},
+        dict.fromkeys(("first", "other"), (*NUMBERS, "huge")),
+    ),
+    "algebra.baseline_race": ({"length": 5}, {}),
+    "algebra.baseline_solution": ({"length": 5}, {}),
+    "algebra.divided_difference": (
+        {"power": 3, "first": 1, "second": 2},
+        {"first": (*NUMBERS, "huge"), "second": (*NUMBERS, "huge"), "power": ("fraction",)},
+    ),
+    "algebra.entries": ({"name": "a", "count": 2}, {"name": ("text",)}),
+    "algebra.escape_time": ({"length": 7, "state_dim": 3}, {"state_dim": (*NUMBERS, "huge")}),
+    "algebra.exponential_dynamics": ({"a": A, "length": 5}, {"a": ("empty",)}),
+    "algebra.fit_time": ({"length": 7}, {}),
+    "algebra.gamma": (GRADIENT, {}),
+    "algebra.holds": ({"identity": algebra.sign_identity(A, 5)}, {}),
+    "algebra.impulse_response": ({"a": A, "w": U, "lag": 1}, {}),
+    "algebra.interpolator_price": ({"a": A, "length": 5}, {"a": ("empty",)}),
+    "algebra.last_output": ({"x": X[0], "a": A, "w": U}, {"x": ("empty",)}),
+    "algebra.loss": (GRADIENT, {}),
+    "algebra.magnitude_bound": ({"largest": 0.5, "length": 7}, {"largest": (*NUMBERS, "huge")}),
+    "algebra.near_tie_bound": ({"gap": 0.1, "length": 7}, {"gap": (*NUMBERS, "huge")}),
+    "algebra.negative_gradient": (
+        GRADIENT | {"b": algebra.entries("b", 2), "c": algebra.entries("c", 2)},
+        {},
+    ),
+    "algebra.order_error": (
+        {"length": 7, "state_dim": 3, "lag": 1},
+        {"state_dim": (*NUMBERS, "huge")},
+    ),
+    "algebra.order_preservation": ({"length": 4}, {}),
+    "algebra.proposition_1": ({"parameter": "a"}, {}),
+    "algebra.saddle_function": (
+        {"point": 0.5, "length": 7, "state_dim": 3},
+        dict.fromkeys(("point", "state_dim"), (*NUMBERS, "huge")),
+    ),
+    "algebra.saddle_slope": (
+        {"point": 0.5, "length": 7, "state_dim": 3},
+        dict.fromkeys(("point", "state_dim"), (*NUMBERS, "huge")),
+    ),
+    "algebra.saddle_spectrum": (
+        {"point": 0.5, "length": 7, "state_dim": 3},
+        dict.fromkeys(("point", "state_dim"), (*NUMBERS, "huge")),
+    ),
+    "algebra.sign_identity": ({"a": A, "length": 5}, {"a": ("empty",)}),
+    "algebra.steepest_point": ({"length": 7, "state_dim": 3}, {"state_dim": (*NUMBERS, "huge")}),
+    "algebra.theorem_dynamics": ({"a": A, "length": 5}, {"a": ("empty",)}),
+    "algebra.theorem_loss": ({"a": A, "length": 5}, {"a": ("empty",)}),
+    "algebra.tie_bound": ({"tied": 2, "length": 7}, {"tied": (*NUMBERS, "huge")}),
+    "algebra.uniqueness_dose": ({"length": 7, "state_dim": 3}, {"state_dim": (*NUMBERS, "huge")}),
+    "algebra.velocity": (GRADIENT, {}),
+    "figures.Interactive": (
+        {"static": FIGURE, "traces": [{}], "layout": {}, "frames": {"1": [{}]}, "slider": "dose"},
+        {"layout": ("mapping",), "slider": ("text",)},
+    ),
+    "figures.convergence": (
+        {"runs": {"baseline": [CURVE]}, "ylabel": "error", "marks": {"baseline": [1]}, "xlabel": "epoch"},
+        {"ylabel": ("text",), "xlabel": ("text",)},
+    ),
+    "figures.dynamics": ({"records": {"baseline": RECORD}}, {}),
+    "figures.errors": (
+        {"groups": {"baseline": [1.0]}, "reference": {"baseline": [1.0]}, "ylabel": "error", "scale": "log"},
+        {"ylabel": ("text",)},
+    ),
+    "figures.impulse_responses": (
+        {"systems": {"teacher": SYSTEM}, "length": 4, "training_length": 2, "first_lag": 1},
+        {},
+    ),
+    "figures.line_end_label": (
+        {"ax": AXES, "text": "here", "x": 1.0, "y": 1.0, "colour": "#000000", "dx": 1.0, "dy": 1.0},
+        {"text": ("text",), **dict.fromkeys(("x", "y", "dx", "dy"), NUMBERS)},
+    ),
+    "figures.loss": ({"trajectories": {"baseline": RUN}, "start": 0.1}, {"start": ("minus",)}),
+    "figures.medians": (
+        {"cells": {"a": CELL}, "against": "epoch", "ylabel": "error", "columns": 1},
+        {"ylabel": ("text",)},
+    ),
+    "figures.new": (
+        {"columns": 1, "rows": 1, "height": 1.0, "width": 2.0},
+        dict.fromkeys(("height", "width"), ("fraction",)),
+    ),
+    "figures.race": (
+        {"trajectories": {"baseline": RUN}, "shown": 1, "logarithmic": False, "start": 0.1},
+        {"logarithmic": ("flag",), "start": ("minus",)},
+    ),
+    "figures.scales": (
+        {"scale": [1e-3], "cases": {"a": {"baseline": [[1e-3]], "with special": [[1e-2]]}}, "factor": 10.0},
+        {"factor": ("fraction", "many")},
+    ),
+    "figures.summary": ({"figure": FIGURE}, {}),
+    "figures.to_svg": ({"figure": FIGURE}, {}),
+    "flow.baseline_closed_form": ({"A0": [0.2, 0.1], "length": 7, "tau": [0.0, 1.0]}, {}),
+    "flow.baseline_limit": ({"A0": [0.2, 0.1], "length": 7, "gaps": [0.1]}, {}),
+    "flow.gradient_flow": (
+        {
+            "student": SYSTEM,
+            "training_set": DATA,
+            "t_end": 1.0,
+            "train": "A",
+            "gaps": [0.4],
+            "loss_tol": 1e-9,
+            "stop_at_loss": False,
+            "stationary_tol": 1e-9,
+            "rtol": 1e-6,
+            "atol": 1e-12,
+            "max_steps": 100,
+        },
+        {
+            "t_end": ("fraction", "many"),
+            "loss_tol": ("fraction", "many"),
+            "stop_at_loss": ("flag",),
+            "stationary_tol": ("fraction", "many"),
+            "rtol": ("fraction", "many"),
+            "atol": ("fraction", "many"),
+        },
+    ),
+    "flow.jacobian": ({"student": SYSTEM, "training_set": DATA, "train": "A"}, {}),
+    "flow.velocity": ({"student": SYSTEM, "training_set": DATA, "train": "A"}, {}),
+    "flows.many_flows": (
+        {
+            "A0": [[0.2, 0.1]],
+            "G": np.eye(3),
+            "target": [2.0, 1.0, 1.0],
+            "t_end": 1.0,
+            "w": [1.0, 1.0],
+            "gaps": [[0.1]],
+            "rtol": 1e-6,
+            "atol": 1e-9,
+            "max_steps": 100,
+            "workers": 1,
+            "on_failure": "nan",
+        },
+        {"t_end": ("fraction", "many"), "atol": ("fraction", "many")},
+    ),
+    "flows.near_tie_starts": (
+        {"shape": [1.0, 0.9, 0.5], "scales": 0.1, "tie_gaps": 0.1},
+        {"scales": ("fraction", "many")},
+    ),
+    "flows.theorem_flows": (
+        {
+            "A0": [[0.2, 0.1]],
+            "length": 5,
+            "alpha": 1.0,
+            "beta": 1.0,
+            "t_end": 1.0,
+            "gaps": [[0.1]],
+            "special_position": 4,
+        },
+        {name: ("fraction", "many") for name in ("alpha", "beta", "t_end")},
+    ),
+    "metrics.effective_rank": ({"values": [0.5, 0.1]}, {}),
+    "metrics.error_by_lag": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5}, {}),
+    "metrics.extrapolation_loss": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1}, {}),
+    "metrics.gamma": ({"student": SYSTEM, "training_set": DATA}, {}),
+    "metrics.generalization_error": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1}, {}),
+    "metrics.loss": ({"student": SYSTEM, "training_set": DATA}, {}),
+    "sequences.TrainingSet": ({"x": [[1.0, 0.0]], "teacher": SYSTEM}, {}),
+    "sequences.baseline_sequences": ({"length": 5, "coefficients": [1.0]}, {"coefficients": NUMBERS}),
+    "sequences.check_labels": (
+        {"x": [[1.0, 0.0]], "y": DATA.y[:1] * 0 + 0.6, "teacher": SYSTEM, "rtol": 1e-9},
+        {"rtol": ("fraction", "many")},
+    ),
+    "sequences.concatenate": ({"first": DATA}, {}),
+    "sequences.fixed_sequences": (
+        {"length": 5, "positions": (1,), "coefficients": [1.0]},
+        {"coefficients": NUMBERS},
+    ),
+    "sequences.gaussian_sequences": (
+        {"length": 5, "positions": (1,), "count": 2, "seed": 0, "scale": 1.0},
+        {"seed": ("many", "huge"), "scale": ("fraction", "many")},
+    ),
+    "sequences.special_sequences": ({"length": 5, "coefficients": [1.0]}, {"coefficients": NUMBERS}),
+    "ssm.DiagonalSSM": ({"A": [0.5, 0.1], "B": [1.0, 1.0], "C": [1.0, 1.0]}, {}),
+    "ssm.impulse_response": ({"A": [0.5, 0.1], "w": [1.0, 1.0], "length": 3}, {}),
+    "ssm.near_zero": (
+        {"state_dim": 3, "scale": 0.1, "seed": 0, "tie_gap": 1e-5},
+        {"seed": ("many", "huge"), "scale": ("fraction", "many")},
+    ),
+    "ssm.teacher": ({"name": "theorem", "state_dim": 3}, {}),
+    "ssm.theorem_teacher": ({"state_dim": 3}, {}),
+}
+METHODS = {
+    "output": (SYSTEM.output, {"x": [1.0, 0.0], "method": "fft"}, {}),
+    "last_output": (SYSTEM.last_output, {"x": [1.0, 0.0]}, {}),
+    "impulse_response": (SYSTEM.impulse_response, {"length": 3}, {}),
+    "transfer_function": (
+        SYSTEM.transfer_function,
+        {"z": [2.0, 3.0]},
+        {"z": ("empty", "minus", "fraction", "complex", "many", "complexes")},
+    ),
+    "student": (RUN.student, {"step": 0}, {"step": ("minus",)}),
+    "impulse_responses": (BATCH.impulse_responses, {"length": 3}, {}),
+    "generalization_errors": (BATCH.generalization_errors, {"target": [2.0, 1.0], "first_lag": 1}, {}),
+}
+
+# What a module exports beside functions that take arguments of the reader.
+NO_ARGUMENTS = {
+    "algebra.baseline_limit", "algebra.conservation", "algebra.gap_identity", "algebra.jacobian_at_saddle",
+    "figures.use_style",
+}  # fmt: skip
+RESULTS = {"flow.FlowError", "flow.Trajectory", "flows.FlowBatch", "flows.FlowStatus"}
+TABLED = ("algebra", "figures", "flow", "flows", "metrics", "sequences", "ssm")
+
+
+def function(name):
+    module, _, attribute = name.partition(".")
+    return getattr(importlib.import_module(f"ssm_poison_lib.{module}"), attribute)
+
+
+@pytest.fixture(autouse=True)
+def _as_a_reader_runs_it():
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def cases():
+    for name, (right, allowed) in CALLS.items():
+        yield pytest.param(function(name), right, allowed, id=name)
+    for name, (method, right, allowed) in METHODS.items():
+        yield pytest.param(method, right, allowed, id=f"method {name}")
+
+
+def answer(call, arguments):
+    """What a call does: "returned", or the class and message of its exception."""
+    try:
+        call(**arguments)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "returned"
+
+
+@pytest.mark.parametrize(("call", "right", "allowed"), list(cases()))
+def test_a_wrong_value_is_an_error_that_names_its_argument(call, right, allowed):
+    assert answer(call, right) == "returned"
+    parameters = inspect.signature(call).parameters
+    assert set(allowed) <= set(right) <= set(parameters), "the table names arguments that do not exist"
+    assert {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} == set(right)
+    bad = []
+    for argument in right:
+        for label, value in WRONG.items():
+            if label in allowed.get(argument, ()) or (
+                label == "None" and parameters[argument].default is None
+            ):
+                continue
+            said = answer(call, right | {argument: value})
+            if not re.match(rf"(TypeError|ValueError): .*\b{argument}\b", said, re.DOTALL):
+                bad.append(f"{argument}={label}: {said[:200]}")
+    assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("module", TABLED)
+def test_the_table_holds_every_public_function(module):
+    public = {f"{module}.{name}" for name in importlib.import_module(f"ssm_poison_lib.{module}").__all__}
+    callables = {
+        name for name in public if callable(function(name)) and not isinstance(function(name), sp.Basic)
+    }
+    listed = {name for name in (*CALLS, *NO_ARGUMENTS, *RESULTS) if name.startswith(f"{module}.")}
+    assert callables == listed
+
+
+def test_every_module_is_in_the_table_or_has_a_test_of_its_own():
+    folder = Path(ssm.__file__).parent
+    modules = {path.stem for path in folder.glob("[!_]*.py")}
+    assert set(TABLED) <= modules

@@ -19,6 +19,20 @@ import pytest
 from conftest import ROOT
 from test_notebooks import execute, make_project, run
 
+# JupyterLab quotes the caption and breaks its lines.
+CAPTION = """
+```{code-cell} ipython3
+---
+tags: [hide-input]
+mystnb:
+  figure:
+    caption: |
+      What two trained models answer: $m$ steps later ($m$ is the *lag*), after training from the same start.
+      A second line.
+---
+1 + 1
+```
+"""
 TOKEN = "for-the-tests"
 Call = Callable[..., Any]
 
@@ -27,6 +41,8 @@ Call = Callable[..., Any]
 def project(tmp_path_factory) -> Path:
     folder = make_project(tmp_path_factory.mktemp("lab"))
     shutil.copy(ROOT / "jupytext.toml", folder)
+    text = (folder / "book" / "trial.md").read_text("utf-8")
+    (folder / "book" / "trial.md").write_text(text + CAPTION, "utf-8")
     execute(folder)
     return folder
 
@@ -103,7 +119,9 @@ def save(call: Call, change: Callable[[Any], None] = lambda cells: None) -> None
 def test_saving_an_unchanged_chapter_leaves_a_pair_that_the_check_accepts(project, call):
     before = (project / "book" / "trial.md").read_text("utf-8")
     save(call)
-    assert (project / "book" / "trial.md").read_text("utf-8") == before
+    after = (project / "book" / "trial.md").read_text("utf-8")
+    assert after.split("---\ntags")[0] == before.split("---\ntags")[0]  # all but the cell with the caption
+    assert "caption: |" not in after
     assert "language_info" in (project / "book" / "trial.ipynb").read_text("utf-8")
     run(project, "tools/notebooks.py", "check")
 

@@ -99,8 +99,12 @@ def read_digests() -> dict[str, dict[str, str]]:
 def fingerprint(name: str) -> dict[str, str]:
     """Return on what a chapter depends, with digests."""
     text = BOOK / f"{name}.md"
-    cells = [cell.source for cell in read_text(text).cells if cell.cell_type == "code"]
-    found = dependencies(text, "\n".join(cells), LIBRARY)
+    cells = read_text(text).cells
+    found = dependencies(text, "\n".join(cell.source for cell in cells if cell.cell_type == "code"), LIBRARY)
+    # Not the bytes: JupyterLab writes the same captions in another way.
+    own = [cell for cell in cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
+    written = [[cell.cell_type, cell.source, cell.metadata] for cell in own]
+    found["text"] = digest(json.dumps(written, ensure_ascii=False, sort_keys=True).encode())
     if launch := launch_cells():
         found["launch cell"] = digest(*(cell.source.encode() for cell in launch))
     if name == STATUS_PAGE:

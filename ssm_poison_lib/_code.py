@@ -67,8 +67,9 @@ def _own_code(function: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(function)
     except (OSError, TypeError):  # typed at a prompt
-        code = inspect.unwrap(function).__code__
-        return repr((code.co_code, code.co_consts, code.co_names))
+        code: Any = getattr(inspect.unwrap(function), "__code__", None)
+        constants = [value for value in getattr(code, "co_consts", ()) if not inspect.iscode(value)]
+        return repr((getattr(code, "co_code", None), getattr(code, "co_names", None), constants))
 
 
 def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:

@@ -435,7 +435,7 @@ def train_many(
     results do not depend on it. progress: show a bar. Ctrl-C stops all runs where they are, to be continued by another call.
     Raises DescentError as `Descent.advance` does, after the other runs have ended.
     """
-    runs = [as_instance("each of runs", run, Descent) for run in runs]
+    runs = [as_instance("each of runs", run, Descent) for run in as_instance("runs", runs, Iterable)]  # type: ignore[type-abstract]
     if len({id(run) for run in runs}) < len(runs):
         raise ValueError("runs must hold each run once: two threads cannot advance the same one")
     threads, progress = as_workers("threads", threads), as_flag("progress", progress)

@@ -25,6 +25,7 @@ from ssm_poison_lib._checks import (
     as_integer,
     as_scalar,
     as_seed,
+    as_text,
 )
 from ssm_poison_lib.descent import Descent, Log, Rule
 from ssm_poison_lib.flow import Trajectory, gradient_flow
@@ -105,7 +106,9 @@ class TheoremSetting:
             "extrapolation_length": as_integer(
                 "extrapolation_length", self.extrapolation_length, low=1, high=MAX_LENGTH
             ),
-            "seeds": tuple(as_seed("each entry of seeds", seed) for seed in self.seeds),
+            "seeds": tuple(
+                as_seed("each entry of seeds", s) for s in as_instance("seeds", self.seeds, tuple, list)
+            ),
         }
         for name, value in kept.items():
             object.__setattr__(self, name, value)
@@ -312,6 +315,7 @@ class Experiment:
         on `test_inputs` (first_lag must be 0).
         """
         as_instance("network", network, Network)
+        first_lag = as_integer("first_lag", first_lag, low=0, high=self.extrapolation_length - 1)
         if not self.is_network:
             return extrapolation_loss(
                 network.ssm, self.teacher.ssm, self.extrapolation_length, first_lag=first_lag
@@ -370,8 +374,8 @@ def authors_value(name: str, training_set: str, seed: int, quantity: str) -> flo
     name: any setting's; for the theorem's settings the only quantity is "logged_error", the extrapolation loss.
     """
     as_choice("training_set", training_set, TRAINING_SETS)
-    seed = as_seed("seed", seed)
-    if name in THEOREM_SETTINGS:
+    seed, quantity = as_seed("seed", seed), as_text("quantity", quantity)
+    if as_choice("name", name, THEOREM_SETTINGS | EXPERIMENTS) in THEOREM_SETTINGS:
         return authors_theorem_values(name)[training_set].get(seed) if quantity == "logged_error" else None
     run = authors_values(name)[training_set].get(seed, {})
     value = run.get("authors_tf241", {}).get(quantity)

@@ -28,6 +28,7 @@ from ssm_poison_lib._checks import (
     as_integer,
     as_mapping,
     as_path,
+    as_scalar,
     as_workers,
     available_cores,
 )
@@ -244,7 +245,7 @@ def reproduce(
     """
     if isinstance(names, str):
         raise ValueError(f"names must be a list of settings; got {names!r}")
-    names = [as_choice("setting", name, SETTINGS) for name in names]
+    names = [as_choice("setting", name, SETTINGS) for name in as_instance("names", names, Iterable)]  # type: ignore[type-abstract]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ValueError(f"names must name each setting once; got {twice[0]!r} twice")
     folder, threads, progress = (
@@ -282,7 +283,7 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
 
     seconds: wall clock of the whole call. Numbers have 6 significant digits, those in curves 4.
     """
-    rows = []
+    rows, seconds = [], as_scalar("seconds", seconds, low=0.0)
     for run, record in as_mapping("records", records).items():
         as_instance("each key of records", run, Run)
         kept = {key: _round(value, 6) for key, value in record.items() if key != "curves"}
@@ -361,7 +362,8 @@ def _fresh_lines(name: str, records: dict[Run, dict[str, Any]]) -> list[str]:
 def table(name: str, records: dict[Run, dict[str, Any]]) -> str:
     """Return the printed table of one setting: every run beside the authors' value, means, and the fresh seeds."""
     as_choice("name", name, SETTINGS)
-    records = {run: record for run, record in as_mapping("records", records).items() if run.setting == name}
+    given = {as_instance("each key of records", k, Run): r for k, r in as_mapping("records", records).items()}
+    records = {run: record for run, record in given.items() if run.setting == name}
     title = EXPERIMENTS[name].title if name in EXPERIMENTS else "gradient flow in the theorem's setting"
     by_lag_1 = "dim=" in name
     head = f"  {'training set':<13} {'seed':>5} {'error':>10} {'authors':>10} {'ratio':>7} {'stop':>7} {'authors':>7}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from ssm_poison_lib._checks import MAX_LENGTH, as_array, as_integer, as_scalar
+from ssm_poison_lib._checks import MAX_LENGTH, as_array, as_instance, as_integer, as_scalar
 
 __all__ = ["stateless_normal", "tied_weights"]
 
@@ -93,7 +93,10 @@ def tied_weights(
     raw = as_array("raw", raw, ndim=1).astype(np.float32)
     scale, warm_init = as_scalar("scale", scale, low=0.0, strict=True), as_scalar("warm_init", warm_init)
     tie_gap = None if tie_gap is None else as_scalar("tie_gap", tie_gap)
-    factors = [as_scalar("each entry of tie_factors", factor) for factor in tie_factors]
+    factors = [
+        as_scalar("each entry of tie_factors", factor)
+        for factor in as_instance("tie_factors", tie_factors, tuple, list)
+    ]
     if len(factors) >= len(raw):
         raise ValueError(f"tie_factors must be fewer than the {len(raw)} entries; got {len(factors)}")
     values = np.sort(np.abs(raw * np.float32(scale)))[::-1].copy()

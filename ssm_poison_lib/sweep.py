@@ -39,6 +39,7 @@ from ssm_poison_lib._checks import (
     as_choice,
     as_flag,
     as_function,
+    as_instance,
     as_integer,
     as_mapping,
     as_path,
@@ -113,7 +114,7 @@ def sweep(
 
     A store knows the code that made it (the function, and what it uses of its own package) and the versions of the packages.
     Chunks of other code or versions are not mixed with new ones, and those of a function whose module has changed are not
-    returned, unless accept_changes=True.
+    returned, unless accept_changes=True; the store then names both, and is that of the present code from there on.
 
     Returns the stored Dataset (float64, opened lazily); its attribute chunks_run counts the chunks that this call has run.
 
@@ -130,12 +131,15 @@ def sweep(
     for axis, values in grid.items():
         if len(np.unique(values)) < len(values):
             raise ValueError(f"axes[{axis!r}] must hold different numbers; got {values}")
-    fixed = {k: as_scalar(f"fixed[{k!r}]", value) for k, value in as_mapping("fixed", fixed or {}).items()}
+    fixed = {
+        k: as_scalar(f"fixed[{k!r}]", value)
+        for k, value in as_mapping("fixed", {} if fixed is None else fixed).items()
+    }
     if twice := sorted(set(grid) & set(fixed)):
         raise ValueError(f"fixed must not name an axis; got {twice[0]!r}")
     lengths = {axis: len(values) for axis, values in grid.items()}
     as_integer("the number of points of axes", math.prod(lengths.values()), low=1, high=MAX_COUNT)
-    chunks = dict(as_mapping("chunks", chunks or {}))
+    chunks = dict(as_mapping("chunks", {} if chunks is None else chunks))
     if strange := sorted(set(chunks) - set(grid)):
         raise ValueError(f"chunks must name axes ({', '.join(grid)}); got {strange[0]!r}")
     for axis, size in chunks.items():
@@ -163,14 +167,16 @@ def sweep(
             f"{target.path} was made by other code or versions ({', '.join(changes)}): move it away to run everything again,"
             " or keep its chunks with accept_changes=True (--accept-changes)"
         )
-    if missing or damaged:
+    if missing or damaged or (changes and accept_changes):
         try:
-            with locked(target.lock), _client(scheduler, workers) as client:
+            with locked(target.lock):
                 missing, damaged = target.lacking()
                 for message in damaged:
                     report(f"{message}; run again")
                 target.prepare(made_by, missing, damaged)
-                _run(function, target, missing, client, made_by, progress)
+                if missing:
+                    with _client(scheduler, workers) as client:
+                        _run(function, target, missing, client, made_by, progress)
         except BlockingIOError:
             raise SweepError(f"another process writes {target.path} (it holds {target.lock})") from None
         except OSError as error:
@@ -397,16 +403,13 @@ class _Store:
         return np.uint64(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
 
     def changes(self, made_by: dict[str, Any]) -> list[str]:
-        """Return which code and versions differ from those that made the store."""
-        past = self.attributes()["made_by"] if self.path.exists() else []
+        """Return which code and versions differ from those that made the store, or were accepted for it since."""
+        last = self.attributes()["made_by"][-1]
         return sorted(
-            {
-                name
-                for one in past
-                for kind in ("code", "versions")
-                for name in one[kind].keys() | made_by[kind].keys()
-                if one[kind].get(name) != made_by[kind].get(name)
-            }
+            name
+            for kind in ("code", "versions")
+            for name in last[kind].keys() | made_by[kind].keys()
+            if last[kind].get(name) != made_by[kind].get(name)
         )
 
     def prepare(self, made_by: dict[str, Any], missing: list[int], damaged: list[str]) -> None:
@@ -428,7 +431,7 @@ class _Store:
             if not np.array_equal(_read(self.path / k, np.s_[:]), values):
                 group.create_array(k, data=values, dimension_names=(k,), overwrite=True)
         past = self.attributes()["made_by"]
-        if made_by not in past:
+        if made_by != past[-1]:
             group.attrs["made_by"] = [*past, made_by]
 
     @property
@@ -554,6 +557,7 @@ def _points(
     points: xr.Dataset, needed: tuple[str, ...], optional: tuple[str, ...], name: str
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], tuple[Hashable, ...], tuple[int, ...]]:
     """Return every coordinate at every point of a grid, flat, with the grid's dimensions and shape; refuse other coordinates."""
+    as_instance("points", points, xr.Dataset)
     if lacking := [k for k in needed if k not in points.coords]:
         raise ValueError(
             f"points must have the coordinate {lacking[0]!r}; got {', '.join(map(str, points.coords))}"

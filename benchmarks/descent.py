@@ -55,7 +55,7 @@ def compare(name, precision, epochs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--epochs", type=int, default=100, help="epochs of the eager loop (compiled: 20 times as many)"
     )

@@ -157,7 +157,7 @@ def write_report(names: dict[str, list[str]], seconds: dict[str, float]) -> floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["all", "sample"])
     what = parser.parse_args().what
     os.chdir(ROOT)

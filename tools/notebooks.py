@@ -421,7 +421,7 @@ def check() -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python tools/notebooks.py", description=(__doc__ or "").splitlines()[0]
+        prog="python tools/notebooks.py", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("execute", help="re-run the chapters that changed, or the named ones, or all")

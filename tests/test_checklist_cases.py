@@ -226,6 +226,9 @@ def true_parametrized(case):
         except (FlowError, ValueError):
             return np.nan, np.nan
         high = PARAMETRIZATIONS[case.parametrization].high
+        if only is not None and a.max() > high - 1e-9:
+            # Where the losers end depends on 1 - a_1, which float64 cannot show: 1e-14 for losers of 0.02 at kappa = 9.
+            return np.nan, np.nan
         a = np.minimum(a, np.nextafter(high, 0.0))
     r = np.array([1.0 - (a**m).sum() for m in shown])
     return gen_error(a, length), float((r**2).sum())
@@ -238,17 +241,15 @@ def wrong(case, report, error, loss, baseline):
         return f"error {error:.3g}"
     if verdict in LARGE and not error > 0.1:
         return f"error {error:.3g}"
-    slack = 1.0 if case.parametrization == "free" else 3.0
-    if verdict is Verdict.POISONED and not baseline < 0.1 * slack:
+    if verdict is Verdict.POISONED and baseline > 0.1:
         return f"baseline error {baseline:.3g}"
-    if verdict is Verdict.FAILS and not baseline > 0.1 / slack:
+    if verdict is Verdict.FAILS and baseline < 0.1:
         return f"baseline error {baseline:.3g}"
     if verdict is Verdict.GENERALIZES_IF_FITTED and loss < 1e-18 and not error < 0.1:
         # losers that the lags shown cannot see in float64: a^m < 1e-9
         entries = len(case.a) * 1e-9 ** (1.0 / min(case.lags))
         if min(case.lags) == 1 or error > entries:
             return f"fitted, error {error:.3g}"
-    # float64 cannot follow the last digits of entries next to 1, which decide where parametrized ones end
     if np.isfinite(report.baseline_error) and np.isfinite(baseline) and case.parametrization == "free":
         off = abs(report.baseline_error - baseline)
         if off > 1e-4 * max(baseline, 1e-3):

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from ssm_poison_lib import figures, paper, sequences, ssm
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
-from ssm_poison_lib.parametrizations import parametrized_flow
+from ssm_poison_lib.parametrizations import parametrized_flow, phase_limit
 
 pytestmark = pytest.mark.browser
 
@@ -140,7 +140,8 @@ def test_curves_are_the_librarys(script, kappa, order):
 
 @pytest.mark.parametrize("order", WEIGHTS)
 @pytest.mark.parametrize("kappa", [5, 7])
-def test_exponential_entries_are_the_librarys(script, kappa, order):
+@pytest.mark.parametrize("parametrization", ["exp", "exp(-exp)"])
+def test_exponential_entries_are_the_librarys(script, parametrization, kappa, order):
     settings = grid(
         gap=(1e-5, 0.1),
         scale=(3e-3, 3e-2),
@@ -148,7 +149,7 @@ def test_exponential_entries_are_the_librarys(script, kappa, order):
         kappa=(kappa,),
         d=(10,),
         order=(order,),
-        parametrization=("exp",),
+        parametrization=(parametrization,),
     )
     seen = in_page(script, settings, [1e5] * len(settings))
     for case, run in zip(settings, seen, strict=True):
@@ -160,9 +161,39 @@ def test_exponential_entries_are_the_librarys(script, kappa, order):
             G = np.zeros((kappa, kappa))
             G[-1, -1], G[1, 1] = alpha, beta * case["dose"]
             target = ssm.theorem_teacher(10).impulse_response(kappa)
-            A = parametrized_flow(A, G, target, "exp", [end - start], rtol=1e-9)[-1]
+            A = parametrized_flow(A, G, target, parametrization, [end - start], rtol=1e-9)[-1]
         assert_allclose(run["a"], A, rtol=0, atol=TOLERANCE, err_msg=str(case))
         assert_allclose(run["error"], error(A[None], 10)[0], rtol=0, atol=TOLERANCE, err_msg=str(case))
+
+
+@pytest.mark.parametrize("order", ["baseline only", "special, then baseline"])
+@pytest.mark.parametrize("kappa", [5, 7, 11])
+@pytest.mark.parametrize("d", [2, 10])
+def test_double_exponential_entries_end_where_the_phases_end(script, d, kappa, order):
+    axes = {"gap": (1e-10, 1e-8, 1e-5, 1e-3, 0.2), "scale": (1e-5, 1e-3, 0.1)}
+    fixed = {"kappa": kappa, "d": d, "order": order, "parametrization": "exp(-exp)"}
+    settings = [case | fixed for case in grid(**axes)]
+    seen = in_page(script, settings)
+    scale, gap = (np.array([case[key] for case in settings]) for key in ("scale", "gap"))
+    A, gaps = near_tie_starts(shape(d), scale, gap)
+    if order != "baseline only":
+        A, gaps = phase_limit(A, "exp(-exp)", lag=1, gaps=gaps), None
+    A = phase_limit(A, "exp(-exp)", lag=kappa - 1, gaps=gaps)
+    assert_allclose([run["a"] for run in seen], A, rtol=0, atol=TOLERANCE / 10)
+    assert_allclose([run["error"] for run in seen], error(A, d), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("order", ["mixed", "baseline, then both"])
+def test_double_exponential_entries_generalize_from_a_mixture(script, order):
+    settings = grid(
+        gap=(1e-10, 1e-3, 0.2),
+        scale=(1e-5, 1e-3, 0.1),
+        dose=(1e-4, 1.0, 100.0),
+        kappa=(5, 11),
+        parametrization=("exp(-exp)",),
+        order=(order,),
+    )
+    assert max(run["error"] for run in in_page(script, settings)) < TOLERANCE
 
 
 def test_exponential_entries_generalize(script):
@@ -348,6 +379,13 @@ def test_order_and_parametrization_change_the_outcome(page):
     page.keyboard.press("ArrowDown")
     assert page.get_by_role("radio", name="a = exp(s)").is_checked()
     assert "Negative entries at the end, with special: 0." in shown(page)["summary"]
+    page.keyboard.press("ArrowDown")
+    assert page.get_by_role("radio", name="exp(−exp(s))").is_checked()
+    mixed = re.search(r"with special (\S+)", shown(page)["summary"])[1]
+    page.get_by_label("order of the two sequences").select_option("special, then baseline")
+    first = float(re.search(r"with special ([\d.]+)", shown(page)["summary"])[1])
+    assert mixed != str(first)
+    assert first > 0.8
 
 
 def test_the_dose_says_when_it_is_only_a_time(page):
@@ -373,12 +411,14 @@ def test_presets_and_reset(page):
     for button in page.locator(".ex-presets button[type=button]").all():
         button.click()
         seen[button.inner_text()] = shown(page)["summary"]
-    assert len(seen) == 7
-    assert len(set(seen.values())) == 7
+    assert len(seen) == 8
+    assert len(set(seen.values())) == 8
     assert "with special 5.73" in seen["order attack"]
+    assert "with special 0.677" in seen["poles as in S4D"]
+    assert "Negative entries at the end, with special: 0." in seen["poles as in S4D"]
     for name, summary in seen.items():  # the same data in another order is no statement about the sequence
         assert ("the special sequence, in this order," in summary) == (
-            name in ("order attack", "antidote")
+            name in ("order attack", "antidote", "poles as in S4D")
         ), name
     assert "divided by d = 2: " in seen["two entries"]
     assert "below 10⁻⁵" in seen["two entries"]

@@ -4,7 +4,10 @@
 // With h, l = q, 0 (free A) or q + 2, 2 (a = exp(s)) every entry obeys one equation,
 //     da/dt = f(a) = alpha p r_p a^h + beta r_1 a^l,    r_m = 1 - sum_k a_k^m.
 // The unknowns are a_1 and the logarithms of the gaps between neighbours, d log(x - y)/dt = (f(x) - f(y)) / (x - y): Horner's
-// scheme gives the quotient without a subtraction, so that a near tie keeps its digits however small it is. The method is
+// scheme gives the quotient without a subtraction, so that a near tie keeps its digits however small it is.
+// With a = exp(-u), u = exp(s), it is the s that obey one equation,
+//     ds/dt = -(alpha p r_p u exp(-p u) + beta r_1 u exp(-u)),
+// and the unknowns are s_1 and the logarithms of the gaps between the s: a winner at 1 - 1e-30 keeps its digits too. The method is
 // RODAS of Hairer and Wanner (Solving Ordinary Differential Equations II, section IV.7): linearly implicit, order 4, an error
 // estimate of order 3, L-stable. tests/test_explorable.py compares it with ssm_poison_lib.
 
@@ -29,8 +32,10 @@ const poisonRace = (() => {
     [8.083246795921522, -7.981132988064893, -31.52159432874371, 16.31930543123136, -6.058818238834054],
   ];
   const TOLERANCE = 1e-5; // of a log gap, and of a_1 in proportion, per step
+  const TAIL = 3e-4; // the same beyond the fit, where a winner with a = exp(-exp(s)) waits for the others over many decades of time
   const FITTED = 1e-5; // largest residual of a fit
-  const FINISHED = { free: 1e-10, exp: FITTED }; // and where the flow is left; with exp residuals fall as a power of t only
+  const FINISHED = { free: 1e-10, exp: FITTED, "exp(-exp)": FITTED }; // and where the flow is left; with exp residuals fall as a power of t only
+  const SETTLED = 1e-4; // one sequence alone with exp(-exp): the residual, in proportion to what the losers add
   const LEAST_FORCE = 1e-11;
   const MOST_STEPS = 20000;
 
@@ -55,8 +60,32 @@ const poisonRace = (() => {
     for (let j = 1; j < theta.length; j++) a[j] = a[j - 1] - Math.exp(theta[j]);
   }
 
+  /** The same where the unknowns are those of the s; return 1 - a_1^p and 1 - a_1 with the digits that a_1 itself cannot hold. */
+  function doubleEntries(theta, a, p) {
+    let s = theta[0];
+    a[0] = Math.exp(-Math.exp(s));
+    for (let j = 1; j < theta.length; j++) {
+      s += Math.exp(theta[j]);
+      a[j] = Math.exp(-Math.exp(s));
+    }
+    const u = Math.exp(theta[0]);
+    return [-Math.expm1(-p * u), -Math.expm1(-u)];
+  }
+
+  /** Return r_p and r_1, and what the losers take from each, of the unknowns. */
+  function residuals(theta, phase, a) {
+    const { p } = phase, top = phase.double ? doubleEntries(theta, a, p) : (entries(theta, a), [1 - power(a[0], p), 1 - a[0]]);
+    let large = 0, small = 0;
+    for (let j = 1; j < a.length; j++) {
+      large += power(a[j], p);
+      small += a[j];
+    }
+    return { r_p: top[0] - large, r_1: top[1] - small, large, small };
+  }
+
   /** Fill out with the velocity of the unknowns, and J (row by row) with its Jacobian unless it is null. */
   function velocity(theta, phase, a, out, J) {
+    if (phase.double) { doubleVelocity(theta, phase, a, out, J); return; }
     const d = theta.length, { high, low, p, alpha, beta } = phase;
     entries(theta, a);
     const big = alpha * p * residual(a, p), small = beta * residual(a, 1);
@@ -89,6 +118,43 @@ const poisonRace = (() => {
       for (let i = d - 2; i >= 0; i--) J[row + i] += J[row + i + 1];
       for (let i = 1; i < d; i++) J[row + i] *= a[i] - a[i - 1];
     }
+  }
+
+  /** The same for a = exp(-u), u = exp(s), psi_n(s) = u exp(-n u): n = p comes from baseline, n = 1 from special sequences. */
+  function doubleVelocity(theta, phase, a, out, J) {
+    const d = theta.length, { p, alpha, beta } = phase, { r_p, r_1 } = residuals(theta, phase, a);
+    let u = Math.exp(theta[0]), before = 0, own = 0;
+    for (let term = 0; term < 2; term++) {
+      const n = term ? 1 : p, weight = term ? beta * r_1 : alpha * p * r_p, share = term ? beta : alpha * p * p;
+      const psi = phase.psi, quotient = phase.quotient; // kept between calls
+      u = Math.exp(theta[0]);
+      for (let j = 0; j < d; j++) {
+        const gap = j ? Math.exp(theta[j]) : 0, rise = j ? Math.expm1(gap) : 0, next = u * (1 + rise);
+        const here = Math.exp(-n * next), value = next * here, slope = value * (1 - n * next); // psi and its derivative at s_j
+        psi[j] = value;
+        if (j === 0) {
+          quotient[0] = value;
+          before = slope;
+        } else { // divided differences, by the product rule: of u, of exp(-n u), of their product, and of u times that
+          const ofU = (u * rise) / gap, ofExp = (Math.exp(-n * u) * Math.expm1(-n * u * rise)) / gap;
+          quotient[j] = ofU * here + u * ofExp;
+          before = quotient[j] - n * (ofU * value + u * quotient[j]); // derivative by s_{j-1}
+          own = slope - quotient[j]; // and by the logarithm of the gap
+        }
+        out[j] = (term ? out[j] : 0) - weight * quotient[j];
+        if (J) {
+          const row = j * d;
+          for (let k = 0; k < d; k++) J[row + k] = (term ? J[row + k] : 0) - (k < j || k === 0 ? weight * before : 0) - (k && k === j ? (weight * own) / gap : 0);
+        }
+        u = next;
+      }
+      if (!J) continue;
+      for (let k = d - 1, tail = 0; k >= 0; k--) { // every residual falls with s_k and, as part of them, with the gaps before it
+        tail += psi[k];
+        for (let j = 0; j < d; j++) J[j * d + k] -= share * tail * quotient[j];
+      }
+    }
+    if (J) for (let k = 1; k < d; k++) for (let j = 0, gap = Math.exp(theta[k]); j < d; j++) J[j * d + k] *= gap;
   }
 
   /** Replace the d x d matrix M by its factors L U, with row pivoting. */
@@ -130,18 +196,19 @@ const poisonRace = (() => {
     let step = 0, taken = 0, time = 0, tried = 0;
     for (;;) {
       velocity(theta, phase, work, rates, J);
-      const a = work.slice(), r_p = residual(a, phase.p), r_1 = residual(a, 1);
+      const { r_p, r_1, large, small } = residuals(theta, phase, work), a = work.slice();
       const misfit = Math.max(phase.alpha ? Math.abs(r_p) : 0, phase.beta ? Math.abs(r_1) : 0);
-      const slope = a.map((x) => phase.alpha * phase.p * r_p * power(x, phase.high) + phase.beta * r_1 * power(x, phase.low));
+      const slope = a.map((x) => (phase.alpha * phase.p * r_p * power(x, phase.high) + phase.beta * r_1 * power(x, phase.low)) * (phase.double ? Math.log(x) ** 2 : 1));
       path.push({ time: clock + time, a, slope, misfit });
+      const finished = phase.double && !(phase.alpha && phase.beta) ? SETTLED * (phase.alpha ? large : small) : phase.finished;
       // With exp and a tiny dose the two forces on a_1 cancel to the last digits long before the fit.
       const resting = phase.low && phase.alpha && phase.beta && phase.beta * Math.abs(r_1) < LEAST_FORCE && Math.abs(r_p) < LEAST_FORCE;
-      if (misfit <= phase.finished || time >= limit || resting) return clock + time;
-      if (time > 0 && misfit < 0.01) { // not far beyond the fit: its time is shown
+      if (misfit <= finished || time >= limit || resting) return clock + time;
+      if (time > 0 && misfit < 0.01 && misfit > (phase.double ? FITTED : 0)) { // not far beyond the fit: its time is shown
         const before = path[path.length - 2];
         step = Math.min(step, (3 * misfit * taken) / Math.abs(before.misfit - misfit));
       }
-      if (step === 0) step = 1e-3 / rates.reduce((most, x, j) => Math.max(most, Math.abs(j ? x : x / theta[0])), 0);
+      if (step === 0) step = 1e-3 / rates.reduce((most, x, j) => Math.max(most, Math.abs(j || phase.double ? x : x / theta[0])), 0);
       for (;;) {
         if (++tried > MOST_STEPS) throw new Error(`no fit after ${MOST_STEPS} steps`);
         const last = time + step >= limit;
@@ -157,8 +224,8 @@ const poisonRace = (() => {
           solve(M, d, pivots, k[s]);
         }
         let error = 0; // the last stage is the difference to the solution of order 3
-        for (let j = 0; j < d; j++) error = Math.max(error, Math.abs(k[5][j]) / (j ? 1 : Math.abs(theta[0]) + 1e-12));
-        error /= TOLERANCE;
+        for (let j = 0; j < d; j++) error = Math.max(error, Math.abs(k[5][j]) / (j || phase.double ? 1 : Math.abs(theta[0]) + 1e-12));
+        error /= phase.double && misfit < FITTED ? TAIL : TOLERANCE;
         const scale = error < Infinity ? Math.min(6, Math.max(0.1, 0.9 * error ** -0.25)) : 0.1;
         if (error <= 1) {
           time = last ? limit : time + step;
@@ -181,22 +248,25 @@ const poisonRace = (() => {
 
   /**
    * Train from scale * (1, 1 - gap, 0.771, ...) and return { path, a, response, error, fitTime, phases }.
-   * settings: gap, scale, dose, kappa (odd), d (2..10), order (a key of ORDERS), parametrization ("free" or "exp"), end (time).
+   * settings: gap, scale, dose, kappa (odd), d (2..10), order (a key of ORDERS), parametrization ("free", "exp" or "exp(-exp)"), end (time).
    * The weights are those of one sequence of each kind: alpha, beta = 1, dose for both, 2, 0 or 0, 2 dose for one alone.
    */
   function run({ gap, scale, dose = 1, kappa = 7, d = 10, order = "mixed", parametrization = "free", end = Infinity }) {
     const shape = SHAPE.slice(0, d), theta = new Float64Array(d), p = kappa - 1, q = kappa - 2;
-    theta[0] = scale;
+    shape[1] = 1 - gap;
+    const double = parametrization === "exp(-exp)";
+    theta[0] = double ? Math.log(-Math.log(scale)) : scale;
     for (let j = 1; j < d; j++) {
-      const distance = j === 1 ? gap : j === 2 ? 1 - gap - shape[2] : shape[j - 1] - shape[j];
-      theta[j] = Math.log(scale * distance);
+      const distance = j === 1 ? gap : shape[j - 1] - shape[j];
+      // s_j - s_{j-1} = log(u_j / u_{j-1}), and u_j - u_{j-1} = -log(a_j / a_{j-1})
+      theta[j] = Math.log(double ? Math.log1p(Math.log1p(-distance / shape[j - 1]) / Math.log(scale * shape[j - 1])) : scale * distance);
     }
-    const powers = parametrization === "exp" ? { high: q + 2, low: 2 } : { high: q, low: 0 };
+    const powers = parametrization === "free" ? { high: q, low: 0, double } : { high: q + 2, low: 2, double };
     const finished = FINISHED[parametrization];
     const path = [], phases = [];
     let clock = 0;
     for (const [alpha, beta] of ORDERS[order](dose)) {
-      const phase = { ...powers, p, alpha, beta, finished, first: path.length, start: clock };
+      const phase = { ...powers, p, alpha, beta, finished, first: path.length, start: clock, psi: new Float64Array(d), quotient: new Float64Array(d) };
       clock = follow(theta, phase, clock, end, path);
       phases.push(phase);
     }
@@ -250,6 +320,7 @@ const poisonRace = (() => {
     "order attack": { gap: 0.1, scale: 1e-5, order: "special, then baseline" },
     "antidote": { order: "baseline, then both" },
     "a = exp(s)": { parametrization: "exp" },
+    "poles as in S4D": { gap: 0.1, scale: 1e-3, order: "special, then baseline", parametrization: "exp(-exp)" },
     "two entries": { d: 2 },
   };
   const ORDER_NAMES = {
@@ -461,11 +532,11 @@ const poisonRace = (() => {
     if (chosen.includes("parametrization")) {
       const group = html("fieldset", { class: "ex-field" }, html("legend", {}, "what is trained"));
       inputs.parametrization = {};
-      for (const [value, name] of [["free", "A itself"], ["exp", "s, with a = exp(s)"]]) {
-        const radio = html("input", { type: "radio", id: `${id}-${value}`, name: `${id}-parametrization`, value });
+      for (const [value, name] of [["free", "A itself"], ["exp", "s, with a = exp(s)"], ["exp(-exp)", "s, with a = exp(−exp(s)), as in S4D and LRU"]]) {
+        const radio = html("input", { type: "radio", id: `${id}-${value.replace(/\W/g, "-")}`, name: `${id}-parametrization`, value });
         radio.addEventListener("change", () => { change({ parametrization: value }); });
         inputs.parametrization[value] = radio;
-        group.append(html("span", { class: "ex-radio" }, radio, html("label", { for: `${id}-${value}` }, name)));
+        group.append(html("span", { class: "ex-radio" }, radio, html("label", { for: `${id}-${value.replace(/\W/g, "-")}` }, name)));
       }
       controls.append(group);
     }

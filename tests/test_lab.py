@@ -180,3 +180,38 @@ def test_a_missing_kernel_is_named(here, capsys):
     assert notebooks.execute(["other"]) == 1
     message = "other.md asks for the Jupyter kernel 'python-of-the-moon', which is not installed here"
     assert message in capsys.readouterr().err
+
+
+# ---- disks that are full or cannot be written ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize("name", ["trial.ipynb", "status.json", "digests.json"])
+def test_on_a_full_disk_the_old_file_stays_and_is_named(here, capsys, monkeypatch, name):
+    book = here / "book"
+    stored = nbformat.read(book / "trial.ipynb", as_version=4)
+    monkeypatch.setattr(notebooks, "run_chapter", lambda name: (stored, 1.0))
+    before = (book / name).read_bytes()
+    (book / f"{name}.new").symlink_to("/dev/full")
+    assert notebooks.main(["execute", "trial"]) == 1
+    said = capsys.readouterr().err
+    assert f"{book / name} cannot be written and is as it was: No space left on device" in said
+    assert (book / name).read_bytes() == before
+    assert not list(book.glob("*.new"))
+    assert notebooks.main(["execute", "trial"]) == 0
+
+
+def test_a_book_that_cannot_be_written_is_named_before_a_chapter_runs(here, capsys, monkeypatch):
+    monkeypatch.setattr(notebooks.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(notebooks, "run_chapter", lambda name: pytest.fail("ran in vain"))
+    assert notebooks.main(["execute", "trial"]) == 1
+    assert f"{here / 'book'} cannot be written" in capsys.readouterr().err
+
+
+def test_a_damaged_status_is_named(here, capsys):
+    for name in ("status.json", "digests.json"):
+        content = (here / "book" / name).read_text("utf-8")
+        (here / "book" / name).write_text("{", "utf-8")
+        assert notebooks.main(["execute"]) == 1
+        assert f"{here / 'book' / name} is damaged" in capsys.readouterr().err
+        (here / "book" / name).write_text(content, "utf-8")

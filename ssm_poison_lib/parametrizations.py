@@ -267,6 +267,8 @@ def phase_limit(
 
     One scalar equation, sum a_j^m = 1, for the largest entry of each start; the others follow from the conserved differences. An
     entry that rounds to 1 where the interval ends at 1 is returned as the float below 1, so that it can start another phase.
+    With tanh and lag m the losers of starts below about 1e-8 (m = 6), 1e-7 (m = 8) are lost to rounding: for them two quantities
+    of the size of a^(2-m) cancel.
 
     Raises ValueError for arguments out of range, also where the conserved quantity leaves float64.
 

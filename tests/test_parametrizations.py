@@ -142,9 +142,9 @@ def test_phases_fit_and_keep_the_order(shape, scale, name, lag):
     A0 = scale * np.array(shape)
     limit = phase_limit(A0, name, lag=lag)[0]
     assert_allclose((limit**lag).sum(), 1.0, atol=1e-12)
-    assert (limit >= A0).all()
+    assert (limit >= A0 * (1 - 1e-12)).all()
     order = np.argsort(A0, kind="stable")
-    assert (np.diff(limit[order]) >= 0).all()
+    assert (np.diff(limit[order]) >= -1e-12).all()  # entries that differ by rounding may change places
     assert_allclose(phase_limit([A0, A0[::-1]], name, lag=lag), [limit, limit[::-1]], rtol=1e-12)
 
 

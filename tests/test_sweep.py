@@ -154,7 +154,7 @@ def test_a_killed_driver_leaves_only_the_missing_chunks(tmp_path, cluster):
     for name in folder.iterdir():
         name.unlink()
     config = tmp_path / "grid.toml"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG, encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -174,7 +174,9 @@ def test_a_killed_driver_leaves_only_the_missing_chunks(tmp_path, cluster):
     kept = [i for i in range(16) if (finished / str(i) / "0").exists()]
     assert 4 <= len(kept) < 16
 
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert f"{16 - len(kept)} chunks run now" in done.stdout
     assert "16" not in done.stderr.rsplit("\r", 1)[-1].split("/")[0]  # the bar counts what was missing
     names = [f"{i // 2}-{3 * (i % 2)}" for i in range(16)]
@@ -418,17 +420,18 @@ def test_command_line(tmp_path, capsys):
     config = tmp_path / "theorem.toml"
     config.write_text(
         "[axes]\ntie_gap = {geomspace = [1e-6, 1e-2, 3]}\nseed = [0, 1]\n"
-        "[fixed]\nscale = 1e-2\ndose = 1\nstate_dim = 5\nlength = 7\n[chunks]\ntie_gap = 2\n"
+        "[fixed]\nscale = 1e-2\ndose = 1\nstate_dim = 5\nlength = 7\n[chunks]\ntie_gap = 2\n",
+        encoding="utf-8",
     )
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 0
     assert "2 chunks run now" in capsys.readouterr().out
     result = xr.open_zarr(tmp_path / "theorem.zarr", consolidated=False)
     assert_allclose(result["tie_gap"], [1e-6, 1e-4, 1e-2])
     assert (result["error"] > 0).all()
-    config.write_text(config.read_text().replace("dose = 1", "dose = 1\ndepth = 2"))
+    config.write_text(config.read_text("utf-8").replace("dose = 1", "dose = 1\ndepth = 2"), encoding="utf-8")
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 2  # the store of another sweep
     assert "hold this very sweep" in capsys.readouterr().err
-    config.write_text(f'store = "{tmp_path}/other.zarr"\n' + config.read_text())
+    config.write_text(f'store = "{tmp_path}/other.zarr"\n' + config.read_text("utf-8"), encoding="utf-8")
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 1
     assert "depth" in capsys.readouterr().err
 
@@ -458,7 +461,7 @@ def test_command_line(tmp_path, capsys):
     ],
 )
 def test_bad_configurations(tmp_path, text, message):
-    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "a.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         sweep.read_config(tmp_path / "a.toml")
     with pytest.raises(ValueError, match="CONFIG must be a TOML file"):
@@ -486,6 +489,10 @@ DAMAGES = {
     "a chunk copied over another": lambda s: shutil.copy(
         chunk_files(s, "value")[2], chunk_files(s, "value")[4]
     ),
+    "a chunk copied over another with its checksum": lambda s: [
+        shutil.copy(chunk_files(s, name)[2], chunk_files(s, name)[4])
+        for name in ("value", "twice", "checksum")
+    ],
     "a flipped checksum": lambda s: flip(chunk_files(s, "checksum")[3]),
     "a lost axis": lambda s: shutil.rmtree(s / "x"),
     "a flipped bit in an axis": lambda s: flip(chunk_files(s, "y")[0]),
@@ -536,8 +543,8 @@ def test_damage_is_named_and_mended(tmp_path, whole, damage):
 def test_a_chunk_of_another_sweep_is_damage(tmp_path, whole):
     store = tmp_path / "a.zarr"
     small(store, fixed={"z": 4.0})
-    shutil.copytree(whole / "value" / "c", store / "value" / "c", dirs_exist_ok=True)
-    shutil.copytree(whole / "checksum" / "c", store / "checksum" / "c", dirs_exist_ok=True)
+    for name in ("value", "twice", "checksum"):
+        shutil.copytree(whole / name / "c", store / name / "c", dirs_exist_ok=True)
     with pytest.raises(sweep.SweepError, match="damaged or lost"):
         sweep.load(store)
 
@@ -556,7 +563,7 @@ def test_what_is_no_sweep_or_half_of_one_is_not_loaded(tmp_path, whole):
         with pytest.raises(ValueError, match=r"a\.zarr/zarr\.json is damaged"):
             call(store)
     (store / "zarr.json").write_text(
-        '{"attributes": {"sweep": "{}"}, "zarr_format": 3, "node_type": "group"}'
+        '{"attributes": {"sweep": "{}"}, "zarr_format": 3, "node_type": "group"}', encoding="utf-8"
     )
     with pytest.raises(ValueError, match="of format 1, without checksums"):
         sweep.load(store)
@@ -577,7 +584,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, whole):
 
 
 def all_failed(points):
-    return xr.Dataset({"value": points.x * np.nan})
+    return xr.Dataset({"value": 0 * points.x + np.copysign(np.nan, -1.0)})  # Zarr keeps no sign of it
 
 
 def test_a_chunk_of_nan_is_a_result(tmp_path):
@@ -605,7 +612,7 @@ def test_one_process_writes_at_a_time_and_a_kill_frees_the_store(tmp_path, whole
     store = tmp_path / "a.zarr"
     shutil.copytree(whole, store)
     command = [sys.executable, "-c", HOLD, str(tmp_path / "a.zarr.lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as holder:
         assert holder.stdout.readline() == "held\n"
         assert small(store).chunks_run == 0  # reading needs no lock
         chunk_files(store, "value")[0].unlink()
@@ -620,7 +627,14 @@ def test_many_starts_at_once_leave_one_whole_store(tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "a.zarr")]
     environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
     started = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
         for _ in range(3)
     ]
     ends = [process.communicate() for process in started]
@@ -665,8 +679,8 @@ def module(tmp_path, monkeypatch):
 
     def write(offset=1, doc="Work.", unused=0, factor=1):
         text = MODULE.format(name=name, offset=offset, doc=doc, unused=unused)
-        (folder / "main.py").write_text(text.replace(f"{name}_helper", f"{name}.helper"))
-        (folder / "helper.py").write_text(f"def factor():\n    return {factor}\n")
+        (folder / "main.py").write_text(text.replace(f"{name}_helper", f"{name}.helper"), encoding="utf-8")
+        (folder / "helper.py").write_text(f"def factor():\n    return {factor}\n", encoding="utf-8")
         for part in ("helper", "main"):
             sys.modules.pop(f"{name}.{part}", None)
         importlib.invalidate_caches()
@@ -863,7 +877,7 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     small("~/a.zarr")
     assert (tmp_path / "a.zarr").is_dir()
-    (tmp_path / "a.toml").write_text("[axes]\nx = [1.0]\n")
+    (tmp_path / "a.toml").write_text("[axes]\nx = [1.0]\n", encoding="utf-8")
     assert sweep.read_config("~/a.toml")["store"] == tmp_path / "a.zarr"
 
 
@@ -900,9 +914,9 @@ if __name__ == "__main__":
 
 def script_of_sockets(folder, schedulers, text=SOCKETS):
     script = folder / "sockets_script.py"
-    script.write_text(text)
+    script.write_text(text, encoding="utf-8")
     command = [sys.executable, str(script), str(folder), *schedulers]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
 def test_nothing_listens_where_others_can_reach_it(tmp_path):
@@ -925,21 +939,23 @@ def test_a_script_without_a_guard_gets_one_line(tmp_path):
 
 def test_only_the_librarys_functions_are_imported_unless_told_otherwise(tmp_path, capsys):
     config = tmp_path / "a.toml"
-    config.write_text('function = "test_sweep:last"\n[axes]\nx = [1.0]\n')
+    config.write_text('function = "test_sweep:last"\n[axes]\nx = [1.0]\n', encoding="utf-8")
     assert __main__.main(["sweep", str(config)]) == 2
     assert "--allow-any-function" in capsys.readouterr().err
     assert __main__.main(["sweep", str(config), "--allow-any-function", "--workers", "1"]) == 0
     assert "value: median 1, NaN in 0 of 1" in capsys.readouterr().out
-    config.write_text('function = "ssm_poison_lib.sweep:as_mapping"\n')
+    config.write_text('function = "ssm_poison_lib.sweep:as_mapping"\n', encoding="utf-8")
     assert sweep.read_config(config)["function"].__name__ == "as_mapping"
-    config.write_text('function = "ssm_poison_lib.sweep:locked"\n')
+    config.write_text('function = "ssm_poison_lib.sweep:locked"\n', encoding="utf-8")
     sweep.read_config(config)
-    config.write_text('function = "ssm_poison_lib.sweep:tqdm"\n')
+    config.write_text('function = "ssm_poison_lib.sweep:tqdm"\n', encoding="utf-8")
     with pytest.raises(ValueError, match="which comes from elsewhere"):
         sweep.read_config(config)
 
 
 def test_importing_sweeps_starts_no_scheduler():
     script = "import sys, ssm_poison_lib.sweep, ssm_poison_lib.__main__; print({'distributed', 'torch'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", check=True
+    )
     assert done.stdout.strip() == "set()"

@@ -197,7 +197,7 @@ def load(store: str | Path) -> xr.Dataset:
     Raises ValueError if no sweep is there, SweepError that names the file if a chunk is missing or damaged: the sweep's own
     command runs it again.
     """
-    target = _Store.at(as_path("store", store))
+    target = _Store.at(_of_the_book(as_path("store", store)))
     missing, damaged = target.lacking()
     if damaged:
         raise SweepError(f"{damaged[0]}: run this sweep again, which mends it")
@@ -209,6 +209,12 @@ def load(store: str | Path) -> xr.Dataset:
         k: (tuple(target.grid), zarr.open_array(target.path / k, mode="r")[:]) for k in target.variables()
     }
     return xr.Dataset(data, coords=target.grid, attrs={"sweep": target.identity})
+
+
+def _of_the_book(path: Path) -> Path:
+    """Return the path, or, where nothing is there, its like in the book's folder: chapters run from any working directory."""
+    inside = Path(__file__).resolve().parent.parent / "book" / path
+    return inside if not path.exists() and inside.exists() else path
 
 
 def _importable(function: Function) -> str:
@@ -785,7 +791,7 @@ def read_config(path: str | Path, *, allow_any_function: bool = False) -> dict[s
 
     Raises ValueError if the file cannot be read or has other keys.
     """
-    path = as_path("CONFIG", path)
+    path = _of_the_book(as_path("CONFIG", path))
     try:
         config = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,12 +11,15 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import digests
 import nbformat
 import notebooks
 import pytest
 from conftest import ROOT
+
+from ssm_poison_lib import sweep
 
 HEADER = (ROOT / "book" / "status.md").read_text("utf-8").split("\n\n", 1)[0]
 CHAPTER = f"""{HEADER}
@@ -126,6 +130,25 @@ def test_every_executed_chapter_is_in_the_table_of_contents():
         if "book/" in line and line.lstrip()[0] != "#"
     }
     assert set(notebooks.chapters()) <= named
+
+
+def chapter_code(name: str) -> str:
+    cells = notebooks.read_text(notebooks.BOOK / f"{name}.md").cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+
+
+def test_chapters_open_their_data_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = {name: chapter_code(name) for name in notebooks.chapters()}
+    opened = [found for source in code.values() for found in re.findall(r'([\w.]+)\(f?"(sweeps/[^"]*)"', source)]
+    assert len(opened) > 5
+    assert {how for how, _ in opened} == {"sweep.load", "sweep.read_config"}
+    assert sweep.load("sweeps/scale.zarr").sizes["seed"] == 1000
+    assert sweep.read_config("sweeps/scale.toml")["store"] == ROOT / "book" / "sweeps" / "scale.zarr"
+    assert [name for name in code if re.search(r"\bopen\(|\bPath\(\W", code[name])] == []
+    names: dict[str, Any] = {}
+    exec(code[notebooks.STATUS_PAGE], names)
+    assert names["total"] > 1
 
 
 # ---- what nbval compares -----------------------------------------------------------------------------------------------
@@ -323,7 +346,9 @@ class G:
 def test_a_digest_is_the_same_in_every_version_of_python():
     tree = digests.without_docstrings(ast.parse(EVERY_SYNTAX))
     assert "Documentation" not in digests.written(tree)
-    assert digests.digest(digests.written(tree).encode()) == "cf513e3686768e7a"  # as 3.11, 3.12 and 3.13 give it
+    assert (
+        digests.digest(digests.written(tree).encode()) == "cf513e3686768e7a"
+    )  # as 3.11, 3.12 and 3.13 give it
 
 
 def test_a_change_of_data_that_a_chapter_opens_is_noticed(project):

@@ -8,19 +8,21 @@ are kept by epoch, at equal training loss, and where the authors' stopping rule 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import bdtr
 
 from ssm_poison_lib import results
-from ssm_poison_lib._checks import as_choice, as_workers
+from ssm_poison_lib._checks import as_choice, as_instance, as_mapping, as_path, as_scalar, as_workers, shown
 from ssm_poison_lib.descent import Descent, Rule
 from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
@@ -43,9 +45,12 @@ __all__ = [
     "CELLS",
     "LOSSES",
     "Cell",
-    "at_end",
+    "Comparison",
+    "adjust",
     "compare",
+    "compare_cells",
     "converge",
+    "factors",
     "load_convergence",
     "study",
     "summarize",
@@ -130,6 +135,8 @@ def _cells() -> dict[str, Cell]:
 CELLS = _cells()
 
 Study = dict[str, Any]
+Moment = str | float
+Key = TypeVar("Key", bound=Hashable)
 
 
 def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> list[float | None]:
@@ -256,6 +263,7 @@ def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[Study]:
 
     Errors are the authors' measure: extrapolation loss, or relative L2 error for a network. Computed in float64.
     """
+    as_instance("cell", cell, Cell)
     as_choice("training_set", training_set, TRAINING_SETS)
     if cell.setting in THEOREM_SETTINGS:
         theorem = THEOREM_SETTINGS[cell.setting]
@@ -321,8 +329,9 @@ def converge(
     folder: results lie in its folder "convergence", one file per cell, training set and block of seeds. processes: how
     many at once, by default one per core; 1 stays in this process.
     """
+    cells = [as_instance(f"cells[{k}]", cell, Cell) for k, cell in enumerate(cells)]
     processes = as_workers("processes", processes)
-    base = Path(folder) / "convergence"
+    base = as_path("folder", folder) / "convergence"
     blocks: list[tuple[Path, Cell, str, tuple[int, ...]]] = []
     for cell in cells:
         size = _block_size(cell)
@@ -354,78 +363,145 @@ def converge(
     return {cell.name: summarize(cell, runs[cell.name]) for cell in cells}
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Return n, median, its 95 percent interval, and quartiles of the values that exist."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return {"n": 0, "median": None, "low": None, "high": None, "q25": None, "q75": None}
-    median, low, high = median_interval(known)
-    q25, q75 = (float(q) for q in np.quantile(known, (0.25, 0.75)))
-    numbers = {"median": median, "low": low, "high": high, "q25": q25, "q75": q75}
-    return {"n": len(known), **{key: float(f"{value:.5g}") for key, value in numbers.items()}}
+@dataclass(frozen=True)
+class Comparison:
+    """Errors with special sequences against errors without, over the seeds for which both exist.
 
-
-def _pairs(baseline: Sequence[float | None], special: Sequence[float | None]) -> dict[str, int]:
-    """Return in how many of the pairs that exist the error is smaller with special sequences ("reversed")."""
-    both = [(b, s) for b, s in zip(baseline, special, strict=True) if b is not None and s is not None]
-    return {"n": len(both), "reversed": sum(s < b for b, s in both)}
-
-
-def summarize(cell: Cell, runs: dict[str, list[Study]]) -> dict[str, Any]:
-    """Return the summary of one cell from the records of its seeds, per training set.
-
-    Keys: the cell's fields and "grid"; per training set "at_stop" and "at_end" (a value per seed), "loss_end", "spread_at_stop",
-    "spread_at_end" (n, median, low, high = 95 percent interval of the median, quartiles), "by_epoch" (a spread and the median
-    loss per grid point), "by_loss" (a spread per loss of LOSSES), "trained" (runs whose loss reached 0.01), "falling" (runs whose
-    loss at the end is below half of what it was at the grid point before); "reversed": pairs and reversed pairs
-    "at_stop", "at_end", "by_epoch", "by_loss". All but "at_stop" and "by_loss" are over all seeds, trained or not; see `at_end`.
+    n: number of these pairs. worse, better: pairs in which the error is larger, smaller with
+    special sequences; the other pairs are equal. baseline, special: median errors, both over the
+    same n seeds. ratio, low, high: median of special / baseline and its 95 percent interval
+    (`paper.median_interval`). p: two-sided exact sign test of "as often larger as smaller", equal
+    pairs left out. adjusted: p for as many comparisons as were made together, see `adjust`. Without
+    a pair every number is NaN. Printed as "0.39 / 18, worse 100/100".
     """
-    summary: dict[str, Any] = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
-    columns: dict[str, dict[str, list[Any]]] = {}
-    for which in TRAINING_SETS:
-        rows = runs[which]
-        column = {
-            "at_stop": [row["at_stop"] for row in rows],
-            "at_end": [row["error"][-1] for row in rows],
-            "by_epoch": [[row["error"][k] for row in rows] for k in range(len(cell.grid))],
-            "by_loss": [[row["by_loss"][k] for row in rows] for k in range(len(LOSSES))],
+
+    n: int
+    worse: int
+    better: int
+    baseline: float
+    special: float
+    ratio: float
+    low: float
+    high: float
+    p: float
+    adjusted: float
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "no pairs"
+        return f"{self.baseline:.2g} / {self.special:.2g}, worse {self.worse}/{self.n}"
+
+
+def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray) -> Comparison:
+    """Compare the errors of many seeds without and with special sequences, seed by seed.
+
+    baseline, special: (seeds,) an error per seed in the same order, None where a run did not get
+    there. A seed with a None on either side is left out on both. `adjusted` is p: this is one
+    comparison.
+
+    Raises TypeError unless both are sequences; ValueError unless they have the same length and
+    every error is None or a finite number above 0 (a run that diverged is not a missing one: decide
+    what to do with it first).
+    """
+    for name, values in (("baseline", baseline), ("special", special)):
+        if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
+            raise TypeError(f"{name} must be a sequence of errors; got {shown(values)}")
+    if len(baseline) != len(special):
+        raise ValueError(
+            f"special must have an entry for each of the {len(baseline)} seeds of baseline; got {len(special)}"
+        )
+    columns = [
+        [
+            None if v is None else as_scalar(f"{name}[{k}]", v, low=0.0, strict=True)
+            for k, v in enumerate(values)
+        ]
+        for name, values in (("baseline", baseline), ("special", special))
+    ]
+    pairs = [(b, s) for b, s in zip(*columns, strict=True) if b is not None and s is not None]
+    if not pairs:
+        return Comparison(0, 0, 0, *[math.nan] * 7)
+    worse, better = sum(s > b for b, s in pairs), sum(s < b for b, s in pairs)
+    # The sign test: under "as often larger as smaller" the counts are binomial with probability 1/2. (bdtr is its
+    # distribution function; importing scipy.stats for the same number would double the time to import this module.)
+    p = min(1.0, 2.0 * float(bdtr(min(worse, better), worse + better, 0.5)))
+    without, with_special = (float(np.median(column)) for column in zip(*pairs, strict=True))
+    ratio, low, high = median_interval([s / b for b, s in pairs])
+    return Comparison(len(pairs), worse, better, without, with_special, ratio, low, high, p, p)
+
+
+def adjust(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
+    """Return comparisons that were made together with their p values adjusted for their number (Holm's
+    method).
+
+    comparisons: any key -> `Comparison`; those without a pair do not count. If all below a level of
+    `adjusted` are called real, the probability of even one wrong call is at most that level,
+    however the comparisons depend on each other. Raises TypeError unless it is a mapping.
+    """
+    for key, c in as_mapping("comparisons", comparisons).items():
+        as_instance(f"comparisons[{shown(key)}]", c, Comparison)
+    order = sorted((key for key, c in comparisons.items() if c.n), key=lambda key: comparisons[key].p)
+    adjusted, largest = dict(comparisons), 0.0
+    for place, key in enumerate(order):
+        largest = max(largest, min(1.0, comparisons[key].p * (len(order) - place)))
+        adjusted[key] = dataclasses.replace(comparisons[key], adjusted=largest)
+    return adjusted
+
+
+def _moments(cell: Mapping[str, Any]) -> tuple[Moment, ...]:
+    return ("at_stop", "at_end", *cell["losses"])
+
+
+def _columns(cell: Study, moment: Moment) -> list[list[float | None]]:
+    """Return the errors of a cell at one moment: for each training set one per seed, None if it did not get there."""
+    if moment == "at_end":
+        return [_of_trained(cell, which, cell[which]["at_end"]) for which in TRAINING_SETS]
+    if moment == "at_stop":
+        return [cell[which]["at_stop"] for which in TRAINING_SETS]
+    place = cell["losses"].index(moment)
+    return [cell[which]["at_loss"][place] for which in TRAINING_SETS]
+
+
+def compare_cells(cells: Mapping[str, Study]) -> dict[tuple[str, Moment], Comparison]:
+    """Return all comparisons of a study, adjusted for their number: (cell's name, moment) -> `Comparison`.
+
+    cells: name -> summary as `summarize` returns it. Moments: "at_stop", "at_end" (only runs that
+    trained, see `trained`), and each loss of LOSSES, where each run first reaches it.
+    """
+    return adjust(
+        {
+            (name, moment): compare(*_columns(cell, moment))
+            for name, cell in as_mapping("cells", cells).items()
+            for moment in _moments(cell)
         }
-        columns[which] = column
-        losses = np.array([row["loss"] for row in rows])
-        by_epoch = [_spread(values) for values in column["by_epoch"]]
-        for k, spread in enumerate(by_epoch):
-            spread["loss"] = float(f"{np.median(losses[:, k]):.4g}")
-        summary[which] = {
-            "at_stop": [None if v is None else float(f"{v:.5g}") for v in column["at_stop"]],
-            "at_end": [float(f"{v:.5g}") for v in column["at_end"]],
-            "loss_end": [float(f"{v:.4g}") for v in losses[:, -1]],
-            "spread_at_stop": _spread(column["at_stop"]),
-            "spread_at_end": _spread(column["at_end"]),
-            "by_epoch": by_epoch,
-            "by_loss": [_spread(values) for values in column["by_loss"]],
-            "trained": sum(row["by_loss"][LOSSES.index(1e-2)] is not None for row in rows),
-            "falling": int((losses[:, -1] < 0.5 * losses[:, -2]).sum()),
-        }
-    baseline, special = columns["baseline"], columns["with special"]
-    summary["reversed"] = {
-        "at_stop": _pairs(baseline["at_stop"], special["at_stop"]),
-        "at_end": _pairs(baseline["at_end"], special["at_end"]),
-        "by_epoch": [
-            _pairs(*values) for values in zip(baseline["by_epoch"], special["by_epoch"], strict=True)
-        ],
-        "by_loss": [_pairs(*values) for values in zip(baseline["by_loss"], special["by_loss"], strict=True)],
-    }
-    return summary
+    )
 
 
-def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
-    """Return, per seed of a cell, whether the run trained: its loss came down to the authors' threshold.
+def factors(cell: Study, moment: Moment) -> list[float | None]:
+    """Return, per seed of a cell, the error with special sequences divided by that without; None without a pair.
 
-    cell: a summary as `summarize` returns it. training_set: "baseline" or "with special". The theorem's settings have no
-    threshold; there a run trained if its loss at the end is at most 0.01 (runs that did not stay near 1).
+    cell: a summary as `summarize` returns it. moment: as for `compare_cells`. Two cells with the
+    same seeds are compared by `compare(factors(one, moment), factors(other, moment))`.
+
+    Raises ValueError for another moment.
+    """
+    if moment not in _moments(as_mapping("cell", cell)):
+        raise ValueError(f"moment must be one of {_moments(cell)}; got {shown(moment)}")
+    pairs = zip(*_columns(cell, moment), strict=True)
+    return [None if b is None or s is None else s / b for b, s in pairs]
+
+
+def trained(cell: Study, training_set: str) -> list[bool]:
+    """Return, per seed of a cell, whether the run trained: its loss came down to the authors'
+    threshold.
+
+    cell: a summary as `summarize` returns it. training_set: "baseline" or "with special". The
+    theorem's settings have no threshold; there a run trained if its loss at the end is at most 0.01
+    (runs that did not stay near 1). A run that never left its start has an error too, but says
+    nothing about where training leads.
 
     Raises ValueError for another training set.
     """
+    as_mapping("cell", cell)
     as_choice("training_set", training_set, TRAINING_SETS)
     column = cell[training_set]
     if cell["setting"] in THEOREM_SETTINGS:
@@ -433,58 +509,83 @@ def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
     return [error is not None for error in column["at_stop"]]
 
 
-def at_end(cell: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Return the spreads of the errors at the end of a cell, and its pairs, of runs that trained (see `trained`).
+def _of_trained(cell: Study, training_set: str, errors: Sequence[float]) -> list[float | None]:
+    """Return the errors of a column, None for the runs that did not train."""
+    return [e if good else None for e, good in zip(errors, trained(cell, training_set), strict=True)]
 
-    cell: a summary as `summarize` returns it. A run that never left its start has an error too, but says nothing about
-    where training leads: counted in, each such baseline run would look like a seed that special sequences improve.
 
-    Returns (training set -> spread with the keys n, median, low, high, q25, q75; {"n": pairs, "reversed": those with the
-    smaller error with special sequences}).
+def _spreads(rows: Sequence[Sequence[Sequence[float | None]]]) -> list[list[dict[str, Any]]]:
+    """Return per training set and per row n, median and quartiles over the seeds that have both
+    values.
+
+    rows: (training sets, rows, seeds).
     """
-    columns = [
-        [error if good else None for error, good in zip(cell[w]["at_end"], trained(cell, w), strict=True)]
-        for w in TRAINING_SETS
+    result: list[list[dict[str, Any]]] = [[] for _ in rows]
+    for pair in zip(*rows, strict=True):
+        both = [values for values in zip(*pair, strict=True) if None not in values]
+        for spreads, k in zip(result, range(len(rows)), strict=True):
+            values = np.array([value[k] for value in both], dtype=float)
+            numbers = np.quantile(values, (0.5, 0.25, 0.75)) if len(both) else (None, None, None)
+            keyed = zip(("median", "q25", "q75"), numbers, strict=True)
+            spreads.append({"n": len(both), **{key: _digits(value) for key, value in keyed}})
+    return result
+
+
+def _digits(value: float | None, digits: int = 5) -> float | None:
+    """Return a number with few significant digits, None as it is."""
+    return None if value is None else float(f"{value:.{digits}g}")
+
+
+def summarize(cell: Cell, runs: dict[str, list[Study]]) -> Study:
+    """Return the summary of one cell from the records of its seeds, per training set.
+
+    Keys: the cell's fields, "grid" and "losses"; per training set "at_stop", "at_end" and
+    "loss_end" (a value per seed; None: never got there), "at_loss" (the same for each of LOSSES),
+    "trained" (number of runs whose loss reached 0.01), "falling" (runs whose loss at the end is
+    below half of what it was at the grid point before), and for figures "by_epoch" and "by_loss"
+    (number of pairs, median and quartiles for each point of the grid and each loss, over the same
+    seeds for both training sets: by loss those whose two runs reached it, by epoch those whose two
+    runs trained).
+    """
+    as_instance("cell", cell, Cell)
+    as_mapping("runs", runs)
+    summary: Study = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
+    for which in TRAINING_SETS:
+        rows = runs[which]
+        losses = np.array([row["loss"] for row in rows])
+        summary[which] = {
+            "at_stop": [_digits(row["at_stop"]) for row in rows],
+            "at_end": [_digits(row["error"][-1]) for row in rows],
+            "loss_end": [_digits(loss, 4) for loss in losses[:, -1]],
+            "at_loss": [[_digits(row["by_loss"][k]) for row in rows] for k in range(len(LOSSES))],
+            "trained": sum(row["by_loss"][LOSSES.index(1e-2)] is not None for row in rows),
+            "falling": int((losses[:, -1] < 0.5 * losses[:, -2]).sum()),
+        }
+    by_epoch = [
+        [_of_trained(summary, which, [row["error"][k] for row in runs[which]]) for k in range(len(cell.grid))]
+        for which in TRAINING_SETS
     ]
-    return {w: _spread(column) for w, column in zip(TRAINING_SETS, columns, strict=True)}, _pairs(*columns)
+    by_loss = [[[row["by_loss"][k] for row in runs[w]] for k in range(len(LOSSES))] for w in TRAINING_SETS]
+    for key, rows_of in (("by_epoch", by_epoch), ("by_loss", by_loss)):
+        for which, spreads in zip(TRAINING_SETS, _spreads(rows_of), strict=True):
+            summary[which][key] = spreads
+    return summary
 
 
-def compare(cell: dict[str, Any], moment: str | float) -> str:
-    """Return "median without / median with special sequences (pairs reversed/pairs)" of one cell at one moment.
-
-    cell: a summary as `summarize` returns it. moment: "at_stop", "at_end" (of the runs that trained, see `at_end`), or a
-    loss of LOSSES: where each run first reached it. A pair is a seed whose two runs both got there; it is reversed if the
-    error is smaller with special sequences.
-
-    Raises ValueError for another moment.
+def table(cells: Mapping[str, Study]) -> str:
+    """Return the printed table: medians without / with special sequences and pairs with the larger
+    error, by cell.
     """
-    if moment == "at_end":
-        by_set, pair = at_end(cell)
-        spreads = list(by_set.values())
-    elif isinstance(moment, str):
-        as_choice("moment", moment, ("at_end", "at_stop"))
-        spreads, pair = (
-            [cell[which]["spread_at_stop"] for which in TRAINING_SETS],
-            cell["reversed"]["at_stop"],
-        )
-    else:
-        if moment not in cell["losses"]:
-            raise ValueError(f"moment must be at_stop, at_end or one of {cell['losses']}; got {moment!r}")
-        mark = cell["losses"].index(moment)
-        spreads, pair = (
-            [cell[which]["by_loss"][mark] for which in TRAINING_SETS],
-            cell["reversed"]["by_loss"][mark],
-        )
-    medians = " / ".join("-" if s["median"] is None else f"{s['median']:.3g}" for s in spreads)
-    return f"{medians} ({pair['reversed']}/{pair['n']})"
-
-
-def table(cells: dict[str, Any]) -> str:
-    """Return the printed table: medians without / with special sequences and reversed pairs, by cell."""
-    head = "medians without / with special sequences (pairs reversed)"
-    lines = [f"{head:<62} at the authors' stop | at the end | at loss 1e-4"]
-    for name, cell in cells.items():
-        lines.append(f"{name:<62} " + " | ".join(compare(cell, key) for key in ("at_stop", "at_end", 1e-4)))
+    found = compare_cells(cells)
+    head = "medians without / with special sequences, pairs in which it is worse"
+    lines = [f"{head} | at the authors' stop | at the end | at loss 1e-4"]
+    for name in cells:
+        lines.append(f"{name} | " + " | ".join(str(found[name, key]) for key in ("at_stop", "at_end", 1e-4)))
+    made = [c for c in found.values() if c.n]
+    lines.append(
+        f"{len(made)} comparisons at {len(LOSSES) + 2} moments, two-sided sign tests: {sum(c.p < 0.05 for c in made)} with"
+        f" p < 0.05, {sum(c.adjusted < 0.05 for c in made)} of them after Holm's adjustment for their number"
+    )
     return "\n".join(lines)
 
 

@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from ssm_poison_lib import __main__ as command
 from ssm_poison_lib import convergence, paper, results
@@ -71,28 +74,165 @@ def test_records_are_consistent():
                 )
 
 
-def test_summary_counts_pairs_and_medians():
-    cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
-    n, marks = len(cell.grid), [None] * len(LOSSES)
+def record(cell, error, *, stop, end_loss=1e-5, by_loss=None):
+    """A record as `convergence.study` makes them, with one error along the whole grid."""
+    n = len(cell.grid)
+    loss = [4 * end_loss] * (n - 1) + [end_loss]
+    return {"error": [error] * n, "loss": loss, "at_stop": stop, "by_loss": by_loss or [None] * len(LOSSES)}
 
-    def record(error, stop, loss=1e-5):
-        return {
-            "error": [error] * n,
-            "loss": [*[loss] * (n - 1), loss / 4],
-            "at_stop": stop,
-            "by_loss": marks,
-        }
 
-    runs = {
-        "baseline": [record(0.1, 1.0), record(0.2, None), record(0.3, 3.0)],
-        "with special": [record(0.2, 0.5), record(0.1, 0.1), record(0.2, 4.0)],
+def hand_made(cell):
+    """Three seeds; the second baseline run never trained. Only the first reaches a loss of 0.05 with both runs."""
+
+    def at(*errors):
+        return [*errors, *[None] * (len(LOSSES) - len(errors))]
+
+    return {
+        "baseline": [
+            record(cell, 0.1, stop=1.0, by_loss=at(0.7)),
+            record(cell, 0.9, stop=None, end_loss=2.0),
+            record(cell, 0.3, stop=3.0, by_loss=at(0.5)),
+        ],
+        "with special": [
+            record(cell, 0.2, stop=0.5, by_loss=at(0.7)),
+            record(cell, 0.1, stop=0.1, by_loss=at(0.4)),
+            record(cell, 0.2, stop=4.0),
+        ],
     }
-    summary = convergence.summarize(cell, runs)
-    assert summary["reversed"]["at_end"] == {"n": 3, "reversed": 2}
-    assert summary["reversed"]["at_stop"] == {"n": 2, "reversed": 1}
-    assert summary["baseline"]["spread_at_end"]["median"] == 0.2
-    assert summary["baseline"]["by_loss"][0]["median"] is None
+
+
+def test_a_summary_keeps_every_seed_and_spreads_of_pairs_only():
+    cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
+    summary = convergence.summarize(cell, hand_made(cell))
+    assert summary["baseline"]["at_stop"] == [1.0, None, 3.0]
+    assert summary["baseline"]["loss_end"] == [1e-5, 2.0, 1e-5]
+    assert summary["with special"]["at_loss"][0] == [0.7, 0.4, None]
     assert (summary["baseline"]["trained"], summary["baseline"]["falling"]) == (0, 3)
+    # By epoch the second seed is left out on both sides: its baseline run did not train.
+    for which, quartiles in (("baseline", (0.15, 0.25)), ("with special", (0.2, 0.2))):
+        assert len(summary[which]["by_epoch"]) == len(cell.grid)
+        assert summary[which]["by_epoch"][0] == {
+            "n": 2,
+            "median": 0.2,
+            "q25": quartiles[0],
+            "q75": quartiles[1],
+        }
+        assert summary[which]["by_loss"][0] == {"n": 1, "median": 0.7, "q25": 0.7, "q75": 0.7}
+        assert summary[which]["by_loss"][1] == {"n": 0, "median": None, "q25": None, "q75": None}
+
+
+def test_all_comparisons_of_a_study_are_of_pairs_and_adjusted_together():
+    cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
+    runs = hand_made(cell)
+    worse = {**runs, "with special": [{**row, "at_stop": 9.0} for row in runs["with special"]]}
+    cells = {"one": convergence.summarize(cell, runs), "two": convergence.summarize(cell, worse)}
+    found = convergence.compare_cells(cells)
+    moments = ("at_stop", "at_end", *LOSSES)
+    assert list(found) == [(name, moment) for name in cells for moment in moments]
+    at_stop, at_end = found["one", "at_stop"], found["one", "at_end"]
+    assert (at_stop.n, at_stop.worse, at_stop.baseline, at_stop.special) == (2, 1, 2.0, 2.25)
+    assert (at_end.n, at_end.worse, at_end.baseline, at_end.special) == (2, 1, pytest.approx(0.2), 0.2)
+    assert (found["one", 0.05].n, found["one", 0.05].worse, found["one", 0.05].better) == (1, 0, 0)
+    assert {found["one", mark].n for mark in LOSSES[1:]} == {0}
+    assert convergence.factors(cells["one"], "at_stop") == [0.5, None, pytest.approx(4 / 3)]
+    assert convergence.factors(cells["one"], "at_end") == [2.0, None, pytest.approx(2 / 3)]
+    assert convergence.factors(cells["one"], 0.05) == [1.0, None, None]
+    with pytest.raises(ValueError, match="moment must be one of"):
+        convergence.factors(cells["one"], "later")
+    assert (found["two", "at_stop"].p, found["two", "at_stop"].adjusted) == (0.5, 1.0)
+    with pytest.raises(TypeError, match="cells"):
+        convergence.compare_cells([cells["one"]])
+
+
+# The sign test by hand: of 5 pairs that differ 5 one way, 2 / 2**5; 4 to 1, 2 * (1 + 5) / 2**5.
+@pytest.mark.parametrize(
+    ("baseline", "special", "expected"),
+    [
+        ([1, 2, 4, 1, 1], [2, 8, 8, 3, 3], {"n": 5, "worse": 5, "better": 0, "p": 2 / 32, "ratio": 3.0}),
+        ([1, 2, 4, 1, 3], [2, 8, 8, 3, 1], {"n": 5, "worse": 4, "better": 1, "p": 12 / 32, "ratio": 2.0}),
+        ([2, 8, 8, 3, 3], [1, 2, 4, 1, 1], {"n": 5, "worse": 0, "better": 5, "p": 2 / 32, "ratio": 1 / 3}),
+        # equal pairs are pairs, but the test does not know them
+        (
+            [1, 2, 4, 1, 1, 5, 7],
+            [2, 8, 8, 3, 3, 5, 7],
+            {"n": 7, "worse": 5, "better": 0, "p": 2 / 32, "ratio": 2.0},
+        ),
+        ([1.0, 2.0], [1.0, 2.0], {"n": 2, "worse": 0, "better": 0, "p": 1.0, "ratio": 1.0}),
+        # a seed without one of its runs is left out on both sides, medians included
+        (
+            [1, None, 3, 50],
+            [2, 99, None, 100],
+            {"n": 2, "worse": 2, "baseline": 25.5, "special": 51.0, "p": 0.5},
+        ),
+        ([1, 1], [2, 0.5], {"n": 2, "worse": 1, "better": 1, "p": 1.0}),
+    ],
+)
+def test_a_comparison_is_over_the_seeds_that_both_have(baseline, special, expected):
+    found = convergence.compare(baseline, special)
+    assert {key: getattr(found, key) for key in expected} == pytest.approx(expected)
+    assert found.adjusted == found.p
+    assert found.low <= found.ratio <= found.high
+
+
+def test_a_comparison_without_a_pair_says_so():
+    for columns in ([None, 1.0], [2.0, None]), ([], []):
+        found = convergence.compare(*columns)
+        assert (found.n, found.worse, found.better, str(found)) == (0, 0, 0, "no pairs")
+        assert np.isnan([found.baseline, found.special, found.ratio, found.low, found.high, found.p]).all()
+        assert np.isnan(found.adjusted)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "special", "message"),
+    [
+        ([1.0, 2.0], [1.0], "special must have an entry for each of the 2 seeds"),
+        ([1.0, np.nan], [1.0, 1.0], r"baseline\[1\] must be a finite number > 0; got nan"),
+        ([1.0, 1.0], [1.0, np.inf], r"special\[1\] must be a finite number > 0; got inf"),
+        ([0.0], [1.0], r"baseline\[0\] must be a finite number > 0; got 0.0"),
+        ([1.0], [-1.0], r"special\[0\] must be"),
+        ([True], [1.0], r"baseline\[0\] must be"),
+        ([1.0], "1", "special"),
+    ],
+)
+def test_a_comparison_refuses_what_is_no_error(baseline, special, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        convergence.compare(baseline, special)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from([1.0, 2.0, 3.0])), min_size=1))
+def test_a_comparison_changes_its_side_with_its_arguments(pairs):
+    one, two = zip(*pairs, strict=True)
+    there, back = convergence.compare(one, two), convergence.compare(two, one)
+    assert (there.n, there.worse, there.better) == (back.n, back.better, back.worse)
+    assert there.p == back.p
+    differing = there.worse + there.better
+    expected = binomtest(there.worse, differing).pvalue if differing else 1.0
+    assert there.p == pytest.approx(expected)
+
+
+def test_the_interval_of_the_ratio_is_that_of_its_median():
+    special = [float(k) for k in range(1, 22)]
+    found = convergence.compare([1.0] * 21, special)
+    assert (found.ratio, found.low, found.high) == paper.median_interval(special)
+
+
+def with_p(p, n=9):
+    return convergence.Comparison(n, 0, n, *[1.0] * 5, p, p)
+
+
+def test_p_values_are_adjusted_for_their_number():
+    """Holm by hand: the k-th smallest of m times m - k + 1, never below the one before, never above 1."""
+    given_p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": 0.9}
+    comparisons = {key: with_p(p) for key, p in given_p.items()}
+    comparisons["none"] = convergence.compare([], [])
+    adjusted = {key: c.adjusted for key, c in convergence.adjust(comparisons).items()}
+    assert np.isnan(adjusted.pop("none"))  # and it does not count: m is 5
+    assert list(adjusted) == list(given_p)
+    assert adjusted == pytest.approx({"d": 0.025, "a": 0.04, "c": 0.09, "b": 0.09, "e": 0.9})
+    assert {c.adjusted for c in convergence.adjust({"a": with_p(0.7), "b": with_p(0.8)}).values()} == {1.0}
+    assert convergence.adjust({}) == {}
+    with pytest.raises(TypeError, match="comparisons"):
+        convergence.adjust([with_p(0.1)])
 
 
 def test_the_command_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
@@ -160,45 +300,44 @@ def test_the_stored_study_is_complete():
         for which in TRAINING_SETS:
             assert len(stored[name][which]["at_end"]) == len(cell.seeds)
             assert len(stored[name][which]["by_epoch"]) == len(cell.grid)
-    assert convergence.table(stored).count("\n") == len(CELLS)
+            assert [len(errors) for errors in stored[name][which]["at_loss"]] == [len(cell.seeds)] * len(
+                LOSSES
+            )
 
 
 def test_the_end_is_compared_among_runs_that_trained():
     stored, _ = convergence.load_convergence()
-    cell = stored["linear kappa 10, gradient flow, near tie"]
-    spreads, pairs = convergence.at_end(cell)
-    assert pairs == {"n": 89, "reversed": 85}  # the other eleven baseline runs stay above a loss of 1
-    assert [spreads[which]["n"] for which in TRAINING_SETS] == [89, 100]
-    idle = [
-        loss
-        for loss, good in zip(
-            cell["baseline"]["loss_end"], convergence.trained(cell, "baseline"), strict=True
-        )
-        if not good
-    ]
+    found = convergence.compare_cells(stored)
+    name = "linear kappa 10, gradient flow, near tie"
+    cell, end = stored[name], found[name, "at_end"]
+    assert (end.n, end.worse) == (89, 4)  # the other eleven baseline runs stay above a loss of 1
+    good = convergence.trained(cell, "baseline")
+    idle = [loss for loss, trained in zip(cell["baseline"]["loss_end"], good, strict=True) if not trained]
     assert len(idle) == 11
     assert min(idle) > 1
-    shown = [f"{spreads[which]['median']:.3g}" for which in TRAINING_SETS]
-    assert convergence.compare(cell, "at_end") == f"{shown[0]} / {shown[1]} (85/89)"
-    theorem = stored["theorem kappa 7, gradient descent 0.02, near tie"]
-    assert convergence.at_end(theorem)[1] == {"n": 86, "reversed": 0}
-    none = stored["network kappa 6, gradient descent 0.001, near tie"]
-    assert convergence.at_end(none)[1] == {"n": 0, "reversed": 0}
-    assert convergence.compare(none, "at_end").startswith("- / ")
+    same = [e for e, trained in zip(cell["with special"]["at_end"], good, strict=True) if trained]
+    assert end.special == np.median(same) != np.median(cell["with special"]["at_end"])
+    assert [cell[which]["by_epoch"][-1]["n"] for which in TRAINING_SETS] == [89, 89]
+    theorem = found["theorem kappa 7, gradient descent 0.02, near tie", "at_end"]
+    assert (theorem.n, theorem.worse) == (86, 86)
+    assert found["network kappa 6, gradient descent 0.001, near tie", "at_end"].n == 0
     with pytest.raises(ValueError, match="training_set must be"):
         convergence.trained(cell, "both")
 
 
-def test_a_comparison_shows_medians_and_reversed_pairs():
+def test_the_table_has_a_line_for_each_cell_and_counts_the_comparisons():
     stored, _ = convergence.load_convergence()
-    cell = stored[LINEAR.name]
-    medians = [cell[which]["spread_at_end"]["median"] for which in TRAINING_SETS]
-    ends = zip(*(cell[which]["at_end"] for which in TRAINING_SETS), strict=True)
-    smaller = sum(special < baseline for baseline, special in ends)
-    assert convergence.compare(cell, "at_end") == f"{medians[0]:.3g} / {medians[1]:.3g} ({smaller}/100)"
-    mark = cell["with special"]["by_loss"][LOSSES.index(1e-4)]
-    assert f" / {mark['median']:.3g} (" in convergence.compare(cell, 1e-4)
-    assert convergence.compare(stored["theorem kappa 7, adam 0.01, near tie"], "at_stop") == "- / - (0/0)"
-    for moment in (2.0, "later"):
-        with pytest.raises(ValueError, match="moment must be"):
-            convergence.compare(cell, moment)
+    found = convergence.compare_cells(stored)
+    *lines, last = convergence.table(stored).splitlines()[1:]
+    for name, line in zip(stored, lines, strict=True):
+        assert line.split(" | ") == [
+            name,
+            *(str(found[name, moment]) for moment in ("at_stop", "at_end", 1e-4)),
+        ]
+    stop = found[LINEAR.name, "at_stop"]
+    assert str(stop) == f"{stop.baseline:.2g} / {stop.special:.2g}, worse 100/100"
+    made = [c for c in found.values() if c.n]
+    assert last.startswith(f"{len(made)} comparisons at 9 moments")
+    assert all(c.p <= c.adjusted <= 1 for c in made)
+    assert sum(c.p < c.adjusted for c in made) > len(made) / 2
+    assert f"{sum(c.adjusted < 0.05 for c in made)} of them after Holm" in last

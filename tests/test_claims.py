@@ -85,7 +85,7 @@ def test_the_page_is_in_the_book(known):
     [
         ("{prf:ref}`thm-separation`", "{prf:ref}`thm-separated`", "no label thm-separated"),
         ("{ref}`sec-special-order`", "{ref}`thm-separation`", "no label thm-separation for ref"),
-        ("{prf:ref}`thm-separation`", "the theorem", "no link"),
+        ("{prf:ref}`rem-network`", "the remark", "no link"),
         ("{prf:ref}`thm-separation`", "{prf:reef}`thm-separation`", "a role that is not a link"),
         ("| Not a number of the paper. |", "|  |", "empty"),
     ],

@@ -372,7 +372,7 @@ class Comparison:
     same n seeds. ratio, low, high: median of special / baseline and its 95 percent interval
     (`paper.median_interval`). p: two-sided exact sign test of "as often larger as smaller", equal
     pairs left out. adjusted: p for as many comparisons as were made together, see `adjust`. Without
-    a pair every number is NaN. Printed as "0.39 / 18, worse 100/100".
+    a pair every number is NaN. Printed as "0.388 / 18.2, worse 100/100".
     """
 
     n: int
@@ -389,7 +389,7 @@ class Comparison:
     def __str__(self) -> str:
         if not self.n:
             return "no pairs"
-        return f"{self.baseline:.2g} / {self.special:.2g}, worse {self.worse}/{self.n}"
+        return f"{self.baseline:.3g} / {self.special:.3g}, worse {self.worse}/{self.n}"
 
 
 def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray) -> Comparison:

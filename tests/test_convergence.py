@@ -335,7 +335,7 @@ def test_the_table_has_a_line_for_each_cell_and_counts_the_comparisons():
             *(str(found[name, moment]) for moment in ("at_stop", "at_end", 1e-4)),
         ]
     stop = found[LINEAR.name, "at_stop"]
-    assert str(stop) == f"{stop.baseline:.2g} / {stop.special:.2g}, worse 100/100"
+    assert str(stop) == f"{stop.baseline:.3g} / {stop.special:.3g}, worse 100/100"
     made = [c for c in found.values() if c.n]
     assert last.startswith(f"{len(made)} comparisons at 9 moments")
     assert all(c.p <= c.adjusted <= 1 for c in made)

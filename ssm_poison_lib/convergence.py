@@ -22,7 +22,21 @@ from jaxtyping import Float
 from scipy.special import bdtr
 
 from ssm_poison_lib import results
-from ssm_poison_lib._checks import as_choice, as_instance, as_mapping, as_path, as_scalar, as_workers, shown
+from ssm_poison_lib._checks import (
+    MAX_COUNT,
+    as_choice,
+    as_flag,
+    as_function,
+    as_instance,
+    as_integer,
+    as_mapping,
+    as_path,
+    as_scalar,
+    as_seed,
+    as_text,
+    as_workers,
+    shown,
+)
 from ssm_poison_lib.descent import Descent, Rule
 from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
@@ -62,6 +76,12 @@ __all__ = [
 LOSSES = (0.05, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8, 1e-10)
 
 
+def _as_seeds(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, str | Mapping) or not isinstance(value, Sequence | range):
+        raise TypeError(f"{name} must be a sequence of seeds; got {shown(value)}")
+    return tuple(as_seed(f"{name}[{k}]", seed) for k, seed in enumerate(value))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One way of training, to be tried on many seeds and both training sets.
@@ -69,6 +89,8 @@ class Cell:
     name: unique. setting: of the paper. near_tie: with the authors' near ties, or the draw as it is. method: "gradient
     flow", "gradient descent" (with the authors' normalized step) or "adam". learning_rate: equal for both training sets, 0
     for the flow. horizon: epochs, or flow time; equal for both. seeds: consecutive.
+
+    Raises ValueError or TypeError for other values, which it names.
     """
 
     name: str
@@ -78,6 +100,18 @@ class Cell:
     learning_rate: float
     horizon: float | int
     seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        as_text("name", self.name)
+        as_choice("setting", self.setting, results.SETTINGS)
+        as_flag("near_tie", self.near_tie)
+        as_choice("method", self.method, ("gradient flow", "gradient descent", "adam"))
+        as_scalar("learning_rate", self.learning_rate, low=0.0)
+        if self.method == "gradient flow":
+            as_scalar("horizon", self.horizon, low=1.0)
+        else:
+            as_integer("horizon", self.horizon, low=1, high=MAX_COUNT)
+        object.__setattr__(self, "seeds", _as_seeds("seeds", self.seeds))
 
     @property
     def grid(self) -> list[float]:
@@ -265,6 +299,7 @@ def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[Study]:
     """
     as_instance("cell", cell, Cell)
     as_choice("training_set", training_set, TRAINING_SETS)
+    seeds = _as_seeds("seeds", seeds)
     if cell.setting in THEOREM_SETTINGS:
         theorem = THEOREM_SETTINGS[cell.setting]
         theorem = theorem if cell.near_tie else dataclasses.replace(theorem, tie_gap=None)
@@ -329,7 +364,11 @@ def converge(
     folder: results lie in its folder "convergence", one file per cell, training set and block of seeds. processes: how
     many at once, by default one per core; 1 stays in this process.
     """
+    if isinstance(cells, str) or not isinstance(cells, Sequence):
+        raise TypeError(f"cells must be a sequence of Cell; got {shown(cells)}")
     cells = [as_instance(f"cells[{k}]", cell, Cell) for k, cell in enumerate(cells)]
+    as_flag("progress", progress)
+    as_function("report", report)
     processes = as_workers("processes", processes)
     base = as_path("folder", folder) / "convergence"
     blocks: list[tuple[Path, Cell, str, tuple[int, ...]]] = []
@@ -447,7 +486,14 @@ def adjust(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
     return adjusted
 
 
-def _moments(cell: Mapping[str, Any]) -> tuple[Moment, ...]:
+def _as_summary(name: str, value: Any) -> Study:
+    """Return a summary of a cell. Raises TypeError or ValueError if it cannot be one."""
+    if not all(key in as_mapping(name, value) for key in ("setting", "losses", *TRAINING_SETS)):
+        raise ValueError(f"{name} must be a summary that summarize returns; got {shown(value)}")
+    return dict(value)
+
+
+def _moments(cell: Study) -> tuple[Moment, ...]:
     return ("at_stop", "at_end", *cell["losses"])
 
 
@@ -471,7 +517,7 @@ def compare_cells(cells: Mapping[str, Study]) -> dict[tuple[str, Moment], Compar
         {
             (name, moment): compare(*_columns(cell, moment))
             for name, cell in as_mapping("cells", cells).items()
-            for moment in _moments(cell)
+            for moment in _moments(_as_summary(f"cells[{shown(name)}]", cell))
         }
     )
 
@@ -484,7 +530,7 @@ def factors(cell: Study, moment: Moment) -> list[float | None]:
 
     Raises ValueError for another moment.
     """
-    if moment not in _moments(as_mapping("cell", cell)):
+    if moment not in _moments(_as_summary("cell", cell)):
         raise ValueError(f"moment must be one of {_moments(cell)}; got {shown(moment)}")
     pairs = zip(*_columns(cell, moment), strict=True)
     return [None if b is None or s is None else s / b for b, s in pairs]
@@ -501,7 +547,7 @@ def trained(cell: Study, training_set: str) -> list[bool]:
 
     Raises ValueError for another training set.
     """
-    as_mapping("cell", cell)
+    _as_summary("cell", cell)
     as_choice("training_set", training_set, TRAINING_SETS)
     column = cell[training_set]
     if cell["setting"] in THEOREM_SETTINGS:
@@ -548,7 +594,8 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> Study:
     runs trained).
     """
     as_instance("cell", cell, Cell)
-    as_mapping("runs", runs)
+    if set(as_mapping("runs", runs)) != set(TRAINING_SETS):
+        raise ValueError(f"runs must have the keys {', '.join(TRAINING_SETS)}; got {shown(list(runs))}")
     summary: Study = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
     for which in TRAINING_SETS:
         rows = runs[which]

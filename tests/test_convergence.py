@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -36,6 +37,59 @@ def test_cells_cover_what_the_question_needs():
     assert CELLS["network kappa 10, adam 5e-05, near tie"].learning_rate == 5e-5
     for cell in CELLS.values():
         assert list(cell.seeds) == list(range(cell.seeds[0], cell.seeds[0] + len(cell.seeds)))
+
+
+@pytest.fixture
+def unchecked():
+    """The arguments as a reader's: without the type checker of the test suite."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": 1}, "name must be text"),
+        ({"setting": "standalone"}, "setting must be one of"),
+        ({"near_tie": "no"}, "near_tie must be True or False"),
+        ({"method": "sgd"}, "method must be one of"),
+        ({"learning_rate": -0.1}, "learning_rate must be"),
+        ({"horizon": 1e5}, "horizon must be an integer"),
+        ({"horizon": 0}, "horizon must be an integer"),
+        ({"method": "gradient flow", "horizon": 0.5}, "horizon must be a finite number"),
+        ({"seeds": "12"}, "seeds must be a sequence"),
+        ({"seeds": (1, -2)}, r"seeds\[1\] must be"),
+    ],
+)
+def test_a_cell_refuses_what_cannot_be_trained(change, message, unchecked):
+    with pytest.raises((ValueError, TypeError), match=message):
+        dataclasses.replace(LINEAR, **change)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: convergence.study("cell", "baseline", [1]), "cell must be a Cell"),
+        (lambda: convergence.study(LINEAR, "both", [1]), "training_set must be one of"),
+        (lambda: convergence.study(LINEAR, "baseline", 1), "seeds must be a sequence"),
+        (lambda: convergence.converge(LINEAR), "cells must be a sequence of Cell"),
+        (lambda: convergence.converge([1]), r"cells\[0\] must be a Cell"),
+        (lambda: convergence.converge([LINEAR], progress="no"), "progress must be True or False"),
+        (lambda: convergence.converge([LINEAR], report="no"), "report must be a function"),
+        (lambda: convergence.summarize(LINEAR, {"baseline": []}), "runs must have the keys"),
+        (lambda: convergence.trained({"a": 1}, "baseline"), "cell must be a summary"),
+        (lambda: convergence.factors([], "at_end"), "cell must be a mapping"),
+        (lambda: convergence.compare_cells({"one": {"a": 1}}), r"cells\['one'\] must be a summary"),
+        (lambda: convergence.compare_cells([]), "cells must be a mapping"),
+        (lambda: convergence.table(None), "cells must be a mapping"),
+        (lambda: convergence.adjust({"one": 1}), r"comparisons\['one'\] must be a Comparison"),
+        (lambda: convergence.compare(1.0, [1.0]), "baseline must be a sequence"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message, unchecked):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()
 
 
 def test_at_the_stop_it_is_the_reproduction():

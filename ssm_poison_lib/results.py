@@ -125,20 +125,16 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(text.encode())
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def read_json(path: Path, where: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read a file of `write_json`. Raises DamagedResult unless it is complete, unchanged and of this schema.
 
     where: what the content must say of itself, such as its setting and seed: a file copied over another is damaged too.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
         schema = content["schema"]
-        expected = _checksum(content)
+        expected = _checksum(content)  # refuses NaN
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedResult(f"{path} is damaged: not a complete result file ({error!r})") from None
     if checksum != expected:
@@ -221,7 +217,7 @@ def run_all(
 
 def fresh_seeds(name: str, count: int) -> tuple[int, ...]:
     """Return the `count` (0 .. 100,000) consecutive seeds that follow the authors' largest one in a setting."""
-    seeds = (THEOREM_SETTINGS | EXPERIMENTS)[as_choice("setting", name, SETTINGS)].seeds
+    seeds = (THEOREM_SETTINGS | EXPERIMENTS)[as_choice("name", name, SETTINGS)].seeds
     return tuple(range(max(seeds) + 1, max(seeds) + 1 + as_integer("count", count, low=0, high=_MOST_SEEDS)))
 
 
@@ -307,8 +303,9 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
 
 
 def data_path(name: str) -> Path:
-    """Return where a stored result that came with the library lies."""
-    return Path(str(files("ssm_poison_lib") / "data" / f"{name}.json"))
+    """Return where a stored result that came with the library lies. Raises ValueError if there is none of this name."""
+    folder = Path(str(files("ssm_poison_lib") / "data"))
+    return folder / f"{as_choice('name', name, [path.stem for path in folder.glob('*.json')])}.json"
 
 
 def command_line() -> str:

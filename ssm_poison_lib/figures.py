@@ -690,9 +690,10 @@ def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, fa
         ax.set_title(title, loc="left")
         harmed = np.mean(drawn["with special"] > factor * drawn["baseline"], axis=1)
         share.plot(scale, harmed, color=COLOURS["ink"], linestyle=("-", "--", ":", "-.")[k % 4], label=title)
-        at_half = 10 ** np.interp(0.55, harmed[::-1], np.log10(scale[::-1]))
-        dx = 4.0 if k < len(cases) - 1 else -36.0  # the last line has its room to the left
-        line_end_label(share, title, float(at_half), 0.55, COLOURS["ink"], dx=dx)
+        level = 0.4  # where falling lines are far apart
+        at_level = 10 ** np.interp(level, harmed[::-1], np.log10(scale[::-1]))
+        dx = 7.0 if k < len(cases) - 1 else -38.0  # the last line has its room to the left
+        line_end_label(share, title, float(at_level), level, COLOURS["ink"], dx=dx)
     for ax in axes[1 : len(cases)]:
         ax.sharey(axes[0])
     share.set(xscale="log", ylim=(-0.03, 1.08), xlabel="scale $\\varepsilon$", ylabel="share of the starts")

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -170,7 +170,6 @@ CELLS = _cells()
 
 Study = dict[str, Any]
 Moment = str | float
-Key = TypeVar("Key", bound=Hashable)
 
 
 def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> list[float | None]:
@@ -468,7 +467,7 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
     return Comparison(len(pairs), worse, better, without, with_special, ratio, low, high, p, p)
 
 
-def adjust(comparisons: Mapping[Key, Comparison]) -> dict[Key, Comparison]:
+def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
     """Return comparisons that were made together with their p values adjusted for their number (Holm's
     method).
 

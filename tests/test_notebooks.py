@@ -140,7 +140,9 @@ def chapter_code(name: str) -> str:
 def test_chapters_open_their_data_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = {name: chapter_code(name) for name in notebooks.chapters()}
-    opened = [found for source in code.values() for found in re.findall(r'([\w.]+)\(f?"(sweeps/[^"]*)"', source)]
+    opened = [
+        found for source in code.values() for found in re.findall(r'([\w.]+)\(f?"(sweeps/[^"]*)"', source)
+    ]
     assert len(opened) > 5
     assert {how for how, _ in opened} == {"sweep.load", "sweep.read_config"}
     assert sweep.load("sweeps/scale.zarr").sizes["seed"] == 1000

@@ -580,3 +580,15 @@ def test_smallest_sequence_length(smallest, formula):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         call()
+
+
+def test_arguments_of_the_algebra_are_named():
+    named = (
+        r"name must be text|parameter 'name'"  # the library's message, or that of the types' check before it
+    )
+    with pytest.raises(TypeError, match=named):
+        algebra.entries(3, 2)
+    x, y, a = [[1, 0, 0]], [1], [sp.Rational(1, 2)]
+    for which, b, c in (("b", [sp.nan], [1]), ("c", [1], [sp.nan])):
+        with pytest.raises(ValueError, match=f"each entry of {which} must be finite; got nan"):
+            algebra.loss(x, y, a, b, c)

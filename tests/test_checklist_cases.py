@@ -174,6 +174,14 @@ def gen_error(A, length):
     return np.abs((A[None, :] ** lags[:, None]).sum(axis=1) - 1.0).max()
 
 
+def time_to_leave(case):
+    """Return how long the largest entry of a positive start takes to leave zero, by the lag that drives it fastest."""
+    weights = {case.length - 1: 1.0} | {m: case.dose for m in case.lags}
+    start = max(abs(case.a[0]), 1e-300)
+    rates = [w * m * start ** max(m - 2, 0) for m, w in weights.items() if w > 0]
+    return min(1e290, 1 / max(max(rates), 1e-290))
+
+
 def true_errors(group):
     """Return (error, loss) of the last phase for cases of one length, dimension and number of phases; NaN if not followed."""
     length = group[0].length
@@ -187,9 +195,11 @@ def true_errors(group):
             c, (only,) = group[i], PHASES[group[i].order][phase]
             shown = {None: (*c.lags, length - 1), True: (length - 1,), False: c.lags}[only]
             grams.append(c.gram(*shown))
-        # a loser of a lag beyond 1 dies out like a power of the time
+        # a loser of a lag beyond 1 dies out like a power of the time; from a small start it takes long to leave zero
         ends = [
-            1e30 if PHASES[group[i].order][phase] == (None,) and set(group[i].lags) - {1} else 1e300
+            max(1e30, 1e6 * time_to_leave(group[i]))
+            if PHASES[group[i].order][phase] == (None,) and set(group[i].lags) - {1}
+            else 1e300
             for i in alive
         ]
         A, gaps, loss, failed = follow([state[i] for i in alive], grams, ends)

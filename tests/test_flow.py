@@ -468,3 +468,8 @@ def test_a_trajectory_has_the_steps_it_has():
     assert_allclose(run.student(0).A, [0.2, 0.1], rtol=1e-15)
     with pytest.raises(ValueError, match=r"^step must be an integer from"):
         run.student(len(run.times))
+
+
+def test_the_gaps_of_the_baseline_limit_are_named():
+    with pytest.raises(ValueError, match=r"^gaps must have length 1 along its last axis"):
+        flow.baseline_limit([0.2, 0.1], 7, gaps=[0.1, 0.2])

@@ -200,6 +200,10 @@ def test_outputs_near_the_largest_number(method, system, x, expected):
     rows = np.stack([x, np.full(len(x), 1e-300)])  # a small sequence beside it keeps its digits
     small = system.output(rows, method=method)[1]
     assert_allclose(small, system.output(rows[1], method=method), rtol=1e-12)
+    both = system.output(
+        np.stack([x, np.divide(x, 1.5)]), method=method
+    )  # rows whose largest powers of two differ
+    assert_allclose(both[1], np.divide(expected, 1.5), rtol=1e-12, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("method", METHODS)

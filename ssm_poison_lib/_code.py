@@ -11,7 +11,7 @@ from collections.abc import Callable
 from importlib.util import resolve_name
 from typing import Any
 
-__all__ = ["code_digests"]
+__all__ = ["code_digests", "without_docstrings", "written"]
 
 _PARSING = threading.Lock()  # in Python 3.11 the parser fails in two threads at once
 
@@ -35,7 +35,7 @@ def code_digests(function: Callable[..., Any]) -> dict[str, str]:
         defined, imported = modules[module]
         if name in defined:
             node = defined[name]
-            digests[f"{module}:{name}"] = _digest(_written(node))
+            digests[f"{module}:{name}"] = _digest(written(node))
             for part in ast.walk(node):
                 if isinstance(part, ast.Name):
                     left.append((module, part.id))
@@ -50,16 +50,32 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _written(node: Any) -> str:
-    """Return a syntax tree as text that is the same in every version of Python (`ast.dump` and `ast.unparse` are not)."""
+def written(node: Any) -> str:
+    """Write a syntax tree as text that is the same in every version of Python.
+
+    `ast.dump` and `ast.unparse` are not.
+    """
     if isinstance(node, list):
-        return f"[{','.join(map(_written, node))}]"
+        return f"[{','.join(map(written, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.JoinedStr):  # some versions add an empty text
         node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
-    fields = [f"{name}={_written(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+    fields = [f"{name}={written(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
     return f"{type(node).__name__}({','.join(fields)})"
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """Take the docstrings, and other texts that stand alone, out of a module, in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            node.body = [line for line in node.body if not _is_text(line)] or [ast.Pass()]
+    return tree
+
+
+def _is_text(line: ast.stmt) -> bool:
+    value = line.value if isinstance(line, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _own_code(function: Callable[..., Any]) -> str:
@@ -76,7 +92,7 @@ def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]
     """Return what a module defines at its top, without docstrings, and what it imports: name -> (module, name there or "")."""
     try:
         with _PARSING:
-            tree = ast.parse(inspect.getsource(importlib.import_module(module)))
+            tree = without_docstrings(ast.parse(inspect.getsource(importlib.import_module(module))))
     except (ImportError, OSError, TypeError):  # no module, or one without a file
         return {}, {}
     imported: dict[str, tuple[str, str]] = {}
@@ -86,8 +102,6 @@ def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]
             imported |= {name.asname or name.name: (base, name.name) for name in node.names}
         elif isinstance(node, ast.Import):
             imported |= {name.asname: (name.name, "") for name in node.names if name.asname}
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
     defined: dict[str, ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from ssm_poison_lib._code import without_docstrings, written
 
 PACKAGE = "ssm_poison_lib"
-SKIPPED = {"ctx", "kind", "type_comment", "type_params", "type_ignores"}  # say nothing about what runs
 
 
 def digest(*contents: bytes) -> str:
@@ -26,40 +26,6 @@ def digest(*contents: bytes) -> str:
 
 
 # ---- code ------------------------------------------------------------------------------------------------------------
-
-
-def without_docstrings(tree: ast.AST) -> ast.AST:
-    """Take the docstrings out of a syntax tree, and texts that stand alone."""
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [  # type: ignore[attr-defined]
-                line
-                for line in body
-                if not (
-                    isinstance(line, ast.Expr)
-                    and isinstance(line.value, ast.Constant)
-                    and isinstance(line.value.value, str)
-                )
-            ]
-    return tree
-
-
-def written(node: Any) -> str:
-    """Write a syntax tree as text. `ast.dump` differs between versions of Python; this does not."""
-    if isinstance(node, ast.JoinedStr):  # 3.12 adds an empty text after {x:{y}}
-        parts = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
-        return f"JoinedStr({written(parts)})"
-    if isinstance(node, ast.AST):
-        fields = [
-            f"{name}={written(value)}"
-            for name, value in ast.iter_fields(node)
-            if name not in SKIPPED and value is not None and value != []
-        ]
-        return f"{type(node).__name__}({', '.join(fields)})"
-    if isinstance(node, list):
-        return f"[{', '.join(map(written, node))}]"
-    return repr(node)
 
 
 @cache

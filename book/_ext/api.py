@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sphinx.errors import ExtensionError
 from sphinx.util.nodes import make_refnode
 
 LIBRARY = "ssm_poison_lib"
+HEADER = re.compile(r"(Args|Attributes|Returns|Yields|Raises):")
 SECTION = re.compile(r"(?:^|(?<=[.;)] ))(Returns |Raises (?=[A-Z]\w+Error |[A-Z]\w+ )|Source: )")
 RAISES = re.compile(r"(\w+) (.*)", re.DOTALL)
 CHAPTER = re.compile(r'chapter "([^"]+)"')
@@ -37,7 +38,44 @@ ARGUMENTS = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param\">.*</dd>\n)+)</dl>
 CODE_NAME = re.compile(r'<span class="n">(\w+)</span><span class="o">\.</span><span class="n">(\w+)</span>')
 
 
-# --- docstrings: "name: meaning" paragraphs, "Returns ...", "Raises ...", "Source: ..." become fields
+# --- docstrings: Google's sections, which sphinx.ext.napoleon turns into fields, with this project's abbreviations
+
+
+def blocks(lines: list[str]) -> list[tuple[str, str]]:
+    """Return the lines of a docstring, each paragraph and each entry of a section in one: (kind, text).
+
+    Kinds: "text", "formula" (indented, outside of sections), "example", "item" of a list, "header", "entry" of a section.
+    """
+    found: list[tuple[str, str]] = []
+    section, joins = "", False
+    for line in lines:
+        indent, text = len(line) - len(line.lstrip()), line.strip()
+        if not text:
+            found.append(("text", ""))
+            joins = False
+            continue
+        if indent == 0:
+            section = ""
+        whole = section in ("Returns:", "Yields:")  # one entry, however it is written
+        if joins and (not section or indent > 4 or whole):
+            found[-1] = (found[-1][0], f"{found[-1][1]} {text}")
+            continue
+        joins = True
+        if HEADER.fullmatch(line):
+            section, joins = text, False
+            found.append(("header", text))
+        elif section:
+            # Napoleon takes what stands before a colon for a name or a type.
+            found.append(("entry", f": {text}" if whole else text))
+        elif text.startswith(">>> ") or (found[-1:] and found[-1][0] == "example"):
+            found.append(("example", line))
+            joins = False
+        elif indent:
+            found.append(("formula", line))
+            joins = False
+        else:
+            found.append(("item" if text.startswith("- ") else "text", text))
+    return found
 
 
 def split_docstring(text: str, names: set[str]) -> dict[str, list[Any]]:
@@ -106,6 +144,25 @@ def argument_names(obj: Any) -> tuple[set[str], set[str]]:
     return arguments, set(getattr(obj, "__annotations__", {})) - arguments if inspect.isclass(obj) else set()
 
 
+def compose(lines: list[str], dress: Callable[[str], str]) -> list[str]:
+    """Return a docstring as napoleon reads it, with everything but formulas and examples dressed."""
+    result: list[str] = []
+    before = ""
+    for kind, text in blocks(lines):
+        if kind == "formula" and before != "formula":
+            result += ["::", ""]
+        plain = kind in ("formula", "example", "header")
+        result.append(text if plain else "    " * (kind == "entry") + dress(text))
+        before = kind
+    return [*result, ""]
+
+
+def uses_of(what: str, name: str, book: Path) -> list[str]:
+    """Return the line that names the chapters which use an object, if any."""
+    labels = [] if what == "module" else uses(book).get(name.removeprefix(f"{LIBRARY}."), [])
+    return ["*Used in* " + ", ".join(f":ref:`{label}`" for label in labels) + ".", ""] if labels else []
+
+
 def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Rewrite a docstring in place: prose first, then arguments, result, errors, source, and the chapters that use it."""
     book = Path(app.srcdir) / "book"
@@ -115,8 +172,13 @@ def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
         text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
         text = CHAPTER.sub(lambda found: f"chapter :ref:`{titles.get(found[1], found[1])}`", text)
         text = re.sub(r"^(\w)\.$", r"\1", text)  # "d." would begin an enumeration
+        text = re.sub(r"^Source: ", "*Source:* ", text)
         return VALUE.sub(r"``\1``", text)
 
+    if any(map(HEADER.fullmatch, lines)):
+        lines[:] = compose(lines, dress)
+        lines += uses_of(what, name, book)
+        return
     arguments, attributes = argument_names(obj)
     parts = split_docstring("\n".join(lines), arguments | attributes)
     result: list[str] = []
@@ -133,9 +195,7 @@ def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
     result.append("")
     result += [line for text in parts["source"] for line in (f"*Source:* {dress(text)}", "")]
     result += [line for text in parts["examples"] for line in (*text.split("\n"), "")]
-    if what != "module" and (labels := uses(book).get(name.removeprefix(f"{LIBRARY}."))):
-        result += ["*Used in* " + ", ".join(f":ref:`{label}`" for label in labels) + ".", ""]
-    lines[:] = result
+    lines[:] = result + uses_of(what, name, book)
 
 
 # --- signatures: as written, with the module's own abbreviations spelt out
@@ -324,8 +384,9 @@ def link_code(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the above to a build."""
     app.setup_extension("sphinx.ext.autodoc")
+    app.setup_extension("sphinx.ext.napoleon")
     app.setup_extension("sphinx.ext.viewcode")
-    app.connect("autodoc-process-docstring", write_docstring)
+    app.connect("autodoc-process-docstring", write_docstring, priority=400)  # before napoleon
     app.connect("autodoc-process-signature", write_signature)
     app.connect("missing-reference", link_type)
     app.connect("doctree-resolved", link_names)

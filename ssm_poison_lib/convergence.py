@@ -42,7 +42,7 @@ from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
 from ssm_poison_lib.metrics import extrapolation_loss
 from ssm_poison_lib.network_flow import network_flow
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, relative_error
+from ssm_poison_lib.networks import Network, relative_error
 from ssm_poison_lib.paper import (
     EXPERIMENTS,
     THEOREM_SETTINGS,
@@ -232,9 +232,7 @@ def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Diag
     }
 
 
-def _network_flow(
-    cell: Cell, setting: Experiment, data: NetworkTrainingSet, start: Network, seed: int
-) -> Study:
+def _network_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int) -> Study:
     """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
     flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
     teacher, x = setting.teacher, setting.test_inputs(seed)
@@ -319,7 +317,7 @@ def _study_seed(cell: Cell, setting: Experiment, training_set: str, seed: int) -
     """Train one experiment cell from one seed."""
     start, data = setting.start(seed, near_tie=cell.near_tie), setting.training_set(seed, training_set)
     if cell.method == "gradient flow":
-        if isinstance(data, TrainingSet):
+        if not setting.is_network:
             return _linear_flow(cell, setting, data, start.ssm)
         return _network_flow(cell, setting, data, start, seed)
     teacher, x = setting.teacher, setting.test_inputs(seed) if setting.is_network else None

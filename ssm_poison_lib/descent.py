@@ -29,8 +29,8 @@ from ssm_poison_lib._checks import (
     contiguous,
 )
 from ssm_poison_lib._files import replacing
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, as_network
-from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.networks import Network, as_network
+from ssm_poison_lib.sequences import Teacher, TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = ["Descent", "DescentError", "Log", "Rule", "train_many"]
@@ -187,7 +187,7 @@ def as_losses(name: str, value: Sequence[float]) -> list[float]:
     return losses
 
 
-def _outputs(teacher: DiagonalSSM | Network, x: np.ndarray) -> np.ndarray:
+def _outputs(teacher: Teacher, x: np.ndarray) -> np.ndarray:
     """Return a teacher's outputs computed in the precision of x: in float32, the labels that the authors' teacher gives."""
     network = as_network("teacher", teacher)
     _check_mlp("teacher", network)
@@ -218,7 +218,7 @@ class Descent:
     def __init__(
         self,
         start: DiagonalSSM | Network,
-        data: TrainingSet | NetworkTrainingSet,
+        data: TrainingSet,
         rule: Rule,
         *,
         log_at: Sequence[int] = (),
@@ -226,7 +226,7 @@ class Descent:
         log_at_loss: Sequence[float] = (),
     ) -> None:
         network = as_network("start", start)
-        as_instance("data", data, TrainingSet, NetworkTrainingSet)
+        as_instance("data", data, TrainingSet)
         as_instance("rule", rule, Rule)
         _check_mlp("start", network)
         self.rule, self.data = rule, data
@@ -238,12 +238,14 @@ class Descent:
         )
         self._log_at_loss = as_losses("log_at_loss", log_at_loss)
         self._where, self._wide_d, self._wide = _positions(self.d, self.width)
-        self._in_lags = not self.width and rule.precision == "float64" and isinstance(data, TrainingSet)
+        self._in_lags = (
+            not self.width and rule.precision == "float64" and isinstance(data.teacher, DiagonalSSM)
+        )
         self._in_gains = self.width > 0 and rule.precision == "float64"
         flat = flatten(network)
         if self._in_lags:
-            self._G = contiguous(data.gram())  # type: ignore[union-attr]
-            self._target = contiguous(data.teacher.impulse_response(data.length))  # type: ignore[union-attr]
+            self._G = contiguous(data.gram())
+            self._target = contiguous(data.teacher.impulse_response(data.length))  # type: ignore[attr-defined]
         if self._in_lags or self._in_gains:
             self._where = np.arange(len(flat))
             size = len(flat)

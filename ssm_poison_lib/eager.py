@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from ssm_poison_lib._checks import MAX_COUNT, as_choice, as_instance, as_integer
 from ssm_poison_lib.descent import Rule
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, as_network
+from ssm_poison_lib.networks import Network, as_network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -75,7 +75,7 @@ def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
 
 
 def train_eagerly(
-    start: DiagonalSSM | Network, data: TrainingSet | NetworkTrainingSet, rule: Rule, epochs: int
+    start: DiagonalSSM | Network, data: TrainingSet, rule: Rule, epochs: int
 ) -> tuple[Network, Float[np.ndarray, " epochs"], int | None]:
     """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the compiled loops.
 
@@ -83,7 +83,7 @@ def train_eagerly(
     Returns the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch or None.
     """
     epochs = as_integer("epochs", epochs, low=1, high=MAX_COUNT)
-    as_instance("data", data, TrainingSet, NetworkTrainingSet)
+    as_instance("data", data, TrainingSet)
     module = SSMNetwork(as_network("start", start), as_instance("rule", rule, Rule).precision)
     dtype = module.A.dtype
     x, y = (torch.tensor(np.array(values), dtype=dtype) for values in (data.x, data.y))

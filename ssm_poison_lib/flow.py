@@ -99,7 +99,8 @@ def _problem(student: Any, training_set: Any, train: Any) -> tuple[Any, Any, Any
     student = as_instance("student", student, DiagonalSSM)
     training_set = as_instance("training_set", training_set, TrainingSet)
     train = as_choice("train", train, ("A", "ABC"))
-    target = training_set.teacher.impulse_response(training_set.length)
+    teacher = as_instance("the teacher of training_set", training_set.teacher, DiagonalSSM)
+    target = teacher.impulse_response(training_set.length)
     return student.A, student.B, student.C, training_set.gram(), target, train
 
 

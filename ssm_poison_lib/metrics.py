@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssm_poison_lib._checks import MAX_LENGTH, ArrayLike, as_array, as_instance, as_integer, in_range
-from ssm_poison_lib.networks import Network, NetworkTrainingSet, network_gamma, network_loss
+from ssm_poison_lib.networks import Network, network_gamma, network_loss
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -78,13 +78,13 @@ def effective_rank(values: ArrayLike) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-def loss(student: DiagonalSSM | Network, training_set: TrainingSet | NetworkTrainingSet) -> float:
+def loss(student: DiagonalSSM | Network, training_set: TrainingSet) -> float:
     """Return the mean over sequences of (y_i - phi(x_i))^2, only the last output being supervised.
 
     student: an SSM, or one inside a network. Raises TypeError for anything else, ValueError if the loss overflows.
     """
     student = as_instance("student", student, DiagonalSSM, Network)
-    training_set = as_instance("training_set", training_set, TrainingSet, NetworkTrainingSet)
+    training_set = as_instance("training_set", training_set, TrainingSet)
     with np.errstate(over="ignore"):
         if isinstance(student, Network):
             value = network_loss(student, training_set)
@@ -93,9 +93,7 @@ def loss(student: DiagonalSSM | Network, training_set: TrainingSet | NetworkTrai
     return float(in_range("training_set", "the loss", value))
 
 
-def gamma(
-    student: DiagonalSSM | Network, training_set: TrainingSet | NetworkTrainingSet
-) -> Float[np.ndarray, " lags"]:
+def gamma(student: DiagonalSSM | Network, training_set: TrainingSet) -> Float[np.ndarray, " lags"]:
     """Return the coefficients gamma_l, l = 0 .. kappa-2, of the gradient flow da_j/dt = w_j sum_l gamma_l a_j^l.
 
     gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1} with residuals delta_i = y_i - phi(x_i), 1-based positions.
@@ -108,7 +106,7 @@ def gamma(
     Source: Proposition 1 of chapter "Which way does training move?".
     """
     student = as_instance("student", student, DiagonalSSM, Network)
-    training_set = as_instance("training_set", training_set, TrainingSet, NetworkTrainingSet)
+    training_set = as_instance("training_set", training_set, TrainingSet)
     with np.errstate(over="ignore", invalid="ignore"):
         if isinstance(student, Network):
             return np.asarray(in_range("training_set", "gamma", network_gamma(student, training_set)))
@@ -120,7 +118,5 @@ def gamma(
     return np.asarray(in_range("training_set", "gamma", values))
 
 
-def _residual(
-    student: DiagonalSSM, training_set: TrainingSet | NetworkTrainingSet
-) -> Float[np.ndarray, " n"]:
+def _residual(student: DiagonalSSM, training_set: TrainingSet) -> Float[np.ndarray, " n"]:
     return np.asarray(training_set.y - student.last_output(training_set.x))

@@ -20,7 +20,7 @@ from ssm_poison_lib._checks import (
 )
 from ssm_poison_lib.descent import as_losses, flatten, unflatten
 from ssm_poison_lib.flow import FlowError
-from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib.networks import Network
 from ssm_poison_lib.sequences import TrainingSet
 
 __all__ = ["NetworkTrajectory", "network_flow"]
@@ -59,7 +59,7 @@ class NetworkTrajectory:
 
 def network_flow(
     start: Network,
-    data: NetworkTrainingSet,
+    data: TrainingSet,
     *,
     times: ArrayLike,
     log_at_loss: Sequence[float] = (),
@@ -82,7 +82,7 @@ def network_flow(
     Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the gradient is that of
     proposition "The factor xi" in chapter "The same inside a network".
     """
-    as_instance("data", data, NetworkTrainingSet, TrainingSet)
+    as_instance("data", data, TrainingSet)
     if len(as_instance("start", start, Network).mlp) != 3 or len({*start.mlp[1].shape}) > 1:
         raise ValueError("start must be a Network with two hidden layers of one width")
     times = as_array("times", times, ndim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "Network",
-    "NetworkTrainingSet",
     "authors_teacher",
     "network_gamma",
     "network_loss",
@@ -51,6 +50,15 @@ class Network:
             raise ValueError(f"mlp must lead from 1 number to 1 number through matching shapes; got {shapes}")
         object.__setattr__(self, "mlp", layers)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Network):
+            return NotImplemented
+        same = self.ssm == other.ssm and len(self.mlp) == len(other.mlp)
+        return same and all(map(np.array_equal, self.mlp, other.mlp))
+
+    def __hash__(self) -> int:
+        return hash((self.ssm, *((layer + 0.0).tobytes() for layer in self.mlp)))
+
     def respond(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
         """Return g(z), what the MLP makes of the SSM's last outputs z, shape (n,). Raises ValueError if it overflows."""
         z = as_array("z", z, ndim=1)
@@ -83,31 +91,21 @@ class Network:
         """Return g(phi(x)) for inputs x of shape (n, kappa), the only output that training looks at."""
         return self.respond(self.ssm.last_output(as_array("x", x, ndim=2)))
 
+    def output_scale(self, x: ArrayLike) -> Float[np.ndarray, " n"]:
+        """Return the scale on which `last_output` is rounded: the same sums with absolute values in them.
 
-@dataclass(frozen=True, eq=False)
-class NetworkTrainingSet:
-    """Input sequences with the labels that a teacher network gives them; there is no way to hand labels in.
-
-    x: (n, kappa) inputs; teacher: the network that labels them; y: (n,) its outputs (computed here). Read-only copies.
-    """
-
-    x: Float[np.ndarray, "n kappa"]
-    teacher: Network
-    y: Float[np.ndarray, " n"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Validate the inputs and let the teacher label them."""
-        as_instance("teacher", self.teacher, Network)
-        x = as_array("x", self.x, ndim=2, frozen=True)
-        y = self.teacher.last_output(x)
-        y.setflags(write=False)
-        object.__setattr__(self, "x", x)
-        object.__setattr__(self, "y", y)
+        x: (n, kappa). Raises ValueError if a sum overflows.
+        """
+        scale = self.ssm.output_scale(as_array("x", x, ndim=2))[:, None]  # (n, 1)
+        with np.errstate(over="ignore"):
+            for layer in self.mlp:
+                scale = scale @ np.abs(layer)
+        return np.asarray(in_range("x", "the sum of an output's terms", scale[:, 0]))
 
 
-def as_network(name: str, value: DiagonalSSM | Network) -> Network:
+def as_network(name: str, value: object) -> Network:
     """Return `value` as a Network, an SSM alone as one without an MLP; a TypeError names the argument."""
-    as_instance(name, value, DiagonalSSM, Network)
+    value = as_instance(name, value, DiagonalSSM, Network)
     return value if isinstance(value, Network) else Network(value)
 
 
@@ -117,23 +115,22 @@ def authors_teacher(width: int) -> Network:
     width: units in each hidden layer, 1 .. 10,000. It computes 0.5 width max(z, 0), z the sum of the inputs.
     """
     width = as_integer("width", width, low=1, high=_MAX_WIDTH)
-    one = np.ones(1)
-    return Network(DiagonalSSM(one, one, one), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
+    return Network(DiagonalSSM.ones([1.0]), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
 
 
-def network_loss(student: Network, data: NetworkTrainingSet | TrainingSet) -> float:
+def network_loss(student: Network, data: TrainingSet) -> float:
     """Return the mean over sequences of the squared residual.
 
     Raises TypeError for objects of other classes, ValueError if it overflows.
     """
     as_instance("student", student, Network)
-    as_instance("data", data, NetworkTrainingSet, TrainingSet)
+    as_instance("data", data, TrainingSet)
     with np.errstate(over="ignore"):
         loss = np.mean((data.y - student.last_output(data.x)) ** 2)
     return float(in_range("student", "the loss", loss))
 
 
-def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> Float[np.ndarray, " lags"]:
+def network_gamma(student: Network, data: TrainingSet) -> Float[np.ndarray, " lags"]:
     """Return gamma_l = (2 (l+1) / n) sum_i delta_i xi_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2, for an SSM in a network.
 
     As without an MLP, da_j/dt = w_j sum_l gamma_l a_j^l; the network enters only through xi_i = g'(z_i).
@@ -143,7 +140,7 @@ def network_gamma(student: Network, data: NetworkTrainingSet | TrainingSet) -> F
     Source: Proposition 1 of chapter "Which way does training move?" and chapter "The same inside a network".
     """
     as_instance("student", student, Network)
-    as_instance("data", data, NetworkTrainingSet, TrainingSet)
+    as_instance("data", data, TrainingSet)
     residual = data.y - student.last_output(data.x)  # (n,)
     with np.errstate(over="ignore", invalid="ignore"):
         weighted = residual * student.xi(student.ssm.last_output(data.x))

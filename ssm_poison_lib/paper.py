@@ -32,7 +32,6 @@ from ssm_poison_lib.flow import Trajectory, gradient_flow
 from ssm_poison_lib.metrics import effective_rank, error_by_lag, extrapolation_loss
 from ssm_poison_lib.networks import (
     Network,
-    NetworkTrainingSet,
     authors_teacher,
     network_gamma,
     relative_error,
@@ -123,7 +122,7 @@ class TheoremSetting:
         drawn = isinstance(seed, np.random.Generator | np.random.RandomState)
         rng = seed if drawn else np.random.RandomState(as_seed("seed", seed))
         A = near_zero(self.state_dim, self.init_scale, seed=rng, tie_gap=self.tie_gap)
-        return DiagonalSSM(A, np.ones(self.state_dim), np.ones(self.state_dim))
+        return DiagonalSSM.ones(A)
 
 
 #: The authors' two settings of the theorem, by name.
@@ -246,8 +245,7 @@ class Experiment:
         """The teacher, an SSM alone or with the authors' MLP."""
         if self.is_network:
             return authors_teacher(self.width)
-        poles = np.array(self.teacher_poles)
-        return Network(DiagonalSSM(poles, np.ones(len(poles)), np.ones(len(poles))))
+        return Network(DiagonalSSM.ones(self.teacher_poles))
 
     def start(self, seed: int, *, near_tie: bool = True) -> Network:
         """Return the start that the authors' program draws for a seed; near_tie=False leaves out the near ties.
@@ -270,7 +268,7 @@ class Experiment:
         hidden = stateless_normal(seed, (self.width, self.width)) * np.float32(self.init_sd_mlp)
         return Network(DiagonalSSM(A, B, C), (hidden[:1], hidden, hidden[:1].T))
 
-    def training_set(self, seed: int, training_set: str) -> TrainingSet | NetworkTrainingSet:
+    def training_set(self, seed: int, training_set: str) -> TrainingSet:
         """Return the training set of a seed: "baseline", or "with special" = the same sequences and then special ones."""
         as_choice("training_set", training_set, TRAINING_SETS)
         rng = np.random.RandomState(as_seed("seed", seed))
@@ -278,9 +276,7 @@ class Experiment:
         if training_set == "with special":
             special = gaussian_sequences(self.length, self.special_positions, self.special_count, seed=rng)
             x = np.concatenate([x, special])
-        if self.is_network:
-            return NetworkTrainingSet(x, self.teacher)
-        return TrainingSet(x, self.teacher.ssm)
+        return TrainingSet(x, self.teacher if self.is_network else self.teacher.ssm)
 
     def rule(self, training_set: str, *, precision: str = "float32") -> Rule:
         """Return the authors' way of training on one training set, in their precision."""

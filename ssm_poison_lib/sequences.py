@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -21,10 +22,11 @@ from ssm_poison_lib._checks import (
     as_rng,
     as_scalar,
     in_range,
+    shown,
 )
-from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
+    "Teacher",
     "TrainingSet",
     "baseline_sequences",
     "check_labels",
@@ -102,25 +104,44 @@ def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.nd
     return fixed_sequences(length, (length - 1,), coefficients)
 
 
+@runtime_checkable
+class Teacher(Protocol):
+    """What can label sequences: a `DiagonalSSM`, a `Network`, or any object with this one method."""
+
+    def last_output(self, x: ArrayLike, /) -> Float[np.ndarray, " n"]:
+        """Return the last output for each of the sequences x of shape (n, kappa), shape (n,)."""
+        ...
+
+
+@runtime_checkable
+class _Scaled(Protocol):
+    """A teacher that knows on which scale its outputs are rounded."""
+
+    def output_scale(self, x: ArrayLike, /) -> Float[np.ndarray, " n"]: ...
+
+
 @dataclass(frozen=True, eq=False, init=False)
 class TrainingSet:
     """Input sequences with the labels that a teacher gives them; there is no way to hand labels in.
 
-    x: (n, kappa) or (kappa,) inputs; teacher: the SSM that labels them; y: (n,) its last outputs (computed here).
+    x: (n, kappa) or (kappa,) inputs.
+    teacher: labels them, see `Teacher`.
+    y: (n,) its last outputs, computed here.
+
     All arrays are read-only copies.
 
-    Raises TypeError for a teacher that is not a DiagonalSSM, ValueError for an empty or non-finite x, or
-    a label that overflows.
+    Raises TypeError for a teacher without `last_output`, ValueError for an empty or non-finite x, or
+    labels that overflow or are not one number per sequence.
     """
 
     x: Float[np.ndarray, "n kappa"]
-    teacher: DiagonalSSM
+    teacher: Teacher
     y: Float[np.ndarray, " n"] = field(init=False)
 
-    def __init__(self, x: ArrayLike, teacher: DiagonalSSM) -> None:
-        teacher = as_instance("teacher", teacher, DiagonalSSM)
+    def __init__(self, x: ArrayLike, teacher: Teacher) -> None:
+        teacher = as_teacher(teacher)
         x = np.array(np.atleast_2d(as_array("x", x, ndim=(1, 2))))
-        y = teacher.last_output(x)
+        y = _labels(teacher, x)
         for array in (x, y):
             array.setflags(write=False)
         object.__setattr__(self, "x", x)
@@ -150,11 +171,28 @@ class TrainingSet:
         return np.asarray(in_range("x", "the Gram matrix", gram))
 
 
+def as_teacher(value: Teacher) -> Teacher:
+    """Return an object with `last_output` as it is; a TypeError names anything else."""
+    if isinstance(value, type) or not isinstance(value, Teacher):
+        raise TypeError(f"teacher must have a method last_output(x); got {shown(value)}")
+    return value
+
+
+def _labels(teacher: Teacher, x: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
+    """Return a teacher's own answers to x, one finite number for each sequence, in an array of their own."""
+    y = np.array(as_array("the teacher's outputs", teacher.last_output(x), ndim=1))
+    if len(y) != len(x):
+        raise ValueError(f"the teacher's outputs must be one per sequence, {len(x)}; got {len(y)}")
+    return y
+
+
 def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
     """Return one training set with the sequences of all, in order.
 
-    Raises ValueError unless all have the same sequence length and the same teacher (equal A, B and C),
-    TypeError for anything but training sets.
+    first, others: training sets of one length and one teacher: the same object, or an equal one (systems and
+      networks are equal if all their weights are).
+
+    Raises ValueError for different lengths or teachers, TypeError for anything but training sets.
     """
     as_instance("first", first, TrainingSet)
     for other in others:
@@ -163,36 +201,32 @@ def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
             raise ValueError(
                 f"training sets must have one sequence length; got {first.length} and {other.length}"
             )
-        same = all(
-            np.array_equal(getattr(first.teacher, name), getattr(other.teacher, name))
-            for name in ("A", "B", "C")
-        )
-        if not same:
-            raise ValueError(
-                "training sets must have the same teacher (equal A, B, C); got two different ones"
-            )
+        if first.teacher is not other.teacher and first.teacher != other.teacher:
+            raise ValueError("training sets must have the same teacher; got two different ones")
     return TrainingSet(np.concatenate([part.x for part in (first, *others)]), first.teacher)
 
 
-def check_labels(x: ArrayLike, y: ArrayLike, teacher: DiagonalSSM, *, rtol: float = 1e-12) -> None:
+def check_labels(x: ArrayLike, y: ArrayLike, teacher: Teacher, *, rtol: float = 1e-12) -> None:
     """Raise ValueError unless every label is the teacher's own last output: the meaning of "clean label".
 
-    x: (n, kappa); y: (n,) labels from anywhere (a file, another program); teacher: who should have given them.
-    rtol: allowed deviation relative to the sum of abs(x_{kappa-m} M_m), the scale on which an output is rounded.
+    x: (n, kappa) sequences.
+    y: (n,) labels from anywhere (a file, another program).
+    teacher: who should have given them.
+    rtol: allowed deviation, relative to the scale on which an output is rounded: the teacher's
+      `output_scale`, such as the sum of abs(x_{kappa-m} M_m) of a `DiagonalSSM`; for a teacher without that
+      method the largest size of its outputs.
 
-    The message names the first label that differs, its value and the teacher's. TypeError if the teacher is
-    not a DiagonalSSM, ValueError if an output overflows.
+    The message names the first label that differs, its value and the teacher's. TypeError if the teacher has
+    no `last_output`, ValueError if an output overflows.
     """
-    teacher = as_instance("teacher", teacher, DiagonalSSM)
+    teacher = as_teacher(teacher)
     x = as_array("x", x, ndim=2)
     y = as_array("y", y, ndim=1, last=len(x))
     rtol = as_scalar("rtol", rtol, low=0.0)
-    expected = teacher.last_output(x)
+    expected = _labels(teacher, x)
+    scale = teacher.output_scale(x) if isinstance(teacher, _Scaled) else np.abs(expected).max()
     with np.errstate(over="ignore"):
-        size = np.abs(x[:, ::-1]) @ np.abs(teacher.impulse_response(x.shape[1]))
-        wrong = np.flatnonzero(
-            np.abs(y - expected) > rtol * in_range("x", "the sum of an output's terms", size)
-        )
+        wrong = np.flatnonzero(np.abs(y - expected) > rtol * scale)
     if len(wrong):
         i = wrong[0]
         raise ValueError(

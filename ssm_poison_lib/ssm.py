@@ -94,7 +94,11 @@ def _respond(
 class DiagonalSSM:
     """A linear SSM with a real diagonal state transition matrix: h_t = A h_{t-1} + B x_t, y_t = C h_t, h_0 = 0.
 
-    A: (d,) the diagonal a_1..a_d; B: (d,) input weights; C: (d,) output weights. Stored as read-only float64 copies.
+    A: (d,) the diagonal a_1..a_d.
+    B: (d,) input weights.
+    C: (d,) output weights.
+
+    Stored as read-only float64 copies; two systems are equal if A, B and C are. `DiagonalSSM.ones(A)` sets B and C to ones.
 
     Raises ValueError if a shape differs, an entry is not finite, or d = 0.
 
@@ -110,6 +114,26 @@ class DiagonalSSM:
         object.__setattr__(self, "A", diagonal)
         object.__setattr__(self, "B", as_array("B", B, ndim=1, last=len(diagonal), frozen=True))
         object.__setattr__(self, "C", as_array("C", C, ndim=1, last=len(diagonal), frozen=True))
+
+    @classmethod
+    def ones(cls, A: ArrayLike) -> DiagonalSSM:
+        """Return the SSM with diagonal A and B = C^T = (1, ..., 1), the form of the theorem's students.
+
+        A: (d,) the diagonal of the state transition matrix.
+
+        Raises ValueError if A has another shape, is empty, or an entry is not finite.
+        """
+        A = as_array("A", A, ndim=1)
+        return cls(A, np.ones(len(A)), np.ones(len(A)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DiagonalSSM):
+            return NotImplemented
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("A", "B", "C"))
+
+    def __hash__(self) -> int:
+        # Adding 0 turns -0.0, which equals 0.0, into it.
+        return hash(tuple((part + 0.0).tobytes() for part in (self.A, self.B, self.C)))
 
     @property
     def state_dim(self) -> int:
@@ -185,6 +209,16 @@ class DiagonalSSM:
         response = self.impulse_response(x.shape[-1])
         return _respond(lambda rows: rows[..., ::-1] @ response, x, 4.0 * x.shape[-1])
 
+    def output_scale(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
+        """Return sum_m abs(M_m x_{kappa-m}), the scale on which `last_output` is rounded.
+
+        x: (kappa,) or (n, kappa). Returns a 0-d array or (n,). Raises ValueError if a sum overflows.
+        """
+        x = as_array("x", x, ndim=(1, 2))
+        with np.errstate(over="ignore"):
+            scale = np.abs(x[..., ::-1]) @ np.abs(self.impulse_response(x.shape[-1]))
+        return np.asarray(in_range("x", "the sum of an output's terms", scale))
+
     def transfer_function(self, z: ArrayLike | complex) -> Complex[np.ndarray, "..."]:
         """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms of y and x.
 
@@ -238,8 +272,7 @@ def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:
         return theorem_teacher(state_dim)
     if state_dim is not None:
         raise ValueError(f"state_dim must be left out for the teacher {name!r}; got {state_dim!r}")
-    poles = np.array(_TEACHER_POLES[name])
-    return DiagonalSSM(poles, np.ones(len(poles)), np.ones(len(poles)))
+    return DiagonalSSM.ones(_TEACHER_POLES[name])
 
 
 def near_zero(

@@ -217,7 +217,7 @@ def test_first_order_constant_of_the_baseline_error(length):
     F, power, scale = np.array(factors), length - 3, 1e-3
     limit = flow.baseline_limit(scale * shape, length)
     assert (limit[1:] <= scale * F * (1 + 1e-12)).all()  # the bound of the statement
-    student = DiagonalSSM(limit, np.ones(4), np.ones(4))
+    student = DiagonalSSM.ones(limit)
     error = metrics.generalization_error(student, theorem_teacher(4), 20)
     # what is left, by the statement: the correction of each entry, and 1 - a_1 = O(epsilon^p)
     left_out = (F * (scale * F) ** power).sum() / power + ((scale * F) ** (length - 1)).sum() / scale
@@ -230,7 +230,7 @@ def test_fit_time_is_the_leading_term():
     training_set = sequences.TrainingSet(sequences.baseline_sequences(length), teacher)  # alpha = 2
     start = scale * np.array([0.8, 0.3])
     trajectory = flow.gradient_flow(
-        DiagonalSSM(start, np.ones(2), np.ones(2)), training_set, t_end=1e9, loss_tol=1e-2, stop_at_loss=True
+        DiagonalSSM.ones(start), training_set, t_end=1e9, loss_tol=1e-2, stop_at_loss=True
     )
     leading = algebra.fit_time(length)
     (first,) = leading.free_symbols - {alpha, epsilon}
@@ -301,7 +301,7 @@ def test_spectrum_agrees_with_the_numerical_jacobian():
     doses = {alpha: 1.5**2, beta: 0.5**2}
     h = sp.lambdify(s, algebra.saddle_function(length=length, state_dim=state_dim).subs(doses))
     point = brentq(h, 1 / state_dim, state_dim ** (-1 / (length - 1)), xtol=1e-15)
-    student = DiagonalSSM(np.full(state_dim, point), np.ones(state_dim), np.ones(state_dim))
+    student = DiagonalSSM.ones(np.full(state_dim, point))
     eigenvalues = np.linalg.eigvalsh(flow.jacobian(student, training_set))
     lam, mu = (
         float(v.subs({**doses, s: point}))
@@ -324,7 +324,7 @@ def test_escape_time_is_the_leading_term():
     times = []
     for scale in (1e-6, 1e-10):
         trajectory = flow.gradient_flow(
-            DiagonalSSM(scale * np.array([1.0, 0.6, 0.2]), np.ones(3), np.ones(3)),
+            DiagonalSSM.ones(scale * np.array([1.0, 0.6, 0.2])),
             training_set,
             t_end=1e4,
             loss_tol=1e-2,
@@ -385,7 +385,7 @@ def test_special_first_ties_all_entries(length, state_dim):
     shape = np.linspace(1.0, 0.1, state_dim)
     start = 1 / state_dim + 1e-11 * (shape - shape.mean())  # where special sequences alone leave the student
     limit = flow.baseline_limit(start, length)
-    student = DiagonalSSM(limit, np.ones(state_dim), np.ones(state_dim))
+    student = DiagonalSSM.ones(limit)
     expected = float(algebra.order_error(length=length, state_dim=state_dim))
     assert metrics.generalization_error(student, theorem_teacher(state_dim), 20) == pytest.approx(
         expected, rel=1e-4
@@ -408,17 +408,13 @@ def test_antidote_leaves_a_second_order_error():
         sequences.TrainingSet(sequences.special_sequences(length), teacher),
     )
     after_baseline = flow.baseline_limit(scale * shape, length)
-    trajectory = flow.gradient_flow(
-        DiagonalSSM(after_baseline, np.ones(4), np.ones(4)), training_set, t_end=1e4, loss_tol=1e-26
-    )
+    trajectory = flow.gradient_flow(DiagonalSSM.ones(after_baseline), training_set, t_end=1e4, loss_tol=1e-26)
     assert trajectory.fitted
     factors = [algebra.baseline_factor(sp.S.One, sp.Float(v), length) for v in shape[1:]]
     expected = scale**2 * float(algebra.antidote_constant(factors))
     error = metrics.generalization_error(trajectory.student(), teacher, 20)
     assert error == pytest.approx(expected, rel=3 * scale)
-    assert error < 0.01 * metrics.generalization_error(
-        DiagonalSSM(after_baseline, np.ones(4), np.ones(4)), teacher, 20
-    )
+    assert error < 0.01 * metrics.generalization_error(DiagonalSSM.ones(after_baseline), teacher, 20)
 
 
 # --- the statements as objects

@@ -50,7 +50,7 @@ def network_case(seed, d=5, n=4, length=6, width=3, hidden=True):
     start, data = linear_case(seed, d, n, length)
     layers = [rng.normal(size=shape) for shape in ((1, width), (width, width), (width, 1))] if hidden else []
     teacher = networks.authors_teacher(width) if hidden else networks.Network(ssm.teacher("dim=3"))
-    return networks.Network(start, tuple(layers)), networks.NetworkTrainingSet(data.x, teacher)
+    return networks.Network(start, tuple(layers)), sequences.TrainingSet(data.x, teacher)
 
 
 CASES = {
@@ -277,10 +277,7 @@ def test_other_objects_are_named():
     run = Descent(start, data, PLAIN)
     for call, message in [
         (lambda: Descent([0.1, 0.2], data, PLAIN), "start must be a DiagonalSSM or Network; got list"),
-        (
-            lambda: Descent(start, data.x, PLAIN),
-            "data must be a TrainingSet or NetworkTrainingSet; got ndarray",
-        ),
+        (lambda: Descent(start, data.x, PLAIN), "data must be a TrainingSet; got ndarray"),
         (lambda: Descent(start, data, 0.1), "rule must be a Rule; got float"),
         (lambda: run.advance(interrupt=True), "interrupt must be an Event; got bool"),
         (lambda: run.save(3), "path must be a path; got 3"),

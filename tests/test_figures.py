@@ -15,7 +15,7 @@ from ssm_poison_lib import figures, flow, sequences, ssm
 @pytest.fixture(scope="module")
 def run():
     data = sequences.TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(3))
-    start = ssm.DiagonalSSM([0.1, 0.05, -0.02], np.ones(3), np.ones(3))
+    start = ssm.DiagonalSSM.ones([0.1, 0.05, -0.02])
     return flow.gradient_flow(start, data, t_end=1e6, rtol=1e-8)
 
 

@@ -28,7 +28,7 @@ def theorem_case(special, d=4, length=7, dose=1.0):
 
 def student_of(A):
     A = np.asarray(A, dtype=float)
-    return DiagonalSSM(A, np.ones(len(A)), np.ones(len(A)))
+    return DiagonalSSM.ones(A)
 
 
 def autograd(student, data):

@@ -84,7 +84,7 @@ def test_ties_far_below_rounding_are_followed(beta):
     inputs = np.vstack([sequences.baseline_sequences(7), sequences.special_sequences(7, np.sqrt(beta))])
     data = sequences.TrainingSet(inputs, ssm.theorem_teacher(10))  # alpha = 1 for n = 2
     for i in (0, 2):
-        start = ssm.DiagonalSSM(A0[i], np.ones(10), np.ones(10))
+        start = ssm.DiagonalSSM.ones(A0[i])
         reference = flow.gradient_flow(start, data, t_end=1e14, gaps=gaps[i])
         assert_allclose(batch.A[i], reference.A[-1], rtol=0, atol=1e-7)
         assert_allclose(batch.log_gap[i, 1], np.log(reference.gaps[-1, 0]), rtol=0, atol=1e-6)

@@ -57,7 +57,7 @@ NUMBERS = ("minus", "fraction", "many")
 SYSTEM = ssm.DiagonalSSM([0.5, 0.1], [1.0, 1.0], [1.0, 1.0])
 DATA = sequences.TrainingSet(sequences.baseline_sequences(4), ssm.theorem_teacher(2))
 NETWORK = networks.authors_teacher(2)
-NETWORK_DATA = networks.NetworkTrainingSet(np.eye(3)[:2], NETWORK)
+NETWORK_DATA = sequences.TrainingSet(np.eye(3)[:2], NETWORK)
 RULE = descent.Rule(0.1, 5)
 RUN = flow.gradient_flow(SYSTEM, DATA, t_end=1.0, rtol=1e-6)
 BATCH = flows.many_flows([[0.2, 0.1]], np.diag([0.0, 1.0]), [2.0, 1.0], t_end=1.0)
@@ -206,7 +206,6 @@ CALLS = {
         {"log_at_loss": ("empty",), **{name: ("fraction", "many") for name in ("rtol", "atol", "loss_tol")}},
     ),
     "networks.Network": ({"ssm": SYSTEM, "mlp": ()}, {"mlp": ("empty",)}),
-    "networks.NetworkTrainingSet": ({"x": [[1.0, 0.0]], "teacher": NETWORK}, {}),
     "networks.authors_teacher": ({"width": 2}, {}),
     "networks.network_gamma": ({"student": NETWORK, "data": NETWORK_DATA}, {}),
     "networks.network_loss": ({"student": NETWORK, "data": NETWORK_DATA}, {}),

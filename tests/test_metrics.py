@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ssm_poison_lib import metrics, networks, sequences, ssm
 
 TEACHER = ssm.theorem_teacher(4)  # impulse response 4, 1, 1, 1, ...
-STUDENT = ssm.DiagonalSSM([0.5, 0.5, 0.0, -1.0], np.ones(4), np.ones(4))  # 4, 0, 1.5, -0.75, 1.125, ...
+STUDENT = ssm.DiagonalSSM.ones([0.5, 0.5, 0.0, -1.0])  # 4, 0, 1.5, -0.75, 1.125, ...
 
 
 def test_errors_by_hand():
@@ -81,7 +81,7 @@ def test_gamma_is_empty_for_length_one_and_zero_at_a_fit():
     one = sequences.TrainingSet(np.array([[1.0], [2.0]]), TEACHER)
     assert metrics.gamma(STUDENT, one).shape == (0,)
     data = sequences.TrainingSet(sequences.gaussian_sequences(6, (1, 2, 5), 7, seed=0), TEACHER)
-    fitted = ssm.DiagonalSSM([1.0, 0.0, 0.0, 0.0], np.ones(4), np.ones(4))
+    fitted = ssm.DiagonalSSM.ones([1.0, 0.0, 0.0, 0.0])
     assert metrics.loss(fitted, data) == pytest.approx(0.0, abs=1e-28)
     assert_allclose(metrics.gamma(fitted, data), np.zeros(5), atol=1e-13)
 
@@ -128,7 +128,7 @@ def test_gamma_and_loss_of_a_network_are_those_of_autograd(seed, length, layers,
     student = networks.Network(ssm.DiagonalSSM(*rng.uniform(-1, 1, size=(3, 3))), mlp)
     x = rng.normal(size=(5, length))
     if clean:
-        data = networks.NetworkTrainingSet(x, networks.authors_teacher(3))
+        data = sequences.TrainingSet(x, networks.authors_teacher(3))
     else:
         data = sequences.TrainingSet(x, TEACHER)
     loss, velocity = by_autograd(student, data)

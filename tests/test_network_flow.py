@@ -12,7 +12,8 @@ from ssm_poison_lib.descent import Descent, Rule, flatten
 from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.network_flow import network_flow
-from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib.networks import Network
+from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -20,9 +21,7 @@ def case(seed, d=3, n=6, length=5, width=4):
     rng = np.random.default_rng(seed)
     ssm = DiagonalSSM(*rng.uniform(-0.8, 0.8, size=(3, d)))
     layers = tuple(rng.normal(size=shape) for shape in ((1, width), (width, width), (width, 1)))
-    return Network(ssm, layers), NetworkTrainingSet(
-        rng.normal(size=(n, length)), networks.authors_teacher(width)
-    )
+    return Network(ssm, layers), TrainingSet(rng.normal(size=(n, length)), networks.authors_teacher(width))
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 40), st.integers(1, 10), st.integers(1, 26))

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import metrics, networks, sequences, ssm
+from ssm_poison_lib import metrics, networks, ssm
 from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.network_flow import network_flow
-from ssm_poison_lib.networks import Network, NetworkTrainingSet
+from ssm_poison_lib.networks import Network
+from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -48,10 +49,10 @@ def test_teacher_sums_its_inputs_and_labels_are_its_outputs():
     _, x = random_network(2)
     expected = 7.5 * np.maximum(x.sum(axis=1), 0.0)
     assert_allclose(teacher.last_output(x), expected, rtol=1e-12)
-    data = NetworkTrainingSet(x, teacher)
+    data = TrainingSet(x, teacher)
     assert_array_equal(data.y, teacher.last_output(x))
     with pytest.raises(TypeError):
-        NetworkTrainingSet(x, teacher, y=np.zeros(len(x)))
+        TrainingSet(x, teacher, y=np.zeros(len(x)))
     with pytest.raises(ValueError, match="read-only"):
         data.y[0] = 1.0
 
@@ -65,7 +66,7 @@ def test_xi_is_the_derivative_of_the_mlp():
 
 def test_gamma_gives_the_velocity_of_A_inside_a_network():
     network, x = random_network(4)
-    data = NetworkTrainingSet(x, networks.authors_teacher(5))
+    data = TrainingSet(x, networks.authors_teacher(5))
     module = SSMNetwork(network)
     torch.mean((module(torch.tensor(np.array(x))) - torch.tensor(np.array(data.y))) ** 2).backward()
     powers = network.ssm.A[None, :] ** np.arange(x.shape[1] - 1)[:, None]
@@ -75,7 +76,7 @@ def test_gamma_gives_the_velocity_of_A_inside_a_network():
 
 def test_gamma_and_loss_without_an_mlp_are_those_of_the_linear_student():
     network, x = random_network(5)
-    data = sequences.TrainingSet(x, ssm.teacher("dim=2"))
+    data = TrainingSet(x, ssm.teacher("dim=2"))
     alone = Network(network.ssm)
     assert_allclose(networks.network_gamma(alone, data), metrics.gamma(network.ssm, data), rtol=1e-12)
     assert networks.network_loss(alone, data) == pytest.approx(metrics.loss(network.ssm, data), rel=1e-12)
@@ -102,20 +103,19 @@ def as_a_reader_runs_it():
 @pytest.mark.usefixtures("as_a_reader_runs_it")
 def test_other_objects_are_named():
     network, x = random_network(1, width=5)
-    data = NetworkTrainingSet(x, networks.authors_teacher(5))
+    data = TrainingSet(x, networks.authors_teacher(5))
     times = {"times": [1.0]}
     for call, message in [
         (lambda: Network([0.1]), "ssm must be a DiagonalSSM; got list"),
         (lambda: Network(network.ssm, 3), "mlp must be a tuple or list; got int"),
-        (lambda: NetworkTrainingSet(x, network.ssm), "teacher must be a Network; got DiagonalSSM"),
         (lambda: networks.network_loss(network.ssm, data), "student must be a Network; got DiagonalSSM"),
-        (lambda: networks.network_loss(network, x), "data must be a NetworkTrainingSet or TrainingSet; got"),
+        (lambda: networks.network_loss(network, x), "data must be a TrainingSet; got"),
         (lambda: networks.network_gamma(None, data), "student must be a Network; got None"),
-        (lambda: networks.network_gamma(network, None), "data must be a NetworkTrainingSet or TrainingSet"),
+        (lambda: networks.network_gamma(network, None), "data must be a TrainingSet"),
         (lambda: networks.relative_error(network, None, x), "teacher must be a Network; got None"),
         (lambda: networks.relative_error("a", network, x), "student must be a Network; got str"),
         (lambda: network_flow(network.ssm, data, **times), "start must be a Network; got DiagonalSSM"),
-        (lambda: network_flow(network, x, **times), "data must be a NetworkTrainingSet or TrainingSet; got"),
+        (lambda: network_flow(network, x, **times), "data must be a TrainingSet; got"),
     ]:
         with pytest.raises(TypeError, match=f"^{message}"):
             call()
@@ -130,11 +130,11 @@ def test_other_objects_are_named():
 def test_what_leaves_the_range_of_float64_is_an_error():
     network, x = random_network(1)
     huge = Network(network.ssm, tuple(layer * 1e150 for layer in network.mlp))
-    data = NetworkTrainingSet(x, networks.authors_teacher(5))
+    data = TrainingSet(x, networks.authors_teacher(5))
     for call, message in [
         (lambda: huge.respond([1.0]), "z must be smaller in size: the network's output is beyond"),
         (lambda: huge.xi([1.0]), "z must be smaller in size: xi is beyond"),
-        (lambda: NetworkTrainingSet(x, huge), "the network's output is beyond the range of float64"),
+        (lambda: TrainingSet(x, huge), "the network's output is beyond the range of float64"),
         (lambda: networks.network_loss(huge, data), "beyond the range of float64"),
         (lambda: networks.network_gamma(huge, data), "beyond the range of float64"),
     ]:

@@ -38,7 +38,7 @@ def test_maps_are_inverse_and_slopes_are_derivatives(name, a):
 def test_entries_move_with_the_squared_slope(name):
     A0, t = 0.3 * SHAPE, 1e-6
     moved = (parametrized_flow(A0, DATA.gram(), TARGET, name, [t])[0] - A0) / t
-    free = flow.velocity(ssm.DiagonalSSM(A0, np.ones(4), np.ones(4)), DATA)
+    free = flow.velocity(ssm.DiagonalSSM.ones(A0), DATA)
     assert_allclose(moved, PARAMETRIZATIONS[name].slope(A0) ** 2 * free, rtol=1e-4)
 
 
@@ -46,7 +46,7 @@ def test_free_is_the_gradient_flow_of_the_book():
     times = [1.0, 1e2, 1e6]
     ours = parametrized_flow(0.01 * SHAPE, DATA.gram(), TARGET, "free", times)
     for row, t in zip(ours, times, strict=True):
-        start = ssm.DiagonalSSM(0.01 * SHAPE, np.ones(4), np.ones(4))
+        start = ssm.DiagonalSSM.ones(0.01 * SHAPE)
         reference = flow.gradient_flow(start, DATA, t_end=t)
         assert_allclose(row, reference.A[-1], atol=1e-7)
 

@@ -1,7 +1,9 @@
 """Sequences, training sets that only a teacher can label, and the check of labels from elsewhere."""
 
 import dataclasses
+import itertools
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import sequences, ssm
+from ssm_poison_lib import networks, sequences, ssm
 from ssm_poison_lib.sequences import TrainingSet
 
 
@@ -108,6 +110,75 @@ def test_concatenate_refuses_other_teachers_and_lengths():
         sequences.concatenate(first, TrainingSet(sequences.baseline_sequences(6), ssm.theorem_teacher(4)))
     with pytest.raises(ValueError, match="same teacher"):
         sequences.concatenate(first, TrainingSet(sequences.baseline_sequences(5), ssm.theorem_teacher(5)))
+
+
+class Counter:
+    """A teacher of a reader's own: how many entries are not zero."""
+
+    def last_output(self, x):
+        return np.count_nonzero(x, axis=1)
+
+
+def test_any_teacher_labels_and_everything_serves_its_set():
+    teacher = Counter()
+    data = TrainingSet([[1.0, 0.0, 2.0], [0.0, 0.0, -1.0]], teacher)
+    assert_array_equal(data.y, [2.0, 1.0])
+    assert data.y.dtype == np.float64
+    assert data.gram().shape == (3, 3)
+    both = sequences.concatenate(data, TrainingSet([1.0, 1.0, 1.0], teacher))
+    assert_array_equal(both.y, [2.0, 1.0, 3.0])
+    with pytest.raises(ValueError, match="same teacher"):
+        sequences.concatenate(data, TrainingSet([1.0, 1.0, 1.0], Counter()))
+    # Without a scale of its own the largest output is the scale.
+    sequences.check_labels(both.x, both.y + 2e-12, teacher)
+    with pytest.raises(ValueError, match=r"label 0 is .* \(3 of 3 differ\)"):
+        sequences.check_labels(both.x, both.y + 4e-12, teacher)
+
+
+def test_teachers_are_objects_that_answer_once_per_sequence():
+    class Wide:
+        def last_output(self, x):
+            return np.ones(len(x) + 1)
+
+    class Endless:
+        def last_output(self, x):
+            return np.full(len(x), np.inf)
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        for teacher in (ssm.DiagonalSSM, "teacher", None, [1.0, 2.0]):
+            with pytest.raises(TypeError, match=r"^teacher must have a method last_output\(x\); got"):
+                TrainingSet([[1.0]], teacher)
+            with pytest.raises(TypeError, match=r"^teacher must have a method last_output\(x\); got"):
+                sequences.check_labels([[1.0]], [1.0], teacher)
+        with pytest.raises(ValueError, match="the teacher's outputs must be one per sequence, 1; got 2"):
+            TrainingSet([[1.0]], Wide())
+        with pytest.raises(ValueError, match="the teacher's outputs must be finite; got inf"):
+            TrainingSet([[1.0]], Endless())
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), layers=st.integers(0, 3), length=st.integers(1, 9))
+def test_a_networks_labels_are_clean_however_their_sums_are_rounded(seed, layers, length):
+    """Units in another order change nothing but the rounding."""
+    rng = np.random.default_rng(seed)
+    widths = [1, *[6] * layers, 1]
+    mlp = [rng.normal(size=shape) for shape in itertools.pairwise(widths)] if layers else []
+    A, B, C = rng.uniform(-1, 1, size=(3, 4))
+    teacher = networks.Network(ssm.DiagonalSSM(A, B, C), tuple(mlp))
+    for k in range(layers):
+        order = rng.permutation(6)
+        mlp[k], mlp[k + 1] = mlp[k][:, order], mlp[k + 1][order]
+    other = networks.Network(ssm.DiagonalSSM(A[::-1], B[::-1], C[::-1]), tuple(mlp))
+    x = rng.normal(size=(5, length)) * 10.0 ** rng.integers(-8, 8, (5, length))
+    assert (teacher.output_scale(x) >= np.abs(teacher.last_output(x)) * (1 - 1e-12)).all()
+    y = other.last_output(x)
+    sequences.check_labels(x, y, teacher)
+    y[2] += 1e-11 * teacher.output_scale(x)[2]
+    with pytest.raises(ValueError, match=r"label 2 is .* \(1 of 5 differ\)"):
+        sequences.check_labels(x, y, teacher)
 
 
 def test_check_labels_accepts_the_teachers_and_names_the_first_wrong_one():

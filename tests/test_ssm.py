@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import ssm
+from ssm_poison_lib.networks import Network
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -42,6 +43,46 @@ def test_one_sequence_equals_its_row_in_a_batch(abc, x):
         assert_allclose(system.output(x[1], method=method), batch[1], atol=1e-13)
     assert system.last_output(x).shape == (3,)
     assert system.last_output(x[1]).shape == ()
+
+
+def test_ones_is_the_theorems_student():
+    student = DiagonalSSM.ones([0.5, -0.25, 0.0])
+    assert_array_equal(student.A, [0.5, -0.25, 0.0])
+    assert_array_equal(student.B, np.ones(3))
+    assert_array_equal(student.C, np.ones(3))
+    with pytest.raises(ValueError, match="A must have 1 axes; got shape"):
+        DiagonalSSM.ones(np.zeros((2, 2)))
+
+
+def test_systems_and_networks_are_equal_if_all_weights_are():
+    one = DiagonalSSM([0.5, 0.0], [1.0, 2.0], [3.0, 4.0])
+    same = DiagonalSSM([0.5, -0.0], [1.0, 2.0], [3.0, 4.0])
+    assert one == same
+    assert hash(one) == hash(same)
+    others = [
+        DiagonalSSM([0.5, 0.1], [1.0, 2.0], [3.0, 4.0]),
+        DiagonalSSM([0.5, 0.0], [1.0, 2.1], [3.0, 4.0]),
+        DiagonalSSM([0.5, 0.0], [1.0, 2.0], [3.0, 4.1]),
+        DiagonalSSM([0.5], [1.0], [3.0]),
+        "one",
+    ]
+    layers = (np.ones((1, 2)), np.array([[1.0], [0.0]]))
+    network, again = Network(one, layers), Network(same, (layers[0], np.array([[1.0], [-0.0]])))
+    assert network == again
+    assert hash(network) == hash(again)
+    others += [network, Network(one), Network(one, (layers[0], 2 * layers[1])), Network(others[0], layers)]
+    assert all(one != other for other in others)
+    assert all(network != other for other in others if other is not network)
+
+
+@settings(deadline=None, max_examples=40)
+@given(abc=parameters(), x=st.integers(1, 9).flatmap(inputs))
+def test_the_scale_of_an_output_is_the_sum_of_the_sizes_of_its_terms(abc, x):
+    system = DiagonalSSM(*abc)
+    M = system.impulse_response(x.shape[1])
+    terms = np.abs(M * x[:, ::-1])
+    assert_allclose(system.output_scale(x), terms.sum(axis=1), rtol=1e-12, atol=1e-300)
+    assert_allclose(system.output_scale(x[0]), terms[0].sum(), rtol=1e-12, atol=1e-300)
 
 
 def test_recurrence_is_the_definition_step_by_step():

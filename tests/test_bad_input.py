@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ssm_poison_lib import algebra, figures, flow, metrics, paper, sequences, ssm
+from ssm_poison_lib import algebra, figures, flow, metrics, networks, paper, sequences, ssm
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -131,7 +131,11 @@ CASES = [
     ),
     (lambda: TrainingSet(np.zeros((0, 5)), SYSTEM), r"x must not be empty; got shape \(0, 5\)"),
     (lambda: TrainingSet(np.full((2, 5), NAN), SYSTEM), "x must be finite; got nan"),
-    (lambda: TrainingSet(np.ones((2, 5)), "teacher"), "teacher must be a DiagonalSSM; got str"),
+    (lambda: TrainingSet(np.ones((2, 5)), "teacher"), r"teacher must have a method last_output\(x\)"),
+    (
+        lambda: flow.velocity(SYSTEM, TrainingSet([[1.0, 0.0]], networks.authors_teacher(3))),
+        "the teacher of training_set must be a DiagonalSSM; got Network",
+    ),
     (
         lambda: sequences.check_labels(np.ones((2, 5)), [1.0], SYSTEM),
         r"y must have length 2 .*; got shape \(1,\)",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from ssm_poison_lib import checklist, flow, flows, sequences, ssm
+from ssm_poison_lib import checklist, flow, flows, networks, sequences, ssm
 from ssm_poison_lib.checklist import Verdict
 from ssm_poison_lib.parametrizations import parametrized_flow
 from ssm_poison_lib.sequences import TrainingSet
@@ -216,6 +216,14 @@ def test_what_the_theory_does_not_cover(arguments, reason):
     assert (report.verdict, report.basis) == (Verdict.NOT_COVERED, "none")
     assert any(reason in text for text in report.reasons), report.reasons
     assert "the theory does not apply" in str(report)
+
+
+def test_a_teacher_that_is_not_linear_is_named_though_its_labels_are():
+    """max(z, 0) of the inputs' sum: on the theorem's two sequences the labels of the linear teacher with pole 1."""
+    relu = networks.Network(ssm.DiagonalSSM.ones([1.0]), (np.ones((1, 1)), np.ones((1, 1))))
+    report = checklist.examine(TrainingSet(BOTH.x, relu), START)
+    assert report.verdict is Verdict.NOT_COVERED
+    assert any("the teacher is no DiagonalSSM" in text for text in report.reasons)
 
 
 def test_a_teacher_that_agrees_at_the_shown_lags_only():

@@ -286,7 +286,7 @@ def test_other_objects_are_named():
             lambda: eager.train_eagerly(None, data, PLAIN, 3),
             "start must be a DiagonalSSM or Network; got None",
         ),
-        (lambda: eager.train_eagerly(start, None, PLAIN, 3), "data must be a TrainingSet or"),
+        (lambda: eager.train_eagerly(start, None, PLAIN, 3), "data must be a TrainingSet; got None"),
         (lambda: eager.train_eagerly(start, data, {}, 3), "rule must be a Rule; got dict"),
         (lambda: eager.SSMNetwork(start), "network must be a Network; got DiagonalSSM"),
     ]:

@@ -408,6 +408,9 @@ CALLS = {
 METHODS = {
     "output": (SYSTEM.output, {"x": [1.0, 0.0], "method": "fft"}, {}),
     "last_output": (SYSTEM.last_output, {"x": [1.0, 0.0]}, {}),
+    "output_scale": (SYSTEM.output_scale, {"x": [1.0, 0.0]}, {}),
+    "output_scale of a network": (NETWORK.output_scale, {"x": [[1.0, 0.0]]}, {}),
+    "ones": (ssm.DiagonalSSM.ones, {"A": [0.5, 0.1]}, {}),
     "impulse_response": (SYSTEM.impulse_response, {"length": 3}, {}),
     "transfer_function": (
         SYSTEM.transfer_function,
@@ -426,6 +429,7 @@ NO_ARGUMENTS = {
 }  # fmt: skip
 RESULTS = {
     "flow.FlowError", "flow.Trajectory", "flows.FlowBatch", "flows.FlowStatus", "parametrizations.Parametrization",
+    "sequences.Teacher",
 }  # fmt: skip
 TABLED = (
     "algebra",

@@ -2,6 +2,7 @@
 # make test   lint, types, tests, notebooks      make execute   re-run the chapters that changed
 # make fuzz   every property on 2,000 random examples, at most LIMIT=60 seconds each; SEED=... repeats a run
 # make mutation  every mutant of the formulas is tested (under 45 minutes)     make mutation-sample  a fixed sample of them
+# make diff   what changed, notebooks as texts and numbers; SINCE=main against another state
 # make pdf    the book as one PDF, by XeLaTeX; a later make book offers it on its pages
 # Another interpreter: make PYTHON=python3.12 book; it stays the one of .venv. Another browser: make CHROMIUM=/path test.
 
@@ -18,7 +19,7 @@ ANEW := $(shell $(ASK) tools/environment.py stale $(if $(filter file,$(origin PY
 export CHROMIUM
 export OMP_NUM_THREADS = 1
 
-.PHONY: anew book pdf test lab execute fuzz mutation mutation-sample
+.PHONY: anew book pdf test lab execute diff fuzz mutation mutation-sample
 
 book: .venv/.installed
 	$(BIN)/jupyter-book build . -W -n --keep-going --all
@@ -43,6 +44,9 @@ lab: .venv/.installed
 
 execute: .venv/.installed
 	$(BIN)/python tools/notebooks.py execute
+
+diff:
+	@git -c diff.notebook.textconv="python3 tools/outputs.py" diff $(SINCE)
 
 fuzz: .venv/.installed
 	FUZZ_SECONDS=$(LIMIT) $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -q --hypothesis-profile=fuzz --hypothesis-seed=$(SEED) \

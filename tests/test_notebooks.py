@@ -89,7 +89,7 @@ def make_project(folder: Path) -> Path:
     """Lay out a small book with one chapter, the tool and nbval's settings."""
     for name in ("book", "tools", "ssm_poison_lib"):
         (folder / name).mkdir(parents=True)
-    for name in ("notebooks.py", "kernels.py", "digests.py"):
+    for name in ("notebooks.py", "kernels.py", "digests.py", "outputs.py"):
         shutil.copy(ROOT / "tools" / name, folder / "tools")
     shutil.copy(ROOT / "book" / "conftest.py", folder / "book")
     (folder / "helper.py").write_text("LIMIT = 0.375\n", "utf-8")
@@ -281,6 +281,31 @@ def test_a_second_run_has_nothing_to_do_and_a_forced_one_changes_nothing(project
     assert "up to date" in execute(project)
     assert "[1/1] trial ..." in execute(project, "--all")
     assert (project / "book" / "trial.ipynb").read_bytes() == stored
+
+
+def test_a_time_and_last_digits_of_a_drawing_leave_the_file_unless_asked_to_be_fresh(project):
+    path = project / "book" / "trial.ipynb"
+    other = path.read_text("utf-8").replace("took 1.5 s\\n", "took 2.5 s\\n")
+    other = other.replace('width=\\"0.375\\"', 'width=\\"0.3750001\\"')
+    path.write_text(other, "utf-8")
+    execute(project, "--all")
+    assert path.read_text("utf-8") == other
+    execute(project, "--all", "--fresh")
+    assert path.read_text("utf-8") != other
+
+
+def test_only_chapters_that_ran_change_in_the_status(project):
+    (project / "book" / "second.md").write_text(CHAPTER, "utf-8")
+    execute(project, "second")
+    path = project / "book" / "status.json"
+    noted = json.loads(path.read_text("utf-8"))
+    noted["trial"]["executed"] = "2001-01-01"
+    path.write_text(json.dumps(noted), "utf-8")
+    execute(project, "second")
+    assert json.loads(path.read_text("utf-8"))["trial"] == noted["trial"]
+    before = path.read_bytes()
+    assert "up to date" in execute(project)
+    assert path.read_bytes() == before
 
 
 # file -> (what is replaced in it, by what, what the check says)

@@ -3,6 +3,7 @@
 python tools/notebooks.py execute            re-run the chapters whose text, data or imported code changed
 python tools/notebooks.py execute NAME ...   re-run these chapters (their file names without ending)
 python tools/notebooks.py execute --all      re-run every chapter
+python tools/notebooks.py execute --fresh    write also times and drawings anew that came out as before
 python tools/notebooks.py check              name stale chapters, compare texts with notebooks, look at the stored outputs
 
 A notebook with edits that its text lacks is copied to _build/edited before it is written anew.
@@ -35,6 +36,7 @@ from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from outputs import settle
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -251,8 +253,19 @@ def store(name: str, notebook: NotebookNode, seconds: float, found: dict[str, st
     replace_file(BOOK / "digests.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def execute(names: list[str], *, everything: bool = False) -> int:
-    """Re-run the named chapters, or all, or those that changed; return the exit status. A chapter that fails is not written."""
+def stored_notebook(name: str) -> NotebookNode | None:
+    """Return the notebook of a chapter as it is, None if there is none that can be read."""
+    try:
+        return nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
+    except (*UNREADABLE, FileNotFoundError):
+        return None
+
+
+def execute(names: list[str], *, everything: bool = False, fresh: bool = False) -> int:
+    """Re-run the named chapters, or all, or those that changed; return the exit status.
+
+    A chapter that fails is not written. `fresh` writes measured times and drawings anew also where nothing else changed.
+    """
     allowed = chapters()
     if unknown := [name for name in names if name not in allowed]:
         print(
@@ -296,6 +309,8 @@ def execute(names: list[str], *, everything: bool = False) -> int:
             return 1
         print(f"{seconds:.1f} s", flush=True)
         keep_edits(name)
+        if not fresh and (before := stored_notebook(name)) is not None:
+            settle(notebook, before)
         store(name, notebook, seconds, found)
     return 0
 
@@ -427,10 +442,15 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("execute", help="re-run the chapters that changed, or the named ones, or all")
     run.add_argument("names", nargs="*", metavar="NAME", help="file name of a chapter without its ending")
     run.add_argument("--all", action="store_true", help="re-run every chapter")
+    run.add_argument(
+        "--fresh", action="store_true", help="write also times and drawings anew that came out as before"
+    )
     commands.add_parser("check", help="compare texts with notebooks and look at the stored outputs")
     options = parser.parse_args(arguments)
     try:
-        return check() if options.command == "check" else execute(options.names, everything=options.all)
+        if options.command == "check":
+            return check()
+        return execute(options.names, everything=options.all, fresh=options.fresh)
     except KeyboardInterrupt:
         print("interrupted; the chapters finished before are kept", file=sys.stderr)
         return 130

@@ -19,6 +19,7 @@ import sympy as sp
 from sympy.concrete.delta import deltasummation
 from sympy.logic.boolalg import BooleanAtom
 
+from ssm_poison_lib import equations
 from ssm_poison_lib._checks import MAX_LENGTH, as_choice, as_instance, as_integer, as_text, shown
 
 __all__ = [
@@ -153,22 +154,11 @@ def velocity(
 
     Source: Proposition 1 of chapter "Which way does training move?".
     """
-    coefficients = gamma(x, y, a, b, c)
-    residuals = _residuals(x, y, a, b, c)
-    length = len(x[0])
-    da, pull = [], []
-    for a_j, b_j, c_j in zip(a, b, c, strict=True):
-        da.append(b_j * c_j * sp.Add(*(g * a_j**lag for lag, g in enumerate(coefficients))))
-        answers = (
-            sp.Add(*(a_j**lag * x_i[length - 1 - lag] for lag in range(length))) for x_i in x
-        )  # of entry j to each sequence, with weight 1
-        pull.append(
-            sp.Rational(2, len(x))
-            * sp.Add(*(delta * answer for delta, answer in zip(residuals, answers, strict=True)))
-        )
-    db = tuple(c_j * pull_j for c_j, pull_j in zip(c, pull, strict=True))
-    dc = tuple(b_j * pull_j for b_j, pull_j in zip(b, pull, strict=True))
-    return tuple(da), db, dc
+    residuals = np.array(_residuals(x, y, a, b, c), dtype=object)
+    A, B, C, X = (np.array(values, dtype=object) for values in (a, b, c, x))
+    e = sp.Rational(2, len(x)) * (residuals @ X[:, ::-1])  # minus dL/dM_m, by lag
+    by_a, by_w = equations.pull(equations.powers(A, X.shape[1]), e)
+    return tuple(B * C * by_a), tuple(C * by_w), tuple(B * by_w)
 
 
 def negative_gradient(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.integrate import LSODA
 from scipy.optimize import brentq
 
+from ssm_poison_lib import equations
 from ssm_poison_lib._checks import (
     MAX_COUNT,
     MAX_LENGTH,
@@ -73,11 +74,6 @@ class Trajectory:
         return DiagonalSSM(self.A[step], self.B[step], self.C[step])
 
 
-def _powers(A: Float[np.ndarray, " d"], length: int) -> Float[np.ndarray, "kappa d"]:
-    """Return a_j^m, lags m down, entries j across."""
-    return np.asarray(A[None, :] ** np.arange(length)[:, None])
-
-
 def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Vector:
     """Return the velocity of the flow, minus the gradient of the loss.
 
@@ -91,7 +87,7 @@ def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
     """
     problem = _problem(student, training_set, train)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(in_range("student", "the velocity", _velocity(*problem)))
+        return np.asarray(in_range("student", "the velocity", _stacked(*problem)))
 
 
 def _problem(student: Any, training_set: Any, train: Any) -> tuple[Any, Any, Any, Any, Any, str]:
@@ -104,7 +100,7 @@ def _problem(student: Any, training_set: Any, train: Any) -> tuple[Any, Any, Any
     return student.A, student.B, student.C, training_set.gram(), target, train
 
 
-def _velocity(
+def _stacked(
     A: Float[np.ndarray, " d"],
     B: Float[np.ndarray, " d"],
     C: Float[np.ndarray, " d"],
@@ -112,15 +108,9 @@ def _velocity(
     target: Float[np.ndarray, " kappa"],
     train: str,
 ) -> Vector:
-    lags = np.arange(len(target))
-    powers = _powers(A, len(target))
-    w = B * C
-    e = G @ (target - powers @ w)  # (kappa,)
-    da = w * ((lags[1:] * e[1:]) @ powers[:-1])
-    if train == "A":
-        return np.asarray(da)
-    dw = e @ powers
-    return np.concatenate([da, C * dw, B * dw])
+    """Return the velocity of what is trained as one vector."""
+    moving = equations.velocity(A, B, C, G, target)
+    return moving[0] if train == "A" else np.concatenate(moving)
 
 
 def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Matrix:
@@ -131,80 +121,9 @@ def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
     """
     problem = _problem(student, training_set, train)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(in_range("student", "the Jacobian", _jacobian(*problem)))
-
-
-def _jacobian(
-    A: Float[np.ndarray, " d"],
-    B: Float[np.ndarray, " d"],
-    C: Float[np.ndarray, " d"],
-    G: Float[np.ndarray, "kappa kappa"],
-    target: Float[np.ndarray, " kappa"],
-    train: str,
-) -> Matrix:
-    d, lags = len(A), np.arange(len(target))
-    powers = _powers(A, len(target))
-    w = B * C
-    e = G @ (target - powers @ w)
-    slope = np.zeros_like(powers)  # m a^(m-1)
-    slope[1:] = lags[1:, None] * powers[:-1]
-    curve = np.zeros_like(powers)  # m (m-1) a^(m-2)
-    curve[2:] = (lags[2:] * lags[1:-1])[:, None] * powers[:-2]
-    if train == "A":
-        D = w * slope
-        return np.asarray(np.diag(w * (e @ curve)) - D.T @ G @ D)
-    D = np.concatenate([w * slope, C * powers, B * powers], axis=1)  # (kappa, 3d)
-    J = -D.T @ G @ D
-    a, b, c = (np.arange(d) + k * d for k in range(3))
-    J[a, a] += w * (e @ curve)
-    for one, other, value in ((a, b, C * (e @ slope)), (a, c, B * (e @ slope)), (b, c, e @ powers)):
-        J[one, other] += value
-        J[other, one] += value
-    return np.asarray(J)
-
-
-def _gap_flow(
-    theta: Vector,
-    counts: Float[np.ndarray, " p"],
-    w: float,
-    G: Float[np.ndarray, "kappa kappa"],
-    target: Float[np.ndarray, " kappa"],
-    *,
-    with_jacobian: bool,
-) -> tuple[Vector, Matrix | None]:
-    """Return the velocity of theta = (a_1, log gaps) and its Jacobian if asked.
-
-    gaps: a_j - a_{j+1} > 0 between the p distinct values of A, largest first; counts: how many entries share each.
-    d log(gap)/dt = w sum_l gamma_l D_l, D_l = (x^l - y^l) / (x - y) with x = a_j, y = a_{j+1}: a divided difference, built
-    by D_{l+1} = x^l + y D_l without a subtraction, so that a gap far below the last digit of a_j is still followed.
-    """
-    gaps, lags = np.exp(theta[1:]), np.arange(len(target))
-    a = theta[0] - np.concatenate([[0.0], np.cumsum(gaps)])
-    powers = _powers(a, len(target))  # (kappa, p)
-    coefficients = lags[1:] * (G @ (target - w * (powers @ counts)))[1:]  # gamma_l, l = 0 .. kappa-2
-    y = a[1:]
-    divided = np.zeros((len(lags) - 1, len(gaps)))  # D_l
-    for m in range(len(lags) - 2):
-        divided[m + 1] = powers[m, :-1] + y * divided[m]
-    moving = w * np.concatenate([[coefficients @ powers[:-1, 0]], coefficients @ divided])
-    if not with_jacobian:
-        return moving, None
-
-    slope = np.zeros_like(powers)
-    slope[1:] = lags[1:, None] * powers[:-1]
-    sensitivity = -lags[1:, None] * (G @ (w * slope))[1:] * counts  # d gamma_l / d a_i, (kappa-1, p)
-    by_x, by_y = np.zeros_like(divided), np.zeros_like(divided)  # dD_l/dx, dD_l/dy
-    for m in range(len(lags) - 2):
-        by_x[m + 1] = slope[m, :-1] + y * by_x[m]
-        by_y[m + 1] = divided[m] + y * by_y[m]
-    # With respect to a first, then to (a_1, log gaps) by the chain rule: a_i is a_1 minus the gaps before it.
-    J = w * np.concatenate([powers[:-1, :1], divided], axis=1).T @ sensitivity
-    k = np.arange(len(gaps))
-    J[0, 0] += w * (coefficients @ slope[:-1, 0])
-    J[k + 1, k] += w * (coefficients @ by_x)
-    J[k + 1, k + 1] += w * (coefficients @ by_y)
-    after = np.cumsum(J[:, ::-1], axis=1)[:, ::-1]  # sums over i >= column
-    return moving, np.concatenate([after[:, :1], -after[:, 1:] * gaps], axis=1)
+        return np.asarray(
+            in_range("student", "the Jacobian", equations.jacobian(*problem[:-1], train=problem[-1]))
+        )
 
 
 def gradient_flow(
@@ -279,23 +198,23 @@ def gradient_flow(
 
     def speed(theta: Vector) -> float:
         A, B, C = split(theta)
-        return float(np.abs(_velocity(A, B, C, G, target, train)).max())
+        return float(np.abs(_stacked(A, B, C, G, target, train)).max())
 
     def right_hand_side(_t: float, theta: Vector) -> Vector:
         if in_gaps:
-            return _gap_flow(theta, counts, float(w[0]), G, target, with_jacobian=False)[0]
+            return equations.gap_velocity(theta, counts, float(w[0]), G, target, with_jacobian=False)[0]
         A, B, C = split(theta)
-        return _velocity(A, B, C, G, target, train)
+        return _stacked(A, B, C, G, target, train)
 
     def jacobian_matrix(_t: float, theta: Vector) -> Matrix | None:
         if in_gaps:
-            return _gap_flow(theta, counts, float(w[0]), G, target, with_jacobian=True)[1]
+            return equations.gap_velocity(theta, counts, float(w[0]), G, target, with_jacobian=True)[1]
         A, B, C = split(theta)
-        return _jacobian(A, B, C, G, target, train)
+        return equations.jacobian(A, B, C, G, target, train=train)
 
     def loss_of(theta: Vector) -> float:
         A, B, C = split(theta)
-        r = target - _powers(A, len(target)) @ (B * C)
+        r = equations.residual(A, B * C, target)[0]
         return float(r @ G @ r) / 2.0
 
     rtols, atols = np.array(rtol), np.array(atol)

@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from scipy.integrate import LSODA
 
+from ssm_poison_lib import equations
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow, phase_limit
@@ -174,17 +175,17 @@ def _complex_velocity(
     """Return minus the gradient of (alpha r_p^2 + beta r_1^2) / 2 by the six rows of parameters."""
     rate, theta = np.exp(y[..., 0, :]), y[..., 1, :]
     b, c = y[..., 2, :] + 1j * y[..., 3, :], y[..., 4, :] + 1j * y[..., 5, :]
-    powers, turned = np.zeros_like(b), np.zeros_like(b)  # sums over the lags shown of g_m a^m and g_m m w a^m
+    a = np.exp(-rate + 1j * theta)
+    power, e = equations.powers(a, p + 1), np.zeros((*a.shape[:-1], p + 1), dtype=complex)
     for weight, lag in zip(weights, (p, 1), strict=True):
-        a_m = np.exp(lag * (-rate + 1j * theta))
-        g = weight * (1.0 - (b * c * a_m).real.sum(axis=-1, keepdims=True))
-        powers = powers + g * a_m
-        turned = turned + g * lag * b * c * a_m
+        e[..., lag] = weight * (1.0 - (b * c * power[..., lag, :]).real.sum(axis=-1))
+    by_a, by_w = equations.pull(power, e)
+    turned = b * c * a * by_a  # by log a = -rate + i theta
     out = np.zeros_like(y)
     out[..., 0, :], out[..., 1, :] = -rate * turned.real, -turned.imag
     if train_bc:
         for row, factor in ((2, c), (4, b)):
-            slope = np.conj(factor * powers)
+            slope = np.conj(factor * by_w)
             out[..., row, :], out[..., row + 1, :] = slope.real, slope.imag
     return out
 

@@ -19,6 +19,7 @@ from scipy.integrate import LSODA
 from scipy.optimize.elementwise import find_root
 from scipy.special import expi
 
+from ssm_poison_lib import equations
 from ssm_poison_lib._checks import (
     MAX_COUNT,
     MAX_LENGTH,
@@ -192,16 +193,14 @@ def parametrized_flow(
     rtol = as_scalar("rtol", rtol, low=2.3e-14)
     atol = as_scalar("atol", atol, low=0.0, strict=True)
     max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
-    lags = np.arange(len(response))
+    ones = np.ones(len(start))
 
     def speed(_t: float, s: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
         a = kind.entry(s)
-        powers = a[None, :] ** lags[:, None]  # (kappa, d)
-        e = gram @ (response - powers.sum(axis=1))
-        return np.asarray(kind.slope(a) * ((lags[1:] * e[1:]) @ powers[:-1]))
+        return equations.velocity(a, ones, ones, gram, response, slope=kind.slope(a))[0]
 
     def loss(s: Float[np.ndarray, " d"]) -> float:
-        r = response - (kind.entry(s)[None, :] ** lags[:, None]).sum(axis=1)
+        r = equations.residual(kind.entry(s), ones, response)[0]
         return float(r @ gram @ r) / 2.0
 
     rows: list[Float[np.ndarray, " d"]] = []

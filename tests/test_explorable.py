@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, build
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ssm_poison_lib import figures, paper, sequences, ssm
+from ssm_poison_lib import equations, figures, paper, sequences, ssm
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
-from ssm_poison_lib.parametrizations import parametrized_flow, phase_limit
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow, phase_limit
 
 pytestmark = pytest.mark.browser
 
@@ -52,7 +54,7 @@ def browser(chromium) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def script(browser) -> Iterator[Page]:
     page = browser.new_page()
-    page.add_script_tag(path=ASSETS / "explorable.js")
+    page.add_script_tag(path=ASSETS / "solver.js")
     yield page
     page.close()
 
@@ -98,6 +100,53 @@ def by_library(settings: list[dict[str, Any]], times: np.ndarray | None = None) 
 def error(A: np.ndarray, d: int) -> np.ndarray:
     powers = A[:, None, :] ** np.arange(1, 20)[:, None]
     return np.abs(powers.sum(axis=2) - ssm.theorem_teacher(d).impulse_response(20)[1:]).max(axis=1)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    kappa=st.sampled_from([5, 7, 9, 11]),
+    d=st.integers(2, 6),
+    parametrization=st.sampled_from(["free", "exp", "exp(-exp)"]),
+)
+def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
+    """The script follows (first entry or s, logarithms of gaps); its Jacobian is the slope of its velocity."""
+    rng, p = np.random.default_rng(seed), kappa - 1
+    kind, (alpha, beta) = PARAMETRIZATIONS[parametrization], rng.uniform(0, 2, 2)
+    A = np.linspace(0.9, 0.1, d) - rng.uniform(0, 0.05, d)
+    double = parametrization == "exp(-exp)"
+    powers = {"free": (kappa - 2, 0), "exp": (kappa, 2), "exp(-exp)": (kappa - 2, 0)}[parametrization]
+    phase = {"high": powers[0], "low": powers[1], "p": p, "alpha": alpha, "beta": beta, "double": double}
+    followed = kind.parameter(A) if double else A
+    theta = np.r_[followed[0], np.log(np.abs(np.diff(followed)))]
+    shifts = 1e-6 * np.eye(d)
+    moved, J = script.evaluate(
+        """([thetas, phase]) => {
+          const d = thetas[0].length, vector = (n) => new Float64Array(n), J = vector(d * d);
+          Object.assign(phase, { psi: vector(d), quotient: vector(d) });
+          const moved = thetas.map((theta, i) => {
+            const out = vector(d);
+            poisonRace.velocity(Float64Array.from(theta), phase, vector(d), out, i ? null : J);
+            return Array.from(out);
+          });
+          return [moved, Array.from(J)];
+        }""",
+        [[theta.tolist(), *(theta + shifts).tolist(), *(theta - shifts).tolist()], phase],
+    )
+    G, target = np.zeros((kappa, kappa)), np.ones(kappa)
+    G[-1, -1], G[1, 1], target[0] = alpha, beta, d
+    ones, slope = np.ones(d), kind.slope(A)
+    moving = equations.velocity(A, ones, ones, G, target, slope=slope)[0]  # ds/dt
+    if not double:
+        moving = slope * moving  # da/dt
+    gaps = np.diff(moving) / np.diff(followed)
+    assert_allclose(moved[0], np.r_[moving[0], gaps], rtol=1e-9, atol=1e-10)
+    numeric = (np.array(moved[1 : d + 1]) - moved[d + 1 :]).T / 2e-6
+    assert_allclose(np.reshape(J, (d, d)), numeric, rtol=0, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    if parametrization == "free":
+        ours = equations.gap_velocity(theta, ones, 1.0, G, target, with_jacobian=True)
+        assert_allclose(moved[0], ours[0], rtol=1e-9, atol=1e-12)
+        assert_allclose(np.reshape(J, (d, d)), ours[1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("order", WEIGHTS)
@@ -306,7 +355,7 @@ def address(tmp_path_factory) -> str:
     (root / "book" / "drawn.md").write_text("The text of it.\n", "utf-8")
     (root / "book" / "status.json").write_text("{}", "utf-8")
     pages = build(root)
-    assert "explorable.js" in pages["page"]
+    assert 0 < pages["page"].index("solver.js") < pages["page"].index("explorable.js")
     assert "explorable" not in pages["plain"]
     assert "interactive" not in pages["plain"] + pages["page"]
     return (root / "_build" / "html" / "book").as_uri()

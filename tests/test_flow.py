@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import flow, flows, metrics, sequences, ssm
+from ssm_poison_lib import equations, flow, flows, metrics, sequences, ssm
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -96,7 +96,7 @@ def test_velocity_and_jacobian_in_gap_coordinates(seed):
     by_theta = np.concatenate(
         [np.ones((4, 1)), -np.tril(np.ones((4, 3)), -1) * gaps], axis=1
     )  # d values / d theta
-    velocity, J = flow._gap_flow(theta, counts, w, gram, target, with_jacobian=True)
+    velocity, J = equations.gap_velocity(theta, counts, w, gram, target, with_jacobian=True)
     moves = flow.velocity(student, data)
     assert_allclose(by_theta @ velocity, moves[first], rtol=0, atol=1e-11)
     # second derivatives of the values: gap_j enters itself again
@@ -105,7 +105,7 @@ def test_velocity_and_jacobian_in_gap_coordinates(seed):
     )
     direct = (flow.jacobian(student, data) @ by_theta[everyone])[first]
     assert_allclose(by_theta @ J + curvature, direct, rtol=0, atol=1e-9)
-    again, none = flow._gap_flow(theta, counts, w, gram, target, with_jacobian=False)
+    again, none = equations.gap_velocity(theta, counts, w, gram, target, with_jacobian=False)
     assert none is None
     assert_array_equal(again, velocity)
 

@@ -13,11 +13,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-# What a page must contain, and the script and the styles (in book/assets) that it then loads.
+# What a page must contain, and the styles and the scripts (in book/assets) that it then loads, in this order.
 SCRIPTS = {
-    'class="explorable"': ("explorable.js", "explorable.css"),
-    'class="interactive-figure"': ("interactive.js", "explorable.css"),
-    'class="race-animation"': ("animation.js", "explorable.css"),
+    'class="explorable"': ("explorable.css", "solver.js", "explorable.js"),
+    'class="interactive-figure"': ("explorable.css", "interactive.js"),
+    'class="race-animation"': ("explorable.css", "animation.js"),
 }
 ANIMATION = re.compile(r'(<div class="race-animation"[^>]*>)</div>')
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -50,9 +50,10 @@ def load_scripts(
         picture = (Path(app.srcdir) / "book" / "assets" / "race.svg").read_text("utf-8")
         picture = re.sub(r"<script>.*?</script>", "", picture, flags=re.DOTALL)
         context["body"] = ANIMATION.sub(lambda found: f"{found[1]}{picture}</div>", context["body"])
-    for mark, (script, styles) in SCRIPTS.items():
+    for mark, (styles, *scripts) in SCRIPTS.items():
         if mark in context["body"]:
-            app.add_js_file(script, loading_method="defer")
+            for script in scripts:
+                app.add_js_file(script, loading_method="defer")
             app.add_css_file(styles)
 
 

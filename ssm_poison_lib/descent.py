@@ -8,10 +8,12 @@ import json
 import math
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -39,6 +41,8 @@ __all__ = ["Descent", "DescentError", "Log", "Rule", "train_many"]
 _CHUNK = 5_000
 # Rows of the compiled loops are padded to this many numbers, so that they fill vector registers.
 _BLOCK = 8
+# Of saved runs: to be counted up when what they hold changes.
+_VERSION = 2
 
 
 class DescentError(RuntimeError):
@@ -136,9 +140,18 @@ def unflatten(weights: Float[np.ndarray, " P"], d: int, width: int) -> Network:
     return Network(DiagonalSSM(A, B, C), layers)
 
 
-def _positions(d: int, width: int) -> tuple[Int[np.ndarray, " P"], int, int]:
-    """Return where each weight sits in the padded array of the compiled loop, and the padded d and width."""
-    wide_d, wide = (-(-size // _BLOCK) * _BLOCK for size in (d, width))
+def _width(network: Network) -> int:
+    """Return the width of the MLP's layers, 0 without one."""
+    return network.mlp[0].shape[1] if network.mlp else 0
+
+
+def _padded(d: int, width: int) -> tuple[int, int]:
+    """Return d and width as the compiled loop by sequence wants them: whole vector registers."""
+    return -(-d // _BLOCK) * _BLOCK, -(-width // _BLOCK) * _BLOCK
+
+
+def _positions(d: int, width: int, wide_d: int, wide: int) -> Int[np.ndarray, " P"]:
+    """Return where each weight sits in an array that is padded to wide_d and wide."""
     rows = np.arange(d)
     parts = [rows, wide_d + rows, 2 * wide_d + rows]
     if width:
@@ -146,7 +159,7 @@ def _positions(d: int, width: int) -> tuple[Int[np.ndarray, " P"], int, int]:
         base = 3 * wide_d
         square = (units[:, None] * wide + units[None, :]).ravel()
         parts += [base + units, base + wide + square, base + wide + wide * wide + units]
-    return np.concatenate(parts), wide_d, wide
+    return np.concatenate(parts)
 
 
 def _check_mlp(name: str, network: Network) -> None:
@@ -188,31 +201,142 @@ def as_losses(name: str, value: Sequence[float]) -> list[float]:
 
 
 def _outputs(teacher: Teacher, x: np.ndarray) -> np.ndarray:
-    """Return a teacher's outputs computed in the precision of x: in float32, the labels that the authors' teacher gives."""
+    """Return a teacher's outputs in the precision of x: in float32, the labels of the authors' teacher."""
+    from ssm_poison_lib._engines import epochs  # here, not above: Numba takes a second to load
+
     network = as_network("teacher", teacher)
     _check_mlp("teacher", network)
-    d, width = network.ssm.state_dim, network.mlp[0].shape[1] if network.mlp else 0
-    where, wide_d, wide = _positions(d, width)
-    theta = np.zeros(3 * wide_d + wide * (wide + 2), x.dtype)
-    theta[where] = flatten(network)
-    from ssm_poison_lib import _compiled  # here, not above: Numba takes a second to load
+    d, width = network.ssm.state_dim, _width(network)
+    padded = _padded(d, width)
+    theta = np.zeros(3 * padded[0] + padded[1] * (padded[1] + 2), x.dtype)
+    theta[_positions(d, width, *padded)] = flatten(network)
+    problem = epochs.sequences(x, np.zeros(len(x), x.dtype), d, width, padded, full=False)
+    return np.asarray(epochs.network_outputs(theta, problem))
 
-    return np.asarray(_compiled.network_outputs(theta, (d, width), wide_d, wide, x))
+
+class _Schedule:
+    """Which epochs are logged: some counted from the start, and after the stop others from there."""
+
+    def __init__(self, log_at: Sequence[int], log_after_stop: Sequence[int]) -> None:
+        self._before = _epochs("log_at", log_at)
+        self._after = _epochs("log_after_stop", log_after_stop)
+
+    def _from(self, stop_epoch: int | None) -> tuple[Sequence[int], int]:
+        return (self._before, 0) if stop_epoch is None else (self._after, stop_epoch)
+
+    def holds(self, epoch: int, stop_epoch: int | None) -> bool:
+        epochs, origin = self._from(stop_epoch)
+        place = bisect_left(epochs, epoch - origin)
+        return place < len(epochs) and epochs[place] == epoch - origin
+
+    def following(self, epoch: int, stop_epoch: int | None) -> float:
+        """Return the next epoch after this one that is logged, infinity if there is none."""
+        epochs, origin = self._from(stop_epoch)
+        place = bisect_right(epochs, epoch - origin)
+        return origin + epochs[place] if place < len(epochs) else math.inf
+
+
+def _loss_by(network: Network, data: TrainingSet, rule: Rule) -> str:
+    """Return by what the compiled loop takes the loss: "lags", "gains" or "sequences"."""
+    if rule.precision == "float32":
+        return "sequences"
+    if network.mlp:
+        return "gains"
+    return "lags" if isinstance(data.teacher, DiagonalSSM) else "sequences"
+
+
+class _Weights:
+    """The weights of a run, and the compiled loop that moves them."""
+
+    def __init__(self, network: Network, data: TrainingSet, rule: Rule) -> None:
+        from ssm_poison_lib._engines import epochs, gains  # here, not above: Numba takes a second to load
+
+        self._train = epochs.train
+        self.d, self.width = network.ssm.state_dim, _width(network)
+        by = _loss_by(network, data, rule)
+        d, width = _padded(self.d, self.width) if by == "sequences" else (self.d, self.width)
+        x = np.array(data.x, dtype=rule.precision, order="C")
+        y = contiguous(data.y) if rule.precision == "float64" else _outputs(data.teacher, x)
+        # Of by_lag, by_gain and by_sequence, one.
+        self._losses: tuple[Any, Any, Any]
+        if by == "lags":
+            target = data.teacher.impulse_response(data.length) # type: ignore[attr-defined]
+            gram = contiguous(data.gram())
+            self._losses = (epochs.lags(gram, contiguous(target), d), None, None)
+        elif by == "gains":
+            by_lag = np.ascontiguousarray(x[:, ::-1].T)
+            self._losses = (None, gains.gains(by_lag, y, d, width), None)
+        else:
+            full = rule.normalized and rule.off_diagonal
+            sizes = (self.d, self.width, (d, width))
+            self._losses = (None, None, epochs.sequences(x, y, *sizes, full=full))
+        self._where = _positions(self.d, self.width, d, width)
+        self._ends = np.cumsum([0, d, d, d, *((width, width * width, width) if width else ())])
+        self._rule = rule
+        flat = flatten(network)
+        self._theta = np.zeros(self._ends[-1], rule.precision)
+        self._theta[self._where] = flat
+        self._moments = np.zeros((2, len(self._theta)), rule.precision)
+        self._velocity = np.zeros_like(self._theta)
+        self._mean_norm = 0.0
+        text = json.dumps(asdict(rule), sort_keys=True).encode()
+        content = text + flat.tobytes() + x.tobytes() + y.tobytes()
+        #: What a saved run must share with this one: the start, the data and the rule.
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+
+    def now(self) -> Float[np.ndarray, " P"]:
+        """Return a copy of all weights, without padding."""
+        return np.asarray(self._theta[self._where])
+
+    def train(self, epoch: int, count: int, stop_loss: float) -> tuple[int, float, float]:
+        """Do `count` epochs at most; return the epochs done, the loss, and the loss before a reset."""
+        from ssm_poison_lib._engines.epochs import Quirks
+
+        rule = self._rule
+        quirks = Quirks(
+            rule.learning_rate,
+            rule.optimizer == "adam",
+            rule.normalized,
+            rule.off_diagonal,
+            len(self._ends) - 1 if rule.train == "ABC" else 1,
+            rule.reset_BC,
+            stop_loss,
+        )
+        arrays = (self._theta, self._moments, self._velocity)
+        state = (self._mean_norm, epoch, count, self.d, self._ends)
+        done, self._mean_norm, loss, judged = self._train(*arrays, *state, quirks, *self._losses)
+        return int(done), float(loss), float(judged)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the arrays that `restore` takes."""
+        mean_norm = np.array(self._mean_norm)
+        return {"theta": self._theta, "moments": self._moments, "mean_norm": mean_norm}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._theta, self._moments = state["theta"], state["moments"]
+        self._mean_norm = float(state["mean_norm"])
 
 
 class Descent:
     """One training run: advance it, look at it, save it, continue it.
 
-    start: the weights at the start (a `DiagonalSSM`, or a `Network` whose MLP is empty or has two hidden layers of one width).
-    data: the training set. rule: how to train. log_at: epochs (numbers of updates, sorted) whose weights are kept, beside
-    those of the stop; log_after_stop: the same, counted from the stop, from which on log_at no longer counts. Ranges are fine.
-    log_at_loss: losses, from large to small; the first epoch at or below each is logged too, and kept in `reached`.
+    Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`,
+    `stop_epoch` (None: the loss never reached stop_loss), `loss`, `network` and `log`.
 
-    Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`, `stop_epoch`
-    (None: the loss never reached stop_loss), `loss`, `network` and `log`.
+    In float64 a linear student is trained through the Gram matrix of the data, at a cost that does
+    not depend on the number of sequences, and a network through its two gains; everything else
+    sequence by sequence.
 
-    In float64 a linear student is trained through the Gram matrix of the data, at a cost that does not depend on the
-    number of sequences, and a network through its two gains (see `_gains`); everything else sequence by sequence.
+    Args:
+        start: the weights at the start: a `DiagonalSSM`, or a `Network` whose MLP is empty or has
+            two hidden layers of one width.
+        data: the training set.
+        rule: how to train.
+        log_at: epochs (numbers of updates, increasing) whose weights are kept, beside those of the
+            stop. A range is fine.
+        log_after_stop: the same, counted from the stop, from which on log_at no longer counts.
+        log_at_loss: losses, from large to small; the first epoch at or below each is logged too,
+            and kept in `reached`.
     """
 
     def __init__(
@@ -230,46 +354,15 @@ class Descent:
         as_instance("rule", rule, Rule)
         _check_mlp("start", network)
         self.rule, self.data = rule, data
-        self.d = network.ssm.state_dim
-        self.width = network.mlp[0].shape[1] if network.mlp else 0
-        self._log_at, self._log_after_stop = (
-            _epochs("log_at", log_at),
-            _epochs("log_after_stop", log_after_stop),
-        )
-        self._log_at_loss = as_losses("log_at_loss", log_at_loss)
-        self._where, self._wide_d, self._wide = _positions(self.d, self.width)
-        self._in_lags = (
-            not self.width and rule.precision == "float64" and isinstance(data.teacher, DiagonalSSM)
-        )
-        self._in_gains = self.width > 0 and rule.precision == "float64"
-        flat = flatten(network)
-        if self._in_lags:
-            self._G = contiguous(data.gram())
-            self._target = contiguous(data.teacher.impulse_response(data.length))  # type: ignore[attr-defined]
-        if self._in_lags or self._in_gains:
-            self._where = np.arange(len(flat))
-            size = len(flat)
-        else:
-            size = 3 * self._wide_d + self._wide * (self._wide + 2)
-        self._x = np.array(data.x, dtype=rule.precision, order="C")
-        self._y = contiguous(data.y) if rule.precision == "float64" else _outputs(data.teacher, self._x)
-        self._x_by_lag = np.ascontiguousarray(self._x[:, ::-1].T)
-        self._theta = np.zeros(size, rule.precision)
-        self._theta[self._where] = flat
-        self._moments = np.zeros((2, size), rule.precision)
-        self._mean_norm = 0.0
+        self._schedule = _Schedule(log_at, log_after_stop)
+        self._marks = as_losses("log_at_loss", log_at_loss)
+        self._weights = _Weights(network, data, rule)
         self.epoch = 0
         self.stop_epoch: int | None = None
         self.reached: dict[float, int] = {}
         self._logged: list[tuple[int, float, np.ndarray]] = []
-        self._fingerprint = self._hash(flat)
-        self.loss = self._run(0, -1.0)[1]
+        _, self.loss, _ = self._weights.train(0, 0, -1.0)
         self._note()
-
-    def _hash(self, flat: np.ndarray) -> str:
-        """Return what a saved run must share with this one: the start, the data and the rule."""
-        text = json.dumps(asdict(self.rule), sort_keys=True).encode()
-        return hashlib.sha256(text + flat.tobytes() + self._x.tobytes() + self._y.tobytes()).hexdigest()
 
     @property
     def finished(self) -> bool:
@@ -285,35 +378,41 @@ class Descent:
     @property
     def network(self) -> Network:
         """The present weights (float64 copies)."""
-        return unflatten(self._theta[self._where].astype(np.float64), self.d, self.width)
+        weights = self._weights
+        return unflatten(weights.now().astype(np.float64), weights.d, weights.width)
 
     @property
     def log(self) -> Log:
         """The weights and losses logged so far."""
+        weights = self._weights
         return Log(
             np.array([epoch for epoch, _, _ in self._logged], dtype=np.int64),
             np.array([loss for _, loss, _ in self._logged], dtype=np.float64),
-            np.array([w for _, _, w in self._logged], dtype=np.float64).reshape(-1, len(self._where)),
-            self.d,
-            self.width,
+            np.array([w for _, _, w in self._logged], dtype=np.float64).reshape(-1, len(weights.now())),
+            weights.d,
+            weights.width,
         )
 
     def advance(self, epochs: int | None = None, *, interrupt: threading.Event | None = None) -> Descent:
-        """Train on, by `epochs` or to the end; return self. interrupt: an event that, once set, ends the call early.
+        """Train on; return self.
 
-        Raises DescentError when the loss is no longer finite (the step size was too large).
+        Args:
+            epochs: how many epochs; None: to the end.
+            interrupt: an event that, once set, ends the call early.
+
+        Raises:
+            DescentError: when the loss is no longer finite (the step size was too large).
         """
-        goal = (
-            math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
-        )
+        goal = math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
         if interrupt is not None:
             as_instance("interrupt", interrupt, threading.Event)
         while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
             stop = self.rule.stop_loss if self.stop_epoch is None else None
-            marks = [mark for mark in self._log_at_loss if mark not in self.reached]
+            marks = [mark for mark in self._marks if mark not in self.reached]
             watch = max([-1.0, *marks[:1], *([] if stop is None else [stop])])
-            until = min(goal, self._end, self._next_log(), self.epoch + _CHUNK)
-            done, self.loss, judged = self._run(int(until) - self.epoch, watch)
+            following = self._schedule.following(self.epoch, self.stop_epoch)
+            until = min(goal, self._end, following, self.epoch + _CHUNK)
+            done, self.loss, judged = self._weights.train(self.epoch, int(until) - self.epoch, watch)
             self.epoch += done
             if not math.isfinite(self.loss):
                 raise DescentError(
@@ -326,71 +425,30 @@ class Descent:
             self._note()
         return self
 
-    def _next_log(self) -> int:
-        """Return the next epoch after this one that must be logged (or the end)."""
-        epochs, origin = self._schedule
-        following = bisect_right(epochs, self.epoch - origin)
-        return min(self._end, origin + epochs[following]) if following < len(epochs) else self._end
-
-    @property
-    def _schedule(self) -> tuple[Sequence[int], int]:
-        """The epochs to be logged at present, and the epoch from which they count."""
-        if self.stop_epoch is None:
-            return self._log_at, 0
-        return self._log_after_stop, self.stop_epoch
-
     def _note(self) -> None:
         """Keep the present weights if this epoch is to be logged."""
-        epochs, origin = self._schedule
-        place = bisect_left(epochs, self.epoch - origin)
-        wanted = place < len(epochs) and epochs[place] == self.epoch - origin
-        if (wanted or self.epoch == self.stop_epoch or self.epoch in self.reached.values()) and not (
-            self._logged and self._logged[-1][0] == self.epoch
-        ):
-            self._logged.append((self.epoch, self.loss, self._theta[self._where].copy()))
-
-    def _run(self, count: int, stop_loss: float) -> tuple[int, float, float]:
-        """Let the compiled loop do `count` epochs; return the epochs done, the loss, and the loss before a reset."""
-        from ssm_poison_lib import _compiled, _gains  # here, not above: Numba takes a second to load
-
-        rule = self.rule
-        options = (
-            rule.learning_rate,
-            rule.optimizer == "adam",
-            rule.normalized,
-            rule.off_diagonal,
-            rule.train == "ABC",
-            rule.reset_BC,
-            stop_loss,
-        )
-        state = (self._mean_norm, self.epoch, count)
-        if self._in_lags:
-            theta, moments = self._theta.reshape(3, -1), self._moments.reshape(2, 3, -1)
-            result = _compiled.linear_epochs(theta, moments, *state, self._G, self._target, *options)
-        elif self._in_gains:
-            place = (self.d, self.width, self._x_by_lag, self._y)
-            result = _gains.gain_epochs(self._theta, self._moments, *state, *place, *options)
-        else:
-            sizes = ((self.d, self.width), self._wide_d, self._wide)
-            result = _compiled.sequence_epochs(
-                self._theta, self._moments, *state, *sizes, self._x, self._y, *options
-            )
-        done, self._mean_norm, loss, judged = result
-        return int(done), float(loss), float(judged)
+        wanted = self._schedule.holds(self.epoch, self.stop_epoch)
+        wanted = wanted or self.epoch == self.stop_epoch or self.epoch in self.reached.values()
+        if wanted and not (self._logged and self._logged[-1][0] == self.epoch):
+            self._logged.append((self.epoch, self.loss, self._weights.now()))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the state of the run to an .npz file, at once or not at all.
 
-        Raises OSError with the file's name if it cannot be written.
+        Args:
+            path: of the file.
+
+        Raises:
+            OSError: with the file's name, if it cannot be written.
         """
         log = self.log
         with replacing(as_path("path", path)) as file:
             np.savez(
                 file,
-                fingerprint=self._fingerprint,
-                theta=self._theta,
-                moments=self._moments,
-                scalars=np.array([self._mean_norm, self.loss]),
+                version=_VERSION,
+                fingerprint=self._weights.fingerprint,
+                **self._weights.state(),
+                loss=self.loss,
                 counts=np.array([self.epoch, -1 if self.stop_epoch is None else self.stop_epoch]),
                 reached=np.array(list(self.reached.items()), dtype=np.float64).reshape(-1, 2),
                 log_epochs=log.epochs,
@@ -401,31 +459,42 @@ class Descent:
     def restore(self, path: str | PathLike[str]) -> Descent:
         """Continue from a file that `save` wrote for the same start, data and rule; return self.
 
-        Raises DescentError if the file belongs to another run or is damaged, OSError if it cannot be read; the run then stays
-        as it was.
+        Args:
+            path: of the file.
+
+        Raises:
+            DescentError: if the file belongs to another run, is damaged, or was written by another
+                version of the library; the run then stays as it was.
+            OSError: if the file cannot be read.
         """
         path = as_path("path", path)
         try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                saved = {
-                    name: file[name] for name in file.files
-                }  # each with the checksum that .npz files hold
-            if str(saved["fingerprint"]) != self._fingerprint:
-                raise DescentError(f"{path} was saved by a run with another start, training set or rule")
-            mean_norm, loss = (float(value) for value in saved["scalars"])
-            epoch, stop = (int(value) for value in saved["counts"])
+            saved = _read(path, self._weights.fingerprint)
+            loss, (epoch, stop) = float(saved["loss"]), (int(value) for value in saved["counts"])
             reached = {float(mark): int(at) for mark, at in saved["reached"]}
             rows = zip(saved["log_epochs"], saved["log_loss"], saved["log_weights"], strict=True)
-            logged = [(int(at), float(value), row.astype(self.rule.precision)) for at, value, row in rows]
-            theta, moments = saved["theta"], saved["moments"]
+            precision = self.rule.precision
+            logged = [(int(at), float(value), row.astype(precision)) for at, value, row in rows]
+            self._weights.restore(saved)
         except (OSError, DescentError):
             raise
         except Exception as error:  # a damaged archive shows as almost any error
             raise DescentError(f"{path} is damaged: not a complete saved run ({error!r})") from None
-        self._theta, self._moments, self._mean_norm = theta, moments, mean_norm
         self.loss, self.epoch, self.stop_epoch = loss, epoch, None if stop < 0 else stop
         self.reached, self._logged = reached, logged
         return self
+
+
+def _read(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
+    """Return what a saved run holds; DescentError if it is not that of `fingerprint`."""
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        saved = {name: file[name] for name in file.files}  # each with the checksum that .npz files hold
+    version = int(saved.get("version", 1))
+    if version != _VERSION:
+        raise DescentError(f"{path} was saved in layout {version} of such files; this library reads {_VERSION}")
+    if str(saved["fingerprint"]) != fingerprint:
+        raise DescentError(f"{path} was saved by a run with another start, training set or rule")
+    return saved
 
 
 def train_many(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from ssm_poison_lib import _gains
 from ssm_poison_lib._checks import (
     MAX_COUNT,
     ArrayLike,
@@ -18,6 +17,7 @@ from ssm_poison_lib._checks import (
     as_scalar,
     contiguous,
 )
+from ssm_poison_lib._engines import gains, rkc
 from ssm_poison_lib.descent import as_losses, flatten, unflatten
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.networks import Network
@@ -25,7 +25,11 @@ from ssm_poison_lib.sequences import TrainingSet
 
 __all__ = ["NetworkTrajectory", "network_flow"]
 
-_STOPPED = {_gains.RESTED: "loss", _gains.END_OF_TIME: "end time", _gains.OUT_OF_EVALUATIONS: "evaluations"}
+_STOPPED = {
+    rkc.End.AT_REST: "loss",
+    rkc.End.END_OF_TIME: "end time",
+    rkc.End.OUT_OF_EVALUATIONS: "evaluations",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +93,9 @@ def network_flow(
     if times[0] <= 0 or (np.diff(times) <= 0).any():
         raise ValueError(f"times must be > 0 and increasing; got {times!r}")
     d, width = start.ssm.state_dim, start.mlp[0].shape[1]
-    how, end, evaluations, _, weights, loss, at_loss, _ = _gains.gain_flow(
+    how, end, evaluations, _, weights, loss, at_loss, _ = rkc.integrate(
         flatten(start),
-        d,
-        width,
-        contiguous(data.x[:, ::-1].T),
-        contiguous(data.y),
+        gains.gains(contiguous(data.x[:, ::-1].T), contiguous(data.y), d, width),
         contiguous(times),
         np.array(as_losses("log_at_loss", log_at_loss)),
         as_scalar("rtol", rtol, low=0.0, strict=True),
@@ -102,8 +103,8 @@ def network_flow(
         as_scalar("loss_tol", loss_tol, low=0.0),
         as_integer("max_evaluations", max_evaluations, low=1, high=MAX_COUNT),
     )
-    if how == _gains.FAILED:
+    if how == rkc.End.FAILED:
         raise FlowError(f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}")
     return NetworkTrajectory(
-        times, weights, loss, at_loss, _STOPPED[how], float(end), int(evaluations), d, width
+        times, weights, loss, at_loss, _STOPPED[rkc.End(how)], float(end), int(evaluations), d, width
     )

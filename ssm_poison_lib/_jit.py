@@ -22,6 +22,12 @@ __all__ = ["compiled"]
 _LOG = logging.getLogger("ssm_poison_lib")
 
 
+# Numba compiles a function anew when its own file has changed, but not when that of a function it
+# calls has: all files of the engines together are the stamp of each.
+_ENGINES = Path(__file__).parent / "_engines"
+_STAMP = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(_ENGINES.glob("*.py")))).hexdigest()
+
+
 class _CheckedFile(IndexDataCacheFile):
     """Numba's cache file with a checksum: a flipped bit in machine code must not run."""
 
@@ -44,7 +50,9 @@ class _Cache(FunctionCache):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         file = self._cache_file
-        self._cache_file = _CheckedFile(self.cache_path, self._impl.filename_base, file._source_stamp)
+        self._cache_file = _CheckedFile(
+            self.cache_path, self._impl.filename_base, (file._source_stamp, _STAMP)
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

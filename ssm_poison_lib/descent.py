@@ -229,11 +229,11 @@ class _Schedule:
         place = bisect_left(epochs, epoch - origin)
         return place < len(epochs) and epochs[place] == epoch - origin
 
-    def following(self, epoch: int, stop_epoch: int | None) -> float:
-        """Return the next epoch after this one that is logged, infinity if there is none."""
+    def following(self, epoch: int, stop_epoch: int | None, end: int) -> int:
+        """Return the next epoch after this one that is logged, or the end if none is before it."""
         epochs, origin = self._from(stop_epoch)
         place = bisect_right(epochs, epoch - origin)
-        return origin + epochs[place] if place < len(epochs) else math.inf
+        return min(end, origin + epochs[place]) if place < len(epochs) else end
 
 
 def _loss_by(network: Network, data: TrainingSet, rule: Rule) -> str:
@@ -403,15 +403,17 @@ class Descent:
         Raises:
             DescentError: when the loss is no longer finite (the step size was too large).
         """
-        goal = math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
+        goal = (
+            math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
+        )
         if interrupt is not None:
             as_instance("interrupt", interrupt, threading.Event)
         while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
             stop = self.rule.stop_loss if self.stop_epoch is None else None
             marks = [mark for mark in self._marks if mark not in self.reached]
             watch = max([-1.0, *marks[:1], *([] if stop is None else [stop])])
-            following = self._schedule.following(self.epoch, self.stop_epoch)
-            until = min(goal, self._end, following, self.epoch + _CHUNK)
+            following = self._schedule.following(self.epoch, self.stop_epoch, self._end)
+            until = min(goal, following, self.epoch + _CHUNK)
             done, self.loss, judged = self._weights.train(self.epoch, int(until) - self.epoch, watch)
             self.epoch += done
             if not math.isfinite(self.loss):
@@ -442,19 +444,19 @@ class Descent:
             OSError: with the file's name, if it cannot be written.
         """
         log = self.log
+        content: dict[str, Any] = {
+            "version": _VERSION,
+            "fingerprint": self._weights.fingerprint,
+            **self._weights.state(),
+            "loss": self.loss,
+            "counts": np.array([self.epoch, -1 if self.stop_epoch is None else self.stop_epoch]),
+            "reached": np.array(list(self.reached.items()), dtype=np.float64).reshape(-1, 2),
+            "log_epochs": log.epochs,
+            "log_loss": log.loss,
+            "log_weights": log.weights,
+        }
         with replacing(as_path("path", path)) as file:
-            np.savez(
-                file,
-                version=_VERSION,
-                fingerprint=self._weights.fingerprint,
-                **self._weights.state(),
-                loss=self.loss,
-                counts=np.array([self.epoch, -1 if self.stop_epoch is None else self.stop_epoch]),
-                reached=np.array(list(self.reached.items()), dtype=np.float64).reshape(-1, 2),
-                log_epochs=log.epochs,
-                log_loss=log.loss,
-                log_weights=log.weights,
-            )
+            np.savez(file, **content)
 
     def restore(self, path: str | PathLike[str]) -> Descent:
         """Continue from a file that `save` wrote for the same start, data and rule; return self.
@@ -491,7 +493,9 @@ def _read(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
         saved = {name: file[name] for name in file.files}  # each with the checksum that .npz files hold
     version = int(saved.get("version", 1))
     if version != _VERSION:
-        raise DescentError(f"{path} was saved in layout {version} of such files; this library reads {_VERSION}")
+        raise DescentError(
+            f"{path} was saved in layout {version} of such files; this library reads {_VERSION}"
+        )
     if str(saved["fingerprint"]) != fingerprint:
         raise DescentError(f"{path} was saved by a run with another start, training set or rule")
     return saved

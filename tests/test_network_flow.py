@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import _gains, descent, networks, paper
+from ssm_poison_lib import descent, networks, paper
+from ssm_poison_lib._engines import gains, rkc
 from ssm_poison_lib.descent import Descent, Rule, flatten
 from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.flow import FlowError
@@ -29,17 +30,18 @@ def case(seed, d=3, n=6, length=5, width=4):
 def test_the_gradient_is_that_of_autograd(seed, d, n, length, width):
     start, data = case(seed, d, n, length, width)
     theta = flatten(start)
-    gradient = np.empty_like(theta)
-    buffers = np.empty((length, d)), np.empty(length), np.empty((4, width))
+    velocity = np.empty_like(theta)
     x = np.ascontiguousarray(data.x[:, ::-1].T)
-    loss = _gains.gain_gradient(theta, d, width, x, np.array(data.y), gradient, *buffers)
+    problem = gains.gains(x, np.array(data.y), d, width)
+    loss = gains.forward_gains(theta, problem)
+    gains.backward_gains(theta, velocity, problem)
     module = SSMNetwork(start)
     expected = torch.mean((module(torch.tensor(np.array(data.x))) - torch.tensor(np.array(data.y))) ** 2)
     expected.backward()
     parts = [torch.diag(module.A.grad), module.B.grad, module.C.grad, *(w.grad for w in module.mlp)]
     by_torch = np.concatenate([part.numpy().ravel() for part in parts])
     assert loss == pytest.approx(expected.item(), rel=1e-11)
-    assert_allclose(gradient, by_torch, rtol=1e-9, atol=1e-11 * (1 + np.abs(by_torch).max()))
+    assert_allclose(-velocity, by_torch, rtol=1e-9, atol=1e-11 * (1 + np.abs(by_torch).max()))
 
 
 @pytest.mark.parametrize("seed", [0, 3, 8, 11])
@@ -119,23 +121,18 @@ def test_wrong_starts_and_times_are_refused(monkeypatch):
             network_flow(start, data, times=times)
     with pytest.raises(ValueError, match="log_at_loss must be decreasing"):
         network_flow(start, data, times=[1.0], log_at_loss=(1e-3, 1e-2))
-    failed = (_gains.FAILED, 0.5, 9, 1, np.zeros((1, 1)), np.array([7.0]), np.zeros((0, 1)), np.zeros(0))
-    monkeypatch.setattr(_gains, "gain_flow", lambda *_arguments: failed)
+    failed = (rkc.End.FAILED, 0.5, 9, 1, np.zeros((1, 1)), np.array([7.0]), np.zeros((0, 1)), np.zeros(0))
+    monkeypatch.setattr(rkc, "integrate", lambda *_arguments: failed)
     with pytest.raises(FlowError, match=r"the step size vanished at t = 0\.5 of 1, at a loss of 7"):
         network_flow(start, data, times=[1.0])
 
 
-def test_descent_of_a_network_in_float64_takes_the_same_steps_by_gains_and_by_sequence():
+def test_descent_of_a_network_in_float64_takes_the_same_steps_by_gains_and_by_sequence(monkeypatch):
     """The loop of the authors' float32 runs, in float64, against the one by gains."""
     start, data = case(4)
     rule = Rule(0.003, max_epochs=60, normalized=True)
+    assert descent._loss_by(start, data, rule) == "gains"
     by_gains = Descent(start, data, rule).advance()
-    by_sequence = Descent(start, data, rule)
-    assert by_gains._in_gains
-    by_sequence._in_gains = False
-    where, wide_d, wide = descent._positions(3, 4)
-    by_sequence._where = where
-    by_sequence._theta = np.zeros(3 * wide_d + wide * (wide + 2))
-    by_sequence._theta[where] = flatten(start)
-    by_sequence._moments = np.zeros((2, len(by_sequence._theta)))
-    assert_allclose(flatten(by_sequence.advance().network), flatten(by_gains.network), rtol=1e-10, atol=1e-12)
+    monkeypatch.setattr(descent, "_loss_by", lambda *_arguments: "sequences")
+    by_sequence = Descent(start, data, rule).advance()
+    assert_allclose(flatten(by_sequence.network), flatten(by_gains.network), rtol=1e-10, atol=1e-12)

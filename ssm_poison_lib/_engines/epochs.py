@@ -15,7 +15,7 @@ import numpy as np
 
 from ssm_poison_lib._engines.adam import adam_step
 from ssm_poison_lib._engines.equations import fill_powers, velocity
-from ssm_poison_lib._engines.gains import Gains, backward_gains, forward_gains
+from ssm_poison_lib._engines.gains import backward_gains, forward_gains
 from ssm_poison_lib._engines.sums import dot, product
 from ssm_poison_lib._jit import compiled
 
@@ -88,9 +88,7 @@ def lags(G: Any, target: Any, d: int) -> Lags:
     return Lags(G, target, np.zeros((kappa, d)), np.zeros(kappa), np.zeros(kappa))
 
 
-def sequences(
-    x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, full: bool
-) -> Sequences:
+def sequences(x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, full: bool) -> Sequences:
     """Return the loss of an SSM and MLP.
 
     Args:
@@ -335,9 +333,7 @@ def _step_size(learning_rate, norm, mean_norm, epoch):
 
 @compiled()
 @no_type_check
-def train(
-    theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, by_gain, by_sequence
-):
+def train(theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, by_gain, by_sequence):
     """Train theta in place for at most `count` epochs; end early at a loss <= quirks.stop_loss.
 
     Args:

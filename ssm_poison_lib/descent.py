@@ -260,7 +260,7 @@ class _Weights:
         # Of by_lag, by_gain and by_sequence, one.
         self._losses: tuple[Any, Any, Any]
         if by == "lags":
-            target = data.teacher.impulse_response(data.length) # type: ignore[attr-defined]
+            target = data.teacher.impulse_response(data.length)  # type: ignore[attr-defined]
             gram = contiguous(data.gram())
             self._losses = (epochs.lags(gram, contiguous(target), d), None, None)
         elif by == "gains":

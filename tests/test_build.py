@@ -324,6 +324,14 @@ BROKEN = {
     "unknown_reference": "{ref}`nowhere`",
     "unknown_source": "{cite:p}`nobody1900`",
     "unknown_directive": "```{no-such-directive}\n```",
+    "half_an_opening_box": """\
+:::{admonition} In this chapter
+:class: opening
+
+- **Question.** Why?
+- **Needs** {ref}`ch-good`. **Runs in** about 5 s.
+:::""",
+    "chapter_without_opening_box": "Text.",
 }
 
 
@@ -336,11 +344,18 @@ def report(tmp_path_factory) -> str:
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     shutil.copy(ROOT / "_config.yml", folder)
     (folder / "book" / "assets" / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>', "utf-8")
-    pages = {"good": "```{bibliography}\n:all:\n```"} | BROKEN
+    (folder / "book" / "status.json").write_text("{}", "utf-8")
+    pages = {"good": "```{bibliography}\n:all:\n```\n\n```{chapter-map}\n```"} | BROKEN
     for name, text in pages.items():
-        (folder / "book" / f"{name}.md").write_text(f"# Page\n\n{text}\n", "utf-8")
-    listed = "".join(f"- file: book/{name}\n" for name in BROKEN)
-    (folder / "_toc.yml").write_text(f"format: jb-book\nroot: book/good\nchapters:\n{listed}", "utf-8")
+        label = f"(ch-{name.replace('_', '-')})="
+        (folder / "book" / f"{name}.md").write_text(f"{label}\n# Page\n\n{text}\n", "utf-8")
+    files = [{"file": f"book/{name}"} for name in BROKEN]  # the last stands in a part with numbers
+    parts = [
+        {"caption": "One", "chapters": files[:-1]},
+        {"caption": "Two", "numbered": True, "chapters": files[-1:]},
+    ]
+    contents = {"format": "jb-book", "root": "book/good", "parts": parts}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(contents), "utf-8")
     with pytest.raises(AssertionError) as failure:
         build(folder)
     return str(failure.value)
@@ -353,6 +368,11 @@ def test_a_build_fails_and_names_the_page(report, fault):
 
 def test_a_build_objects_to_nothing_else(report):
     assert not re.search(r"good\.md:.*WARNING", report)
+
+
+def test_a_build_says_which_line_of_an_opening_box_is_missing(report):
+    assert "no line like '- **Afterwards you can** ...'" in report
+    assert "it has no opening box (:class: opening)" in report
 
 
 @pytest.mark.parametrize("name", public_modules())

@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT
 
 ADDRESS = "https://github.com/someone/ssm-poison"
-HEADER = (ROOT / "book" / "status.md").read_text("utf-8").split("\n\n", 1)[0]
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def text(tmp_path, monkeypatch) -> Path:
     """Lay out a project with one text and an address; return the text's path."""
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     path = tmp_path / "trial.md"
-    path.write_text(f"{HEADER}\n\n# Trial\n\n```{{code-cell}} ipython3\n1\n```\n", "utf-8")
+    path.write_text(f"{notebooks.HEADER}\n# Trial\n\n```{{code-cell}} ipython3\n1\n```\n", "utf-8")
     configure(tmp_path, ADDRESS)
     return path
 

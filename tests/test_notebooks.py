@@ -21,9 +21,7 @@ from conftest import ROOT
 
 from ssm_poison_lib import sweep
 
-HEADER = (ROOT / "book" / "status.md").read_text("utf-8").split("\n\n", 1)[0]
-CHAPTER = f"""{HEADER}
-
+CHAPTER = f"""{notebooks.HEADER}
 (ch-trial)=
 # A chapter for the tests
 
@@ -121,16 +119,6 @@ def project(executed, tmp_path) -> Path:
 
 def test_texts_and_notebooks_agree_and_outputs_are_complete():
     assert notebooks.all_problems() == []
-
-
-def test_every_executed_chapter_is_in_the_table_of_contents():
-    toc = (ROOT / "_toc.yml").read_text("utf-8")
-    named = {
-        line.split("book/")[1].strip()
-        for line in toc.splitlines()
-        if "book/" in line and line.lstrip()[0] != "#"
-    }
-    assert set(notebooks.chapters()) <= named
 
 
 def chapter_code(name: str) -> str:
@@ -251,6 +239,39 @@ def test_check_names_the_fault(executed, tmp_path, monkeypatch, name):
     (book / "trial.ipynb").write_text(json.dumps(notebook), "utf-8")
     problems = notebooks.all_problems()
     assert any(message in problem and problem.startswith("trial: ") for problem in problems), problems
+
+
+# name -> (what is replaced in the text, by what, what the check says)
+HEADINGS = {
+    "no_header": (notebooks.HEADER, "", "line 1 of the header is '', not '---', so that its code is not run"),
+    "another_format": ("md:myst", "md", "line 3 of the header is '  formats: ipynb,md', not '  formats: ipynb,md:myst'"),
+    "another_kernel": ("name: python3", "name: other", "line 10 of the header is '  name: other', not '  name: python3'"),
+    "no_label": ("(ch-trial)=\n", "", "(ch-trial)= and the title must follow the header, for the map and the index"),
+    "another_label": ("(ch-trial)=", "(ch-trail)=", "(ch-trial)= and the title must follow the header"),
+    "in_no_contents": ("", "", "is not in _toc.yml, so that it is on no page"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADINGS)
+def test_check_names_what_keeps_a_text_from_being_a_chapter(tmp_path, monkeypatch, name):
+    old, new, message = HEADINGS[name]
+    monkeypatch.setattr(notebooks, "BOOK", tmp_path / "book")
+    path = tmp_path / "book" / "trial.md"
+    path.parent.mkdir()
+    path.write_text(CHAPTER, "utf-8")
+    contents = "root: book/intro\nchapters:\n  - file: book/{}\n"
+    (tmp_path / "_toc.yml").write_text(contents.format("trial"), "utf-8")
+    assert notebooks.all_problems() == ["trial: not executed (python tools/notebooks.py execute trial)"]
+    path.write_text(CHAPTER.replace(old, new, 1), "utf-8")
+    if name == "in_no_contents":
+        (tmp_path / "_toc.yml").write_text(contents.format("trials"), "utf-8")
+    assert notebooks.all_problems()[0].startswith(f"trial: {message}")
+
+
+def test_a_text_without_code_needs_no_header(tmp_path):
+    path = tmp_path / "plain.md"
+    path.write_text("# Title\n\nCode in prose: `{code-cell}`\n", "utf-8")
+    assert notebooks.heading_problems(path) == []
 
 
 @pytest.mark.parametrize(("width", "found"), [(92, 0), (93, 1)])

@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,20 @@ UNREADABLE = (ValueError, AttributeError, nbformat.ValidationError)
 CELL_TIMEOUT = 300  # seconds
 CODE_WIDTH = 92  # characters of code that a page shows without scrolling, in a solution's box too
 LAUNCH_TAG = "make-importable"
+# The first lines of a text with code: by them it is known to have a notebook.
+HEADER = """\
+---
+jupytext:
+  formats: ipynb,md:myst
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3 (ipykernel)
+  language: python
+  name: python3
+---
+"""
 # First cell of every notebook while the repository's address is set: where the library is missing, such as on Colab, fetch
 # the project. The folder is the book's own afterwards, because chapters read data beside them.
 LAUNCH = """\
@@ -71,12 +86,9 @@ MACHINE = re.compile(
 
 
 def chapters() -> list[str]:
-    """Return the names of the chapters with code, that is, of the texts with a jupytext header; the status page last."""
-    names = [
-        text.stem
-        for text in sorted(BOOK.glob("*.md"))
-        if text.read_text("utf-8").startswith("---\njupytext:")
-    ]
+    """Return the names of the texts with a header, that is, of the chapters with code; the status page last."""
+    texts = sorted(BOOK.glob("*.md"))
+    names = [text.stem for text in texts if text.read_text("utf-8").startswith(HEADER)]
     return sorted(names, key=lambda name: (name == STATUS_PAGE, name))
 
 
@@ -360,6 +372,27 @@ def output_problems(notebook: NotebookNode) -> list[str]:
     return problems
 
 
+def heading_problems(path: Path) -> list[str]:
+    """Return what keeps a text with code from being a chapter: its header, its label, its place in the book."""
+    text = path.read_text("utf-8")
+    if not text.startswith("---") and not re.search(r"^```+\{code-cell\}", text, re.MULTILINE):
+        return []
+    if not text.startswith(HEADER):
+        pairs = zip_longest(HEADER.splitlines(), text.splitlines()[: HEADER.count("\n")])
+        number, (asked, found) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+        return [f"line {number} of the header is {found!r}, not {asked!r}, so that its code is not run"]
+    problems = []
+    label = f"(ch-{path.stem.replace('_', '-')})="
+    if not re.match(rf"\s*{re.escape(label)}\n# \S", text.removeprefix(HEADER)):
+        problems.append(f"{label} and the title must follow the header, for the map and the index")
+    toc = BOOK.parent / "_toc.yml"
+    if toc.exists() and not re.search(
+        rf"^\s*[\w -]+: book/{path.stem}\s*$", toc.read_text("utf-8"), re.MULTILINE
+    ):
+        problems.append("is not in _toc.yml, so that it is on no page")
+    return problems
+
+
 def wide_lines(notebook: NotebookNode) -> list[str]:
     """Return the lines of code that are wider than a page's column; the launch cell is on no page."""
     problems = []
@@ -401,6 +434,8 @@ def all_problems() -> list[str]:
     """Return every problem of every pair of text and notebook, one line each."""
     problems = []
     names = chapters()
+    for path in sorted(BOOK.glob("*.md")):
+        problems += [f"{path.stem}: {problem}" for problem in heading_problems(path)]
     for stray in sorted({path.stem for path in BOOK.glob("*.ipynb")} - set(names)):
         problems.append(f"{stray}.ipynb: no text with a jupytext header beside it")
     for name in names:

@@ -179,6 +179,8 @@ def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
         lines[:] = compose(lines, dress)
         lines += uses_of(what, name, book)
         return
+    if what in ("attribute", "data", "property") and ":" in lines[0]:
+        lines[0] = f": {lines[0]}"  # else napoleon takes what stands before the colon for the type
     arguments, attributes = argument_names(obj)
     parts = split_docstring("\n".join(lines), arguments | attributes)
     result: list[str] = []

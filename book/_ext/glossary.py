@@ -61,9 +61,14 @@ def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, Entry]]:
     """Yield row and entry of each line of the tables of symbols."""
     for table in doctree.findall(nodes.table):
         heads = [cell.astext() for cell in next(table.findall(nodes.thead)).findall(nodes.entry)]
+        rows = list(next(table.findall(nodes.tbody)).findall(nodes.row))
         if heads[:3] != ["symbol", "name", "meaning"]:
+            if any(next(row.findall(nodes.entry)).next_node(nodes.math) for row in rows):
+                raise ExtensionError(
+                    f"{PAGE}: a table of symbols has the columns symbol, name, meaning, not {', '.join(heads)}"
+                )
             continue
-        for row in next(table.findall(nodes.tbody)).findall(nodes.row):
+        for row in rows:
             cells = list(row.findall(nodes.entry))
             formulas = list(cells[0].findall(nodes.math))
             if len(formulas) != 1:

@@ -18,6 +18,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from fontTools import subset
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
 
@@ -51,7 +52,10 @@ ICON_TEXT = re.compile(r'content:\s*"\\([ef][0-9a-f]{3})"')
 # This one, a quarter of a megabyte, is fetched first, and runs when it is there: the others do not wait for it. (It stands
 # after book.js, where it finds its settings.)
 MATHEMATICS = re.compile(r'<script[^>]*src="([^"]*mathjax/[^"]*)"></script>')
+OPENING = "\n:class: opening\n"
+LOGGER = logging.getLogger(__name__)
 QUESTION = re.compile(r"^- \*\*Question\.\*\* (.*?)(?=^- \*\*)", re.MULTILINE | re.DOTALL)
+AFTERWARDS = re.compile(r"^- \*\*Afterwards you can\*\* ", re.MULTILINE)
 NEEDS = re.compile(r"^- \*\*Needs\*\* (.*?)\. \*\*Runs", re.MULTILINE | re.DOTALL)
 UNUSED = (
     "_static/**/*.map",
@@ -196,6 +200,19 @@ def drawing(parts: dict[str, dict[str, str]], page: str) -> str:
     )
 
 
+def box_fault(text: str, *, asked: bool) -> str:
+    """Return what is wrong with the opening box of a chapter, empty if nothing is, or if it has none and need not have one."""
+    if OPENING not in text:
+        return "it has no opening box (:class: opening)" if asked else ""
+    lines = {
+        "- **Question.** ...": QUESTION,
+        "- **Afterwards you can** ...": AFTERWARDS,
+        "- **Needs** .... **Runs in** ...": NEEDS,
+    }
+    lacking = [shape for shape, pattern in lines.items() if not pattern.search(text)]
+    return f"its opening box has no line like {lacking[0]!r}" if lacking else ""
+
+
 class ChapterMap(SphinxDirective):
     """The chapters in their order, drawn and each with its question, what it needs and its run time, from the opening boxes."""
 
@@ -207,7 +224,9 @@ class ChapterMap(SphinxDirective):
         for part in yaml.safe_load((root / "_toc.yml").read_text("utf-8"))["parts"]:
             for file in (chapter["file"] for chapter in part["chapters"]):
                 text = (root / f"{file}.md").read_text("utf-8")
-                if QUESTION.search(text) and NEEDS.search(text):  # an opening box
+                if fault := box_fault(text, asked=part.get("numbered", False)):
+                    LOGGER.warning("not on the map of the chapters: %s", fault, location=file)
+                elif OPENING in text:
                     parts.setdefault(part["caption"], {})[file] = text
                     self.env.note_dependency(f"{file}.md")
         lines: list[str] = []

@@ -164,12 +164,14 @@ def parametrized_flow(
     rtol: float = 1e-11,
     atol: float = 1e-13,
     max_steps: int = 200_000,
+    decay: float = 0.0,
 ) -> Float[np.ndarray, "T d"]:
     """Return the entries of A at given times of the gradient flow in s, a_j = f(s_j), B = C^T = ones fixed.
 
     A0: (d,) start, within the parametrization's interval; G: (kappa, kappa), `TrainingSet.gram()`; target: (kappa,), the
     teacher's impulse response; parametrization: a name in `PARAMETRIZATIONS`; times: (T,) increasing, > 0. rtol, atol:
-    tolerances of SciPy's LSODA for s. max_steps: most steps it may take. A flow whose loss reaches 1e-24 stays where it is.
+    tolerances of SciPy's LSODA for s. max_steps: most steps it may take. decay: >= 0, weight of the penalty decay/2 sum a_j^2.
+    A flow without decay whose loss reaches 1e-24 stays where it is.
     Ties are followed as differences of the s_j: near ties below about 1e-8 need `flows.many_flows`, which knows free entries
     only.
 
@@ -193,11 +195,13 @@ def parametrized_flow(
     rtol = as_scalar("rtol", rtol, low=2.3e-14)
     atol = as_scalar("atol", atol, low=0.0, strict=True)
     max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
+    decay = as_scalar("decay", decay, low=0.0)
     ones = np.ones(len(start))
 
     def speed(_t: float, s: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
         a = kind.entry(s)
-        return equations.velocity(a, ones, ones, gram, response, slope=kind.slope(a))[0]
+        slope = kind.slope(a)
+        return equations.velocity(a, ones, ones, gram, response, slope=slope)[0] - decay * slope * a
 
     def loss(s: Float[np.ndarray, " d"]) -> float:
         r = equations.residual(kind.entry(s), ones, response)[0]
@@ -221,7 +225,7 @@ def parametrized_flow(
             path = solver.dense_output()
             while len(rows) < len(stops) and stops[len(rows)] <= solver.t:
                 rows.append(path(stops[len(rows)]))
-            if loss(solver.y) <= _FITTED:
+            if decay == 0.0 and loss(solver.y) <= _FITTED:
                 rows += [np.array(solver.y)] * (len(stops) - len(rows))
     return np.asarray(kind.entry(np.array(rows)))
 

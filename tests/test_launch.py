@@ -85,7 +85,7 @@ def test_where_the_library_is_missing_it_is_fetched_without_a_word(text, tmp_pat
     home.mkdir()
     clone, install = run_cell(first_cell(text).source, home, monkeypatch, installed=False)
     assert clone == ["git", "clone", "--quiet", "--depth=1", "--branch=main", ADDRESS, "ssm-poison"]
-    assert install == [sys.executable, "-m", "pip", "install", "--quiet", "./ssm-poison"]
+    assert install == [sys.executable, "-m", "pip", "install", "--quiet", "./ssm-poison[all]"]
     assert Path.cwd() == home / "ssm-poison" / "book"  # where the chapters' data lie
     assert capsys.readouterr() == ("", "")
 

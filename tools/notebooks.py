@@ -72,7 +72,7 @@ import importlib.util, os, subprocess, sys
 if importlib.util.find_spec("ssm_poison_lib") is None:
     fetch = ["git", "clone", "--quiet", "--depth=1", "--branch={branch}", "{address}", "{folder}"]
     subprocess.run(fetch, check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./{folder}"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./{folder}[all]"], check=True)
     importlib.invalidate_caches()
 if os.path.isdir("{folder}/book"):
     os.chdir("{folder}/book")"""

@@ -1,4 +1,4 @@
-"""How the library compiles: Numba's machine code, kept between runs where a folder can be written, done without elsewhere.
+"""How the library compiles: Numba's machine code, kept between runs where a folder can be written.
 
 Numba keeps machine code beside the module or in the reader's cache folder (NUMBA_CACHE_DIR names another). Where neither can be
 written, Numba itself refuses to import; where a kept file is damaged, it refuses to compile. Here both cost time only: the

@@ -1,4 +1,4 @@
-"""The practitioner's checklist: what the book's theory says about somebody's own sequences, start and parametrization.
+"""The practitioner's checklist: what the theory says about somebody's own sequences and start.
 
 The theory covers one setting (B = C^T = ones fixed, a teacher whose impulse response is 1 from lag 1 on, sequences that show
 lags one by one). Inside it a verdict rests on a theorem or on the book's measurements, and says on which; where neither

@@ -1,4 +1,4 @@
-"""Gradient descent and Adam for A, B, C and an MLP's weights: single runs that can be stopped, and many at once."""
+"""Gradient descent and Adam for A, B, C and an MLP's weights: single runs, and many at once."""
 
 from __future__ import annotations
 

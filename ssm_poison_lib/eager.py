@@ -1,4 +1,4 @@
-"""An SSM in a network as a PyTorch module, and its training by a plain eager loop: the reference for the compiled loops.
+"""An SSM in a network as a PyTorch module, trained by a plain loop: the compiled loops' reference.
 
 A module of its own, because PyTorch takes a second or two to load and nothing else of the library needs it.
 """

@@ -1,4 +1,4 @@
-"""The book's figures: one style that works in light, dark and print and for colour-blind readers, and figures used twice.
+"""The book's figures: one style for light, dark, print and colour-blind readers.
 
 Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted numbers in words
 (`summary`), which is how a stored figure is compared with a fresh one.

@@ -1,4 +1,4 @@
-"""Gradient flow, the limit of small steps: right-hand side, Jacobian, stiff integration, and the solved baseline case."""
+"""Gradient flow, the limit of small steps: stiff integration, and the solved baseline case."""
 
 from __future__ import annotations
 

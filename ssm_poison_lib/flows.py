@@ -1,4 +1,4 @@
-"""Many gradient flows of A at once: a compiled Rosenbrock method that uses the structure of the Jacobian.
+"""Many gradient flows at once, by a compiled Rosenbrock method.
 
 With B and C fixed, da_j/dt = w_j f(a_j), where f(x) = sum_l gamma_l x^l is shared by all entries. With G = L L^T (L: r
 columns) and rho = L^T (M* - M), f = sum_c rho_c P_c, where P_c(x) = sum_l (l+1) L_{l+1,c} x^l, and

@@ -1,4 +1,4 @@
-"""What is measured on a trained student: errors beyond the training length, effective rank, gamma, loss."""
+"""What is measured on a trained student: errors past the training length, effective rank, gamma."""
 
 from __future__ import annotations
 

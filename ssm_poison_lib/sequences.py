@@ -1,4 +1,4 @@
-"""Input sequences with chosen non-zero positions, and training sets whose labels can only come from a teacher."""
+"""Input sequences with chosen non-zero positions, and training sets with a teacher's labels."""
 
 from __future__ import annotations
 

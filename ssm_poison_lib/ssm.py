@@ -1,4 +1,4 @@
-"""Diagonal linear state space models: outputs, impulse response, transfer function, teachers, near-zero starts."""
+"""Diagonal linear state space models: outputs, impulse response, teachers, starts near zero."""
 
 from __future__ import annotations
 

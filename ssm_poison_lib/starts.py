@@ -1,4 +1,4 @@
-"""How the authors' program draws starting weights, rebuilt so that a seed gives the same float32 numbers."""
+"""How the authors' program draws starting weights: a seed gives the same float32 digits."""
 
 from __future__ import annotations
 

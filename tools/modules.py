@@ -1,13 +1,9 @@
-"""The library's modules: what each is, which layer it stands on, what it imports.
-
-python tools/modules.py    draw the imports (book/assets/imports.svg) and write the table of modules in README.md
-"""
+"""The library's modules: what each is, which layer it stands on, what it imports (`python tools/readme.py` writes it down)."""
 
 from __future__ import annotations
 
 import ast
 import html
-import re
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -17,8 +13,6 @@ from digests import imported, tree_of
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "ssm_poison_lib"
 PICTURE = ROOT / "book" / "assets" / "imports.svg"
-README = ROOT / "README.md"
-TABLE = re.compile(r"(?<=<!-- modules -->\n).*?(?=<!-- end of modules -->)", re.DOTALL)
 
 # From the ground up: a module imports its own layer and those before it. A name may stand for several (fnmatch).
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -150,12 +144,8 @@ def drawing() -> str:
             (x, y, w), (u, v, width) = boxes[name], boxes[target]
             start = (x + w / 2, y + (BOX if v > y else BOX / 2))
             end = (u + width / 2, v if v > y else v + BOX / 2)
-            line = "".join(
-                f'{axis}{k}="{value:.4g}" '
-                for k, point in ((1, start), (2, end))
-                for axis, value in zip("xy", point, strict=True)
-            )
-            parts.append(f'<line class="arrow" {line}marker-end="url(#end)"/>')
+            path = "M{:.4g} {:.4g}L{:.4g} {:.4g}".format(*start, *end)
+            parts.append(f'<path class="arrow" d="{path}" marker-end="url(#end)"/>')
     for name, (x, y, w) in boxes.items():
         private = " private" if any(part.startswith("_") for part in name.split(".")) else ""
         parts.append(
@@ -186,13 +176,3 @@ def table() -> str:
             if layer(name) == title
         ]
     return "\n".join(rows) + "\n"
-
-
-def main() -> None:
-    PICTURE.write_text(drawing(), "utf-8")
-    text = README.read_text("utf-8")
-    README.write_text(TABLE.sub(lambda _: table(), text), "utf-8")
-
-
-if __name__ == "__main__":
-    main()

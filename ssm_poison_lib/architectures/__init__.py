@@ -1,4 +1,4 @@
-"""The models that people train: S4D, LRU and Mamba-2, one readable file each, and a small model around them."""
+"""The models that people train: S4D, LRU and Mamba-2, one file each, and a model around them."""
 
 from ssm_poison_lib.architectures.lru import LRU
 from ssm_poison_lib.architectures.mamba2 import Mamba2

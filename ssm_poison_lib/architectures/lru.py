@@ -1,4 +1,4 @@
-"""LRU, the linear recurrent unit: complex poles inside the unit disc, one state that all channels share.
+"""LRU, the linear recurrent unit: complex poles inside the unit disc, one state for all channels.
 
 Letters as in Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De, "Resurrecting Recurrent Neural Networks
 for Long Sequences" (ICML 2023): poles lambda = exp(-exp(nu) + i exp(theta)), input weights B normalized by

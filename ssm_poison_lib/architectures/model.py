@@ -1,4 +1,4 @@
-"""A small classifier or regressor of sequences around any layer: encoder, residual blocks, pooling, decoder."""
+"""A classifier or regressor of sequences around any layer: encoder, blocks, pooling, decoder."""
 
 from __future__ import annotations
 

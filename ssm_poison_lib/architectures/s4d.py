@@ -1,4 +1,4 @@
-"""S4D: a state space model of its own for every channel, complex poles, discretized by zero-order hold.
+"""S4D: a state space model for each channel, complex poles, discretized by zero-order hold.
 
 Letters as in Gu, Gupta, Goel, Re, "On the Parameterization and Initialization of Diagonal State Space
 Models" (NeurIPS 2022): continuous poles A, step size Delta (dt), B = 1, output weights C, skip D.

@@ -1,1 +1,1 @@
-"""Attacks by added training examples with correct labels: gradient matching on any model and any sequences."""
+"""Attacks by added examples with correct labels: gradient matching on any model and sequences."""

@@ -1,4 +1,4 @@
-"""Labelled sequences to attack, without a network: MNIST-1D, digits as sequences of pixels, CIFAR-10 from its public files."""
+"""Labelled sequences to attack, without a network: MNIST-1D, rows of digits' pixels, CIFAR-10."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient matching: small changes of training examples, labels kept, whose gradient points where a target loss grows.
+"""Gradient matching: small changes of training examples, labels kept, that raise a target's loss.
 
 A training step on the poisons moves the weights along minus their gradient. If that gradient is parallel to *minus* the
 gradient of the loss on target examples, the step raises the targets' loss. So the attack looks for changes delta, at

@@ -1,4 +1,4 @@
-"""What can be done against clean-label poison: looked at before, during and after training, and rules for training.
+"""What can be done against clean-label poison: before, during and after training, and by its rules.
 
 `before` needs the training set alone, `during` a gradient or the losses along the way, `after` what was trained; `rules` are
 ways to train. `existing` holds detectors of other packages as baselines. A detector gives each sequence a score, larger where

@@ -1,4 +1,4 @@
-"""After training: how many poles are in use, with which signs, what the interpolator pays, and whether restarts agree."""
+"""After training: how many poles are in use, with which signs, and whether restarts agree."""
 
 from __future__ import annotations
 

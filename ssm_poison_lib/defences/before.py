@@ -1,4 +1,4 @@
-"""Before training: which lags the data fix, which sequences stand out, which are nearly copies of others.
+"""Before training: which lags the data fix, which sequences stand out, which are near copies.
 
 A linear state space model whose last output counts answers x with sum_m M_m x_{kappa-m}. So data enter its training through
 sums over sequences: G = sum_i x_i x_i^T by lags and P = sum_i x_i y_i^T. `data_sums` makes them from any part of the rows, and

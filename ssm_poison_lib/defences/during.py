@@ -1,4 +1,4 @@
-"""During training: does the gradient move all poles alike, and is a sequence learnt all of a sudden?"""
+"""During training: whether the gradient moves all poles alike, and what is learnt suddenly."""
 
 from __future__ import annotations
 

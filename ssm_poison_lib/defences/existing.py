@@ -1,4 +1,4 @@
-"""Detectors of other packages as baselines: the Adversarial Robustness Toolbox (ART), cleanlab, scikit-learn.
+"""Detectors of other packages as baselines: ART, cleanlab, scikit-learn.
 
 ART and cleanlab are packages of the checks (requirements.txt): only who asks for them needs them. Each function returns which
 examples are clean, (n,) truth values in the order of the rows.

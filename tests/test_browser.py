@@ -314,7 +314,7 @@ def test_every_interactive_figure_follows_its_slider_on_a_phone(browser, html):
         page.close()
     assert {
         "greedy_learning#fig-greedy-learning-responses",
-        "special_sequences#fig-special-map",
+        "evidence_special#fig-special-map",
     } <= found.keys()
     assert {name: seen for name, seen in found.items() if not all(seen.values())} == {}
 

@@ -1,0 +1,129 @@
+"""The slides of a talk, from one text and the book's own figures, shown by reveal.js from local files."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+SOURCE = Path("book") / "assets" / "talk.md"
+TARGET = Path("_static") / "talk"  # of the built book: the slides are talk.html beside its first page
+REVEAL = ("reset.css", "reveal.css", "reveal.js")
+FIGURE = re.compile(r'<img src="figure:([\w-]+)" alt="([^"]*)"\s*/?>')
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="stylesheet" href="_static/talk/reset.css">
+<link rel="stylesheet" href="_static/talk/reveal.css">
+<link rel="stylesheet" href="_static/talk.css">
+</head>
+<body>
+<main class="reveal"><div class="slides">
+{slides}
+</div></main>
+<script>
+window.MathJax = {{ startup: {{ typeset: false }}, options: {{ enableMenu: false }} }};
+</script>
+<script src="_static/mathjax/tex-chtml.js"></script>
+<script src="_static/talk/reveal.js"></script>
+<script src="_static/talk/notes.js"></script>
+<script>
+MathJax.startup.promise
+  .then(() => MathJax.typesetPromise())
+  .then(() => Reveal.initialize({{
+    hash: true, width: 1280, height: 720, margin: 0.04, transition: "none", slideNumber: "c/t", plugins: [RevealNotes],
+  }}));
+</script>
+</body>
+</html>
+"""
+
+
+def figures(book: Path) -> dict[str, str]:
+    """Return the drawn figures of all chapters, as SVG, by their names."""
+    found = {}
+    for notebook in sorted(book.glob("*.ipynb")):
+        for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+            name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
+            for output in cell.get("outputs", []):
+                if name and "image/svg+xml" in output.get("data", {}):
+                    found[name] = "".join(output["data"]["image/svg+xml"])
+    return found
+
+
+def slides(text: str, drawn: dict[str, str]) -> list[str]:
+    """Return the slides of a text, parted by lines of three hyphens; what follows "Note:" is for the speaker.
+
+    Args:
+        text: in Markdown, with formulas between dollars and figures as ![alternative text](figure:NAME).
+        drawn: SVG of the figures by NAME.
+
+    Returns:
+        A section of HTML for each slide.
+
+    Raises:
+        ValueError: if a figure is not one of the book's, or has no alternative text.
+    """
+    md = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, double_inline=True)
+    md.add_render_rule("math_inline", lambda self, t, i, *_: rf"\({html.escape(t[i].content)}\)")
+    md.add_render_rule("math_inline_double", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]")
+    md.add_render_rule("math_block", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]")
+
+    def figure(found: re.Match[str]) -> str:
+        name, words = found.groups()
+        if name not in drawn:
+            raise ValueError(f"the talk's figure {name!r} is not one of the book's: {sorted(drawn)}")
+        if not words:
+            raise ValueError(f"the talk's figure {name!r} must have an alternative text")
+        # A file of its own in an image: the ids of two figures on one page would mix.
+        return f'<img src="_static/talk/{name}.svg" alt="{words}">'
+
+    sections = []
+    for part in re.split(r"^---$", text, flags=re.MULTILINE):
+        shown, _, note = part.partition("\nNote:")
+        aside = f'<aside class="notes">{md.render(note.strip())}</aside>' if note else ""
+        sections.append(f"<section>{FIGURE.sub(figure, md.render(shown))}{aside}</section>")
+    return sections
+
+
+def write(app: Sphinx, error: Exception | None) -> None:
+    """Write talk.html into the built book, with its figures and reveal.js."""
+    source = Path(app.srcdir) / SOURCE
+    if error or app.builder.format != "html" or not source.exists():
+        return
+    spec = importlib.util.find_spec("sphinx_revealjs")
+    if spec is None or spec.origin is None:
+        raise ExtensionError("sphinx-revealjs is not installed: pip install -r requirements.txt")
+    reveal = Path(spec.origin).parent / "_static" / "revealjs"
+    target = Path(app.outdir) / TARGET
+    target.mkdir(parents=True, exist_ok=True)
+    drawn = figures(source.parent.parent)
+    try:
+        sections = slides(source.read_text("utf-8"), drawn)
+    except ValueError as wrong:
+        raise ExtensionError(str(wrong)) from None
+    for name in REVEAL:
+        shutil.copyfile(reveal / "dist" / name, target / name)
+    shutil.copyfile(reveal / "plugin" / "notes" / "notes.js", target / "notes.js")
+    shutil.copyfile(reveal / "LICENSE", target / "LICENSE")
+    for name in set(re.findall(r'src="_static/talk/([\w-]+)\.svg"', "".join(sections))):
+        (target / f"{name}.svg").write_text(drawn[name], "utf-8")
+    page = PAGE.format(title=html.escape(app.config["project"]), slides="\n".join(sections))
+    (Path(app.outdir) / "talk.html").write_text(page, "utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect the above to a Jupyter Book build."""
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,56 @@
+"""What readers take along: slides from the book's own figures, a cheat sheet of one page, the race as a GIF."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pypdf import PdfReader
+
+ROOT = Path(__file__).resolve().parent.parent
+ASSETS = ROOT / "book" / "assets"
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import talk  # noqa: E402
+
+
+def test_every_slide_is_made_from_the_books_figures():
+    drawn = talk.figures(ROOT / "book")
+    sections = talk.slides((ASSETS / "talk.md").read_text("utf-8"), drawn)
+    assert 15 <= len(sections) <= 22  # about a minute each
+    assert sum("<img" in section for section in sections) >= 5
+    assert sum('class="notes"' in section for section in sections) >= 5
+    assert not re.search(r"https?://", "".join(sections))
+
+
+def test_formulas_figures_and_notes():
+    (slide,) = talk.slides("# T\n\n$a<b$\n\n![words](figure:f)\n\nNote: said\n", {"f": "<svg/>"})
+    assert r"\(a&lt;b\)" in slide
+    assert '<img src="_static/talk/f.svg" alt="words">' in slide
+    assert '<aside class="notes"><p>said</p>' in slide
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("![x](figure:gone)", "'gone' is not one of the book's"), ("![](figure:f)", "must have an alternative")],
+)
+def test_a_figure_that_is_missing_or_mute_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        talk.slides(text, {"f": "<svg/>"})
+
+
+def test_the_cheat_sheet_is_one_page_and_up_to_date():
+    reader = PdfReader(ASSETS / "cheat_sheet.pdf")
+    assert len(reader.pages) == 1
+    printed = re.sub(r"\W", "", reader.pages[0].extract_text())
+    text = (ROOT / "book" / "cheat_sheet.md").read_text("utf-8").partition("## The setting")[2]
+    text = re.sub(r"\{[\w:-]+\}`[^`]*`|\$[^$]*\$", "|", text)
+    for phrase in re.findall(r"[A-Za-z][A-Za-z ,'-]{11,}[a-z]", text):
+        assert re.sub(r"\W", "", phrase) in printed, f"{phrase!r}: make book; python tools/take_along.py"
+
+
+def test_the_race_moves():
+    with Image.open(ASSETS / "race.gif") as film:
+        assert film.n_frames > 100
+        assert 10_000 < film.n_frames * film.info["duration"] < 15_000

@@ -501,7 +501,7 @@ def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw how runs of an experiment train: their largest abs(a_j), effective rank and gamma_0 against the epoch.
 
     records: "baseline" and "with special" (or one of them) -> a run's record, with "curves" and "stop_epoch" as in
-    `results.RECORD`. The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
+    `studies.reproduce.RECORD`. The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
 
     Raises ValueError for no run, TypeError for a record without what is drawn.
     """

@@ -450,7 +450,7 @@ def _authors_rows(log: Log, stop_epoch: int | None) -> list[int]:
 
 
 def run_experiment(setting: Experiment, seed: int, training_set: str, **options: Any) -> dict[str, Any]:
-    """Train one run of an experiment to its end and return its record (see `results.RECORD`).
+    """Train one run of an experiment to its end and return its record (see `studies.reproduce.RECORD`).
 
     options: passed on to `experiment_run`. "logged" means the last epoch that the authors log, 99 before the end.
     """
@@ -486,7 +486,7 @@ def run_experiment(setting: Experiment, seed: int, training_set: str, **options:
 
 
 def run_theorem_record(setting: TheoremSetting, seed: int, training_set: str) -> dict[str, Any]:
-    """Follow one run of a theorem setting to its end and return its record (see `results.RECORD`)."""
+    """Follow one run of a theorem setting to its end and return its record (see `studies.reproduce.RECORD`)."""
     began = time.perf_counter()
     flow = run_theorem(setting, seed, training_set)
     last, length = flow.student(), setting.extrapolation_length

@@ -1,6 +1,7 @@
 """The study far past the authors' stop: its records, its summary, its files, and its stored result."""
 
 import dataclasses
+import json
 
 import jaxtyping
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from ssm_poison_lib.convergence import CELLS, LOSSES
 
 from ssm_poison_lib import __main__ as command
-from ssm_poison_lib import convergence, paper, results
-from ssm_poison_lib.convergence import CELLS, LOSSES
+from ssm_poison_lib import convergence, paper
 from ssm_poison_lib.paper import TRAINING_SETS
 
+FLOW = "theorem kappa 7, gradient flow, near tie"
 LINEAR = CELLS["linear kappa 6, gradient descent 0.01, near tie"]
 
 
@@ -73,10 +75,8 @@ def test_a_cell_refuses_what_cannot_be_trained(change, message, unchecked):
         (lambda: convergence.study("cell", "baseline", [1]), "cell must be a Cell"),
         (lambda: convergence.study(LINEAR, "both", [1]), "training_set must be one of"),
         (lambda: convergence.study(LINEAR, "baseline", 1), "seeds must be a sequence"),
-        (lambda: convergence.converge(LINEAR), "cells must be a sequence of Cell"),
-        (lambda: convergence.converge([1]), r"cells\[0\] must be a Cell"),
-        (lambda: convergence.converge([LINEAR], progress="no"), "progress must be True or False"),
-        (lambda: convergence.converge([LINEAR], report="no"), "report must be a function"),
+        (lambda: convergence.convergence_study(LINEAR), "cells must be a sequence of Cell"),
+        (lambda: convergence.convergence_study([1]), r"cells\[0\] must be a Cell"),
         (lambda: convergence.summarize(LINEAR, {"baseline": []}), "runs must have the keys"),
         (lambda: convergence.trained({"a": 1}, "baseline"), "cell must be a summary"),
         (lambda: convergence.factors([], "at_end"), "cell must be a mapping"),
@@ -289,38 +289,21 @@ def test_p_values_are_adjusted_for_their_number():
         convergence.adjust([with_p(0.1)])
 
 
-def test_the_command_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
-    cells = [shortened(LINEAR, seeds=20, horizon=1000)]
-    done = []
-    real = convergence._block
-
-    def block(*arguments):
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(arguments)
-        return real(*arguments)
-
-    monkeypatch.setattr(convergence, "_block", block)
-    with pytest.raises(KeyboardInterrupt):
-        convergence.converge(cells, folder=tmp_path, processes=1, progress=False)
-    monkeypatch.setattr(convergence, "_block", lambda *arguments: done.append(arguments) or real(*arguments))
-    original = convergence.converge
-    monkeypatch.setattr(
-        convergence, "converge", lambda **options: original(cells, **{**options, "processes": 1})
-    )
-    assert command.main(["reproduce", "convergence", "--results", str(tmp_path)]) == 0
-    assert len(done) == 4  # two blocks of seeds, two training sets, none twice
+def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch, capsys):
+    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[FLOW], seeds=2, horizon=1e4)]
+    study = dataclasses.replace(convergence.convergence_study(cells), scheduler="threads")
+    monkeypatch.setattr(convergence, "STUDY", study)
+    assert [job.name for job in study.jobs[:3]] == [
+        f"{LINEAR.name}/{which}-{first}"
+        for which, first in (("baseline", 200), ("with special", 200), ("baseline", 210))
+    ]
+    assert command.main(["study", "convergence", "--results", str(tmp_path)]) == 0
     assert "linear kappa 6" in capsys.readouterr().out
-    stored = results.read_json(tmp_path / "convergence.json")
-    assert set(stored["cells"]) == {LINEAR.name}
-    assert command.main(["reproduce", "convergence", "--seeds", "3", "--results", str(tmp_path)]) == 2
-
-
-def test_two_processes_give_the_same(tmp_path):
-    cells = [shortened(LINEAR, seeds=2, horizon=1000)]
-    one = convergence.converge(cells, folder=tmp_path / "one", processes=1, progress=False)
-    two = convergence.converge(cells, folder=tmp_path / "two", processes=2, progress=False)
-    assert one == two
+    stored = store.read_json(tmp_path / "convergence.json")
+    assert list(stored["cells"]) == [LINEAR.name, FLOW]
+    for cell in cells:
+        runs = {which: convergence.study(cell, which, cell.seeds) for which in TRAINING_SETS}
+        assert stored["cells"][cell.name] == json.loads(json.dumps(convergence.summarize(cell, runs)))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +317,7 @@ def test_two_processes_give_the_same(tmp_path):
 def test_the_stored_study_is_that_of_today(name):
     """Three seeds (of a network one) of three cells, made again; descent up to the stop only, for later it oscillates."""
     stored, provenance = convergence.load_convergence()
-    assert provenance["command"].startswith("python -m ssm_poison_lib reproduce convergence")
+    assert provenance["command"].startswith("python -m ssm_poison_lib study convergence")
     assert set(stored) == set(CELLS)
     cell = dataclasses.replace(CELLS[name], seeds=CELLS[name].seeds[: 1 if "network" in name else 3])
     if "descent" in name:

@@ -19,7 +19,7 @@ import notebooks
 import pytest
 from conftest import ROOT
 
-from ssm_poison_lib import sweep
+from ssm_poison_lib.studies import sweep
 
 CHAPTER = f"""{notebooks.HEADER}
 (ch-trial)=

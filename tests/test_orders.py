@@ -6,8 +6,9 @@ import torch
 import xarray as xr
 from numpy.testing import assert_allclose
 
-from ssm_poison_lib import flows, orders
+from ssm_poison_lib import flows
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.studies import order
 
 NAMES = list(PARAMETRIZATIONS)
 FIXED = {"scale": 3e-2, "state_dim": 3, "length": 5}
@@ -36,7 +37,7 @@ def test_orders_are_flows_phase_by_phase(number):
         return parametrized_flow(a, gram(alpha, beta), target, NAMES[number], [t])[0]
 
     result = run(
-        orders.parametrized_order_errors,
+        order.parametrized_order_errors,
         order=[0, 1, 2, 3, 4],
         parametrization=number,
         seed=4,
@@ -55,7 +56,7 @@ def test_a_phase_may_end_early():
     phases = [0.1, 5.0]
     for number, name in enumerate(NAMES):
         result = run(
-            orders.parametrized_order_errors, phase=phases, order=1, parametrization=number, seed=4, **FIXED
+            order.parametrized_order_errors, phase=phases, order=1, parametrization=number, seed=4, **FIXED
         )
         for length, seen in zip(phases, result.error.values, strict=True):
             middle = parametrized_flow(start, gram(0, 2), np.r_[3.0, np.ones(4)], name, [length])[0]
@@ -65,7 +66,7 @@ def test_a_phase_may_end_early():
 
 def test_a_tie_gap_is_that_of_the_other_sweeps():
     result = run(
-        orders.parametrized_order_errors,
+        order.parametrized_order_errors,
         tie_gap=[1e-6, 0.1],
         order=0,
         parametrization=0,
@@ -95,16 +96,14 @@ def test_complex_velocity_is_minus_the_gradient(train_bc):
     wanted = -rows.grad.numpy()
     if not train_bc:
         wanted[2:] = 0.0
-    assert_allclose(orders._complex_velocity(y, (0.7, 1.3), 5, train_bc), wanted, rtol=1e-12, atol=1e-14)
-    assert_allclose(
-        1 - orders._complex_response(y, 5), float(1 - (w * (5 * log_a).exp()).real.sum().detach())
-    )
+    assert_allclose(order._complex_velocity(y, (0.7, 1.3), 5, train_bc), wanted, rtol=1e-12, atol=1e-14)
+    assert_allclose(1 - order._complex_response(y, 5), float(1 - (w * (5 * log_a).exp()).real.sum().detach()))
 
 
 def test_complex_poles_without_phases_are_real_ones():
     fixed = FIXED | {"scale": 0.1}
-    seen = run(orders.complex_order_errors, order=[0, 1, 2], trained=0, spread=0.0, seed=[0, 2], **fixed)
-    real = run(orders.parametrized_order_errors, order=[0, 1, 2], parametrization=2, seed=[0, 2], **fixed)
+    seen = run(order.complex_order_errors, order=[0, 1, 2], trained=0, spread=0.0, seed=[0, 2], **fixed)
+    real = run(order.parametrized_order_errors, order=[0, 1, 2], parametrization=2, seed=[0, 2], **fixed)
     assert_allclose(seen.error, real.error, atol=5e-4)
     assert seen.loss_shown.max() < 2e-14
 

@@ -7,11 +7,8 @@ import json
 import math
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,12 +19,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import __main__ as command
-from ssm_poison_lib import _files, descent, paper, results, starts
+from ssm_poison_lib import _files, descent, paper, starts
 from ssm_poison_lib._checks import available_cores
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.paper import EXPERIMENTS, TRAINING_SETS
-from ssm_poison_lib.results import Run
 from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.studies import reproduce, store
+from ssm_poison_lib.studies.reproduce import Run
 
 LINEAR_POISON = [name for name in EXPERIMENTS if name.startswith("standalone_ssm_poison")]
 NETWORK_POISON = [name for name in EXPERIMENTS if name.startswith("ssm_in_nn_poison")]
@@ -39,7 +37,7 @@ QUICK = "standalone_ssm_dim=2_dynamics__s1"  # two short runs
 def everything(tmp_path_factory):
     """All 60 training runs of the paper, from the authors' starts."""
     folder = tmp_path_factory.mktemp("results")
-    return results.reproduce(EXPERIMENTS, folder=folder, threads=max(2, available_cores()), progress=False)
+    return reproduce.reproduce(EXPERIMENTS, folder=folder, workers=max(2, available_cores()), progress=False)
 
 
 def reference(run):
@@ -56,7 +54,7 @@ def test_the_settings_are_complete():
     assert len(EXPERIMENTS) == 18
     assert len(LINEAR_POISON) == len(NETWORK_POISON) == 2
     assert len(DYNAMICS) == 14
-    assert len(results.SETTINGS) == 20
+    assert len(reproduce.SETTINGS) == 20
     assert sum(len(EXPERIMENTS[name].seeds) for name in [*LINEAR_POISON, *NETWORK_POISON]) * 2 == 32
 
 
@@ -196,7 +194,7 @@ def test_records_hold_what_is_documented(everything):
     theorem_only = {"fitted", "end_time"}
     experiment_only = {"logged_epoch", "error_at_stop"}
     for record in everything.values():
-        assert set(record) == set(results.RECORD) - theorem_only
+        assert set(record) == set(reproduce.RECORD) - theorem_only
         curves = record["curves"]
         lengths = {len(values) for values in curves.values()}
         assert len(lengths) == 1
@@ -204,14 +202,14 @@ def test_records_hold_what_is_documented(everything):
         assert curves["epoch"][0] == 0
         assert curves["error"][-1] == record["logged_error"]
     flow = paper.run_theorem_record(paper.THEOREM_SETTINGS["theorem_kappa7"], 242, "baseline")
-    assert set(flow) == set(results.RECORD) - experiment_only
+    assert set(flow) == set(reproduce.RECORD) - experiment_only
     assert flow["logged_error"] == pytest.approx(
         paper.authors_value("theorem_kappa7", "baseline", 242, "logged_error"), rel=2e-3
     )
 
 
 def test_stored_results_are_those_of_today(everything):
-    stored, provenance = results.load_summary("reproduced")
+    stored, provenance = reproduce.load_summary("reproduced")
     assert provenance["command"].startswith("python -m ssm_poison_lib reproduce all")
     assert set(everything) <= set(stored)
     for run, record in everything.items():
@@ -228,25 +226,26 @@ def test_the_command_prints_every_column_and_writes_a_summary(tmp_path, capsys):
     folder = tmp_path / "results"
     assert command.main(["reproduce", QUICK, "--seeds", "2", "--results", str(folder)]) == 0
     out = capsys.readouterr().out
+    reproduced = reproduce.reproduce([QUICK], seeds=2, folder=folder, progress=False)
     assert (
         len(lines_of(out, "  baseline")) == 1 + 2 + 1 + 1
     )  # the authors' seed, two fresh ones, mean, median
     own = lines_of(out, "  baseline       1202")[0].split()
     assert own[1:5] == ["1202", "9", "9", "1.000"]
     assert own[5:8] == ["2435", "2435", "3935"]
-    record = results.load_results(folder)[Run(QUICK, "baseline", 1202)]
+    record = reproduced[Run(QUICK, "baseline", 1202)]
     assert own[8:] == [f"{record['seconds']:.2f}", f"{record['logged_error_from_lag_1']:.4g}"]
     assert "never trained: 0 of 4 runs" in out
     assert "reversed" in out
-    content = results.read_json(folder / "reproduce.json")
+    content = store.read_json(folder / "reproduce.json")
     assert content["seeds"] == {QUICK: [1202, 1203, 1204]}
     assert {"made", "versions", "seconds", "command", "machine"} <= set(content)
-    assert len(results.load_results(folder)) == 6
+    assert len(reproduced) == 6
 
 
 def test_fresh_seeds_are_consecutive_and_beyond_the_authors():
-    assert results.fresh_seeds("standalone_ssm_poison__s0", 3) == (206, 207, 208)
-    assert results.fresh_seeds("theorem_kappa9", 1) == (347,)
+    assert reproduce.fresh_seeds("standalone_ssm_poison__s0", 3) == (206, 207, 208)
+    assert reproduce.fresh_seeds("theorem_kappa9", 1) == (347,)
 
 
 def test_wrong_arguments_are_named(tmp_path, capsys):
@@ -268,10 +267,8 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     [
         (["all", QUICK], "'all' must stand alone"),
         ([QUICK, "all"], "'all' must stand alone"),
-        (["convergence", QUICK], "'convergence' must stand alone"),
         ([QUICK, QUICK], "names must name each setting once"),
-        ([QUICK, "--threads", "0"], "threads must be an integer from 1 to 1024; got 0"),
-        (["convergence", "--threads", "0"], "threads must be an integer from 1 to 1024; got 0"),
+        ([QUICK, "--workers", "0"], "workers must be an integer from 1 to 1024; got 0"),
         ([QUICK, "--seeds", str(10**12)], "count must be an integer from 0 to 100000"),
         ([QUICK, "--results", ""], "--results must be a path"),
     ],
@@ -286,90 +283,7 @@ def test_wrong_commands_end_with_status_2_and_write_nothing(
 
 
 def modified(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
-
-
-def test_a_killed_reproduction_goes_on_where_it_was(tmp_path):
-    folder = tmp_path / "results"
-    name = "standalone_ssm_poison__s1"  # eight runs
-    arguments = [
-        sys.executable,
-        "-m",
-        "ssm_poison_lib",
-        "reproduce",
-        name,
-        "--results",
-        str(folder),
-        "--threads",
-        "1",
-    ]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while len(modified(folder)) < 2 and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    before = modified(folder)
-    assert 2 <= len(before) < 8
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    after = modified(folder)
-    assert len(after) == 8
-    assert {path: after[path] for path in before} == before  # nothing finished is repeated
-    assert f"/{8 - len(before)}" in ended.stderr  # the progress bar counts the missing ones only
-    assert len(lines_of(ended.stdout, "  with special")) == 5
-    assert len(results.load_results(folder)) == 8
-
-
-DAMAGES = [
-    "cut off",
-    "changed",
-    "empty",
-    "another schema",
-    "not a file of ours",
-    "NaN",
-    "not text",
-    "nested without end",
-    "another run's",
-    "without a record",
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_reported_set_aside_and_made_again(tmp_path, damage):
-    messages = []
-    first = results.reproduce([QUICK], folder=tmp_path, progress=False)
-    run, other = (Run(QUICK, which, 1202) for which in TRAINING_SETS)
-    path = run.path(tmp_path)
-    whole = path.read_text(encoding="utf-8")
-    content = json.loads(whole)
-    if damage == "cut off":
-        path.write_text(whole[: len(whole) // 2], encoding="utf-8")
-    elif damage == "changed":
-        content["record"]["logged_error"] = 0.001
-        path.write_text(json.dumps(content), encoding="utf-8")
-    elif damage == "another schema":
-        results.write_json(path, {**{k: v for k, v in content.items() if k != "checksum"}, "schema": 0})
-    elif damage == "without a record":
-        results.write_json(
-            path, {k: v for k, v in content.items() if k not in ("checksum", "record", "seed")}
-        )
-    elif damage == "another run's":
-        shutil.copy(other.path(tmp_path), path)
-    elif damage == "not text":
-        path.write_bytes(b"\xff\xfe" + whole.encode())
-    else:
-        texts = {
-            "NaN": whole.replace('"logged_error": ', '"logged_error": NaN, "was": '),
-            "nested without end": "[" * 200_000,
-        }
-        path.write_text(texts.get(damage, "" if damage == "empty" else "[1, 2]"), encoding="utf-8")
-    with pytest.raises(results.DamagedResult, match=str(path)):
-        results.load_results(tmp_path)
-    kept = modified(tmp_path)[other.path(tmp_path)]
-    again = results.reproduce([QUICK], folder=tmp_path, progress=False, report=messages.append)
-    assert len(messages) == 1
-    assert str(path) in messages[0]
-    assert path.with_name(path.name + ".damaged").exists()
-    assert again[run]["logged_error"] == first[run]["logged_error"]
-    assert modified(tmp_path)[other.path(tmp_path)] == kept
+    return {path: path.stat().st_mtime_ns for path in folder.glob("reproduce/*/*.json")}
 
 
 def test_what_a_killed_write_left_is_cleared_away(tmp_path):
@@ -377,8 +291,12 @@ def test_what_a_killed_write_left_is_cleared_away(tmp_path):
     left, others = tmp_path / "a.json.123-4.partial", tmp_path / "b.json.123-4.partial"
     left.touch()
     others.touch()
-    results.write_json(path, {"schema": 1})
+    store.write_json(path, {"schema": 1})
     assert sorted(tmp_path.iterdir()) == [path, others]
+
+
+def quick(*, setting, training_set, seed):
+    return {"logged_error": 1.0}
 
 
 class FullDisk:
@@ -401,17 +319,17 @@ class FullDisk:
 
 def test_a_full_disk_is_named_and_keeps_what_is_there(tmp_path, monkeypatch, capsys):
     path = tmp_path / "a.json"
-    results.write_json(path, {"schema": 1, "value": 3})
+    store.write_json(path, {"schema": 1, "value": 3})
     monkeypatch.setattr(_files, "open", lambda *how: FullDisk(open(*how)), raising=False)
     with pytest.raises(OSError, match=r"No space left on device: .*a\.json'$"):
-        results.write_json(path, {"schema": 1, "value": 4})
+        store.write_json(path, {"schema": 1, "value": 4})
     run = descent.Descent(*small_case(), descent.Rule(0.01, max_epochs=3))
     with pytest.raises(OSError, match=r"No space left on device: .*run\.npz'$"):
         run.save(tmp_path / "run.npz")
     assert list(tmp_path.iterdir()) == [path]
-    assert results.read_json(path)["value"] == 3
-    monkeypatch.setattr(results, "_compute", lambda run: {"logged_error": 1.0})
-    assert command.main(["reproduce", QUICK, "--results", str(tmp_path / "results"), "--threads", "1"]) == 1
+    assert store.read_json(path)["value"] == 3
+    monkeypatch.setattr(reproduce, "compute", quick)
+    assert command.main(["reproduce", QUICK, "--results", str(tmp_path / "results"), "--workers", "1"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r".*baseline-1202\.json: No space left on device; what is finished is kept", message)
 
@@ -424,21 +342,21 @@ def small_case():
 def test_a_folder_that_is_a_file_is_named(tmp_path, capsys):
     file = tmp_path / "results"
     file.touch()
-    assert command.main(["reproduce", QUICK, "--results", str(file), "--threads", "1"]) == 1
+    assert command.main(["reproduce", QUICK, "--results", str(file), "--workers", "1"]) == 1
     assert str(file) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    monkeypatch.setattr(results, "_compute", lambda run: {"logged_error": 1.0})
-    results.reproduce([QUICK], folder="~/there", progress=False)
-    assert len(results.load_results("~/there")) == len(list((tmp_path / "there").glob("*/*.json"))) == 2
+    monkeypatch.setattr(reproduce, "compute", quick)
+    reproduce.reproduce([QUICK], folder="~/there", progress=False)
+    assert len(modified(tmp_path / "there")) == 2
 
 
 def test_records_do_not_depend_on_the_number_of_threads(tmp_path, everything):
     names = [QUICK, "standalone_ssm_dim=3_dynamics__s1"]
-    one = results.reproduce(names, folder=tmp_path, threads=1, progress=False)
+    one = reproduce.reproduce(names, folder=tmp_path, workers=1, progress=False)
 
     def numbers(record):
         return {key: value for key, value in record.items() if key != "seconds"}
@@ -448,24 +366,32 @@ def test_records_do_not_depend_on_the_number_of_threads(tmp_path, everything):
         assert numbers(record) == numbers(everything[run]), run
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
-    done = []
-
-    def compute(run):
-        if done:
-            raise KeyboardInterrupt
-        done.append(run)
+def interrupted(*, setting, training_set, seed):
+    if training_set == "baseline":
         return {"logged_error": 1.0}
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_compute", compute)
-    assert command.main(["reproduce", QUICK, "--results", str(tmp_path), "--threads", "1"]) == 130
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "compute", interrupted)
+    assert command.main(["reproduce", QUICK, "--results", str(tmp_path), "--workers", "1"]) == 130
     assert "what is finished is kept" in capsys.readouterr().err
     assert len(modified(tmp_path)) == 1
 
 
+def failing(*, setting, training_set, seed):
+    raise descent.DescentError("diverged")
+
+
+def test_a_run_that_fails_ends_with_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce, "compute", failing)
+    assert command.main(["reproduce", QUICK, "--results", str(tmp_path), "--workers", "1"]) == 1
+    assert "2 of 2 jobs failed, the first at" in capsys.readouterr().err
+
+
 def test_a_write_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="Out of range float"):
-        results.write_json(tmp_path / "a.json", {"schema": 1, "value": float("nan")})
+        store.write_json(tmp_path / "a.json", {"schema": 1, "value": float("nan")})
     assert not (tmp_path / "a.json").exists()
 
 

@@ -136,7 +136,8 @@ def test_nbval_compares_without_them_too(project, strange, written):
 SCRIPT = """
 import hashlib, io, warnings
 warnings.simplefilter("error")
-from ssm_poison_lib import checklist, figures, flow, flows, results, sequences, ssm, sweep
+from ssm_poison_lib import checklist, figures, flow, flows, sequences, ssm
+from ssm_poison_lib.studies import reproduce, sweep
 figures.use_style()
 figure, (axes,) = figures.new()
 axes.plot([1, 2, 4], label="x")

@@ -24,9 +24,12 @@ import zarr
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import __main__, flow, flows, paper, sweep
+from ssm_poison_lib import __main__, flow, flows, paper
 from ssm_poison_lib._code import code_digests
 from ssm_poison_lib.flows import FlowStatus
+from ssm_poison_lib.studies import store as studies_store
+from ssm_poison_lib.studies import sweep, theorem
+from ssm_poison_lib.studies.store import StudyError
 
 AXES = {"x": np.arange(8.0), "y": np.linspace(0.0, 1.0, 5)}
 
@@ -104,9 +107,7 @@ def test_results_are_labelled_and_stored(tmp_path):
 def test_failed_chunks_are_reported_and_run_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken").touch()
-    with pytest.raises(
-        sweep.SweepError, match=r"2 of 16 chunks failed.* x 4\.\.4, y 0\.\.0\.5.*no result here"
-    ):
+    with pytest.raises(StudyError, match=r"2 of 16 jobs failed.* x 4\.\.4, y 0\.\.0\.5.*no result here"):
         run("a.zarr")
     Path("broken").unlink()
     again = run("a.zarr")
@@ -207,9 +208,9 @@ def wrong_shape(points):
 
 
 def test_functions_with_other_results_are_refused(tmp_path):
-    with pytest.raises(sweep.SweepError, match="must return variables over x, y"):
+    with pytest.raises(StudyError, match="must return variables over x, y"):
         sweep.sweep(wrong_dimensions, AXES, tmp_path / "a.zarr", workers=1)
-    with pytest.raises(sweep.SweepError, match=r"must keep the chunk's shape \(8, 5\)"):
+    with pytest.raises(StudyError, match=r"must keep the chunk's shape \(8, 5\)"):
         sweep.sweep(wrong_shape, AXES, tmp_path / "a.zarr", workers=1)
     assert not list(tmp_path.iterdir())
 
@@ -235,7 +236,7 @@ def test_bad_arguments(tmp_path, change, message):
 def test_a_scheduler_that_does_not_answer(tmp_path):
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}),
-        pytest.raises(sweep.SweepError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"),
+        pytest.raises(StudyError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"),
     ):
         run(tmp_path / "a.zarr", scheduler="tcp://127.0.0.1:1")
 
@@ -257,7 +258,7 @@ GRID = {
 
 def test_theorem_errors_are_those_of_flows():
     points = xr.Dataset(coords=GRID)
-    result = sweep.theorem_errors(points)
+    result = theorem.theorem_errors(points)
     assert (result["status"] == FlowStatus.CONVERGED).all()
     assert set(result["error"].dims) == {"tie_gap", "dose", "state_dim", "length", "seed"}
     shape = np.concatenate([[1, 1], (1 - 1e-3) * -np.sort(-np.random.default_rng(1).random(8))])
@@ -270,7 +271,7 @@ def test_theorem_errors_are_those_of_flows():
     # A tie of 1e-28 breaks both; far from it the error is small without special sequences.
     assert (result["error"].sel(tie_gap=1e-28) > 0.2).all()
     assert (result["error"].sel(tie_gap=1e-3, dose=0.0, length=7) < 0.2).all()
-    with_end = sweep.theorem_errors(points.assign_coords(t_end=1e-3))
+    with_end = theorem.theorem_errors(points.assign_coords(t_end=1e-3))
     assert (with_end["time"] == 1e-3).all()
 
 
@@ -287,13 +288,13 @@ def test_theorem_errors_are_those_of_flows():
 def test_theorem_errors_checks_its_points(change, message):
     coordinates = {k: v for k, v in (GRID | change).items() if v is not None}
     with pytest.raises(ValueError, match=message):
-        sweep.theorem_errors(xr.Dataset(coords=coordinates))
+        theorem.theorem_errors(xr.Dataset(coords=coordinates))
 
 
 def test_theorem_errors_at_other_positions_and_with_negative_entries():
     fixed = {"scale": 1e-2, "tie_gap": 1e-3, "dose": 1.0, "state_dim": 6, "length": 7, "t_end": 1e7}
     axes = {"special_position": [1, 5, 6], "negatives": [0, 3], "seed": [0, 1]}
-    result = sweep.theorem_errors(xr.Dataset(coords=fixed | axes))
+    result = theorem.theorem_errors(xr.Dataset(coords=fixed | axes))
     draws = -np.sort(-np.random.default_rng(1).random(4)) * [1, -1, -1, -1]
     shape = np.concatenate([[1, 1], -np.sort(-draws) * (1 - 1e-3)])
     A0, gaps = flows.near_tie_starts(shape, 1e-2, 1e-3)
@@ -305,7 +306,7 @@ def test_theorem_errors_at_other_positions_and_with_negative_entries():
         point = result.sel(special_position=position, negatives=3, seed=1)
         assert_allclose(point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], rtol=1e-9)
     # At kappa - 1 the position is the default.
-    same = sweep.theorem_errors(xr.Dataset(coords=fixed | {"seed": [0, 1]}))
+    same = theorem.theorem_errors(xr.Dataset(coords=fixed | {"seed": [0, 1]}))
     assert_array_equal(same["error"], result["error"].sel(special_position=6, negatives=0))
 
 
@@ -314,7 +315,7 @@ UNIFORM = {"scale": 1e-2, "dose": 1.0, "state_dim": 3, "length": 7, "seed": 0}
 
 def test_uniform_errors_start_as_the_papers_setting_does():
     coordinates = {"scale": 1e-2, "dose": [0.0, 1.0], "state_dim": [3, 5], "length": 7, "seed": [3, 4]}
-    result = sweep.uniform_errors(xr.Dataset(coords=coordinates))
+    result = theorem.uniform_errors(xr.Dataset(coords=coordinates))
     assert (result["status"] == FlowStatus.CONVERGED).all()
     start = paper.TheoremSetting(7, 5, init_scale=1e-2, tie_gap=None).start(4).A
     for dose in coordinates["dose"]:
@@ -323,15 +324,15 @@ def test_uniform_errors_start_as_the_papers_setting_does():
         assert_allclose(result["error"].sel(dose=dose, state_dim=5, seed=4), error, rtol=1e-9)
     # Seed 273 draws three small entries: it needs longer than its scale says.
     slow = UNIFORM | {"scale": 1e-3, "dose": 0.0, "length": 9, "seed": [273]}
-    assert (sweep.uniform_errors(xr.Dataset(coords=slow))["status"] == FlowStatus.CONVERGED).all()
+    assert (theorem.uniform_errors(xr.Dataset(coords=slow))["status"] == FlowStatus.CONVERGED).all()
 
 
 ORDER_GRID = {"scale": 1e-2, "tie_gap": [1e-20, 1e-2], "state_dim": 5, "length": 7, "seed": 0}
 
 
 def test_order_errors_are_those_of_single_flows():
-    orders = {"order": list(range(len(sweep.ORDERS))), "phase": 1e5}
-    result = sweep.order_errors(xr.Dataset(coords=ORDER_GRID | orders))["error"]
+    orders = {"order": list(range(len(theorem.ORDERS))), "phase": 1e5}
+    result = theorem.order_errors(xr.Dataset(coords=ORDER_GRID | orders))["error"]
     A0, gaps = flows.near_tie_starts(
         np.concatenate([[1, 1], 0.99 * -np.sort(-np.random.default_rng(0).random(3))]), 1e-2, 1e-2
     )
@@ -348,14 +349,14 @@ def test_order_errors_are_those_of_single_flows():
     then = flows.theorem_flows(limits, length=7, alpha=1.0, beta=1.0, t_end=1e12)
     expected["baseline, then both"] = error(then.A[0])
     for name, value in expected.items():
-        assert_allclose(result.sel(tie_gap=1e-2, order=sweep.ORDERS.index(name)), value, rtol=1e-4)
+        assert_allclose(result.sel(tie_gap=1e-2, order=theorem.ORDERS.index(name)), value, rtol=1e-4)
     # An exact-looking tie stays one in every order that ends with a fit of the baseline.
     assert (result.sel(tie_gap=1e-20) > 0.5).all()
 
 
 def test_short_phases_are_a_mixture_and_long_ones_are_not():
     axes = ORDER_GRID | {"tie_gap": [1e-2], "order": 4, "phase": [0.2, 1e4]}
-    result = sweep.order_errors(xr.Dataset(coords=axes))
+    result = theorem.order_errors(xr.Dataset(coords=axes))
     # Seen in turn, quickly, the special sequence pins the sum: a mixture with a large dose.
     A0, gaps = flows.near_tie_starts(
         np.concatenate([[1, 1], 0.99 * -np.sort(-np.random.default_rng(0).random(3))]), 1e-2, 1e-2
@@ -384,9 +385,9 @@ PARAMETRIZED = {
 
 def test_parametrization_errors():
     axes = {"parametrization": [0, 1], "near": [0, 1], "dose": [0.0, 1.0]}
-    result = sweep.parametrization_errors(xr.Dataset(coords=PARAMETRIZED | axes))
+    result = theorem.parametrization_errors(xr.Dataset(coords=PARAMETRIZED | axes))
     free = {k: v for k, v in PARAMETRIZED.items() if k != "dose"} | {"dose": [0.0, 1.0]}
-    expected = sweep.theorem_errors(xr.Dataset(coords=free))["error"]
+    expected = theorem.theorem_errors(xr.Dataset(coords=free))["error"]
     assert_allclose(result["error"].sel(parametrization=0, near=0), expected, rtol=1e-5)
     # From near 1 the baseline alone ties all entries; positive entries and two lags leave the teacher only.
     assert_allclose(result["error"].sel(parametrization=0, near=1, dose=0.0), 4 ** (1 - 1 / 4) - 1, rtol=0.05)
@@ -413,7 +414,7 @@ def test_parametrization_errors():
 )
 def test_points_of_other_sweeps_are_checked(function, base, change, message):
     with pytest.raises(ValueError, match=message):
-        getattr(sweep, function)(xr.Dataset(coords=base | change))
+        getattr(theorem, function)(xr.Dataset(coords=base | change))
 
 
 def test_command_line(tmp_path, capsys):
@@ -442,7 +443,7 @@ def test_command_line(tmp_path, capsys):
         ("[axes", "CONFIG must be a TOML file"),
         ("depth = 3", "got 'depth'"),
         ('function = "json:nothing"', "function must be one of ssm_poison_lib, unless"),
-        ('function = "ssm_poison_lib.sweep:nothing"', "function must be 'module:name'"),
+        ('function = "ssm_poison_lib.studies.sweep:nothing"', "function must be 'module:name'"),
         ("[axes]\nx = {logspace = [1, 2]}", "spacing of axis 'x' must be one of"),
         (
             "[axes]\nx = {linspace = [1, 2], arange = [3]}",
@@ -527,7 +528,7 @@ def test_damage_is_named_and_mended(tmp_path, whole, damage):
     shutil.copytree(whole, store)
     assert_allclose(sweep.load(store)["value"], expected())
     DAMAGES[damage](store)
-    with pytest.raises(sweep.SweepError, match=rf"{re.escape(str(store))}/.*: run this sweep again"):
+    with pytest.raises(StudyError, match=rf"{re.escape(str(store))}/.*: run this sweep again"):
         sweep.load(store)
     messages = []
     again = small(store, report=messages.append)
@@ -545,7 +546,7 @@ def test_a_chunk_of_another_sweep_is_damage(tmp_path, whole):
     small(store, fixed={"z": 4.0})
     for name in ("value", "twice", "checksum"):
         shutil.copytree(whole / name / "c", store / name / "c", dirs_exist_ok=True)
-    with pytest.raises(sweep.SweepError, match="damaged or lost"):
+    with pytest.raises(StudyError, match="damaged or lost"):
         sweep.load(store)
 
 
@@ -556,7 +557,7 @@ def test_what_is_no_sweep_or_half_of_one_is_not_loaded(tmp_path, whole):
     shutil.copytree(whole, store)
     for name in ("value", "twice", "checksum"):
         chunk_files(store, name)[0].unlink()
-    with pytest.raises(sweep.SweepError, match="lacks 1 of 8 chunks"):
+    with pytest.raises(StudyError, match="lacks 1 of 8 chunks"):
         sweep.load(store)
     os.truncate(store / "zarr.json", 30)
     for call in (sweep.load, small):
@@ -616,7 +617,7 @@ def test_one_process_writes_at_a_time_and_a_kill_frees_the_store(tmp_path, whole
         assert holder.stdout.readline() == "held\n"
         assert small(store).chunks_run == 0  # reading needs no lock
         chunk_files(store, "value")[0].unlink()
-        with pytest.raises(sweep.SweepError, match=r"another process writes .*a\.zarr \(it holds .*lock\)"):
+        with pytest.raises(StudyError, match=r"another process writes .*a\.zarr \(it holds .*lock\)"):
             small(store)
         holder.kill()
     assert small(store, report=lambda _: None).chunks_run == 1
@@ -729,8 +730,13 @@ def test_chunks_of_other_code_are_not_mixed(tmp_path, module):
 def test_chunks_of_other_versions_are_not_mixed(tmp_path, whole, monkeypatch):
     store = tmp_path / "a.zarr"
     shutil.copytree(whole, store)
-    real = sweep._versions
-    monkeypatch.setattr(sweep, "_versions", lambda function: real(function) | {"numpy": "1.0"})
+    real = studies_store.maker
+
+    def other(function):
+        made_by = real(function)
+        return {**made_by, "versions": made_by["versions"] | {"numpy": "1.0"}}
+
+    monkeypatch.setattr(studies_store, "maker", other)
     told = []
     assert small(store, report=told.append).chunks_run == 0
     assert "numpy" in told[0]
@@ -774,7 +780,7 @@ def aborts(points):
 
 @pytest.mark.parametrize(("function", "message"), [(exits, "SystemExit.*enough"), (aborts, "Abort.*no more")])
 def test_a_function_that_exits_is_an_error_and_does_not_hang(tmp_path, function, message):
-    with pytest.raises(sweep.SweepError, match=rf"chunks failed, the first at x 1\.\.1.*{message}"):
+    with pytest.raises(StudyError, match=rf"jobs failed, the first at x 1\.\.1.*{message}"):
         sweep.sweep(function, {"x": [1.0, 2.0]}, tmp_path / "a.zarr", chunks={"x": 1}, workers=1)
     if function is exits:
         assert sweep.sweep(last, {"x": [3.0]}, tmp_path / "b.zarr", workers=1).chunks_run == 1
@@ -797,7 +803,7 @@ class Callable:
 @pytest.mark.usefixtures("as_a_reader_runs_it")
 def test_only_functions_that_workers_can_import(tmp_path, function):
     if function is Callable:  # a class can be imported; what it returns is refused
-        with pytest.raises(sweep.SweepError, match="chunks failed"):
+        with pytest.raises(StudyError, match="jobs failed"):
             sweep.sweep(function, {"x": [1.0]}, tmp_path / "a.zarr", workers=1)
         return
     with pytest.raises(ValueError, match="function must be defined at the top level of a module"):
@@ -852,7 +858,7 @@ def returns_now_this_now_that(points):
     ],
 )
 def test_what_cannot_be_stored_as_it_is_is_refused(tmp_path, function, message):
-    with pytest.raises(sweep.SweepError, match=message):
+    with pytest.raises(StudyError, match=message):
         sweep.sweep(function, {"x": [1.0, 2.0, 3.0]}, tmp_path / "a.zarr", chunks={"x": 2}, workers=1)
 
 
@@ -884,56 +890,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         small(tmp_path / "file" / "a.zarr")
 
 
-SOCKETS = '''
-import contextlib, json, os, sys
-import psutil
-import xarray as xr
-from ssm_poison_lib import sweep
-
-def listening(points):
-    """Return how many sockets of these processes listen where others can reach them, and how many at all."""
-    top = psutil.Process(int(os.environ["TOP"]))  # the script: workers inherit its environment
-    processes, where = {top, psutil.Process(), *top.children(recursive=True)}, []
-    for process in processes:
-        with contextlib.suppress(psutil.Error):  # one that ends just now
-            where += [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    return xr.Dataset({"outside": 0 * points.x + sum(ip not in ("127.0.0.1", "::1") for ip in where),
-                       "all": 0 * points.x + len(where), "processes": 0 * points.x + len(processes)})
-
-if __name__ == "__main__":
-    os.environ["TOP"] = str(os.getpid())
-    for scheduler in sys.argv[2:]:
-        store = f"{sys.argv[1]}/{scheduler}.zarr"
-        result = sweep.sweep(listening, {"x": [1.0, 2.0]}, store, scheduler=scheduler, chunks={"x": 1}, workers=2)
-        print(json.dumps({k: v.values.tolist() for k, v in result.items()}))
-'''
-
-
-def script_of_sockets(folder, schedulers, text=SOCKETS):
-    script = folder / "sockets_script.py"
-    script.write_text(text, encoding="utf-8")
-    command = [sys.executable, str(script), str(folder), *schedulers]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-
-
-def test_nothing_listens_where_others_can_reach_it(tmp_path):
-    done = script_of_sockets(tmp_path, ["threads", "processes"])
-    assert done.returncode == 0, done.stderr
-    threads, processes = map(json.loads, done.stdout.splitlines())
-    for found in (threads, processes):
-        assert found["outside"] == [0.0, 0.0]
-        assert min(found["all"]) > 0  # they are seen at all
-    assert min(processes["processes"]) >= 2
-
-
-def test_a_script_without_a_guard_gets_one_line(tmp_path):
-    unguarded = SOCKETS.replace('if __name__ == "__main__":', "if True:")
-    done = script_of_sockets(tmp_path, ["processes"], unguarded)
-    assert done.returncode == 1
-    assert "must call sweep under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
-    assert done.stderr.count("Traceback") == 1
-
-
 def test_only_the_librarys_functions_are_imported_unless_told_otherwise(tmp_path, capsys):
     config = tmp_path / "a.toml"
     config.write_text('function = "test_sweep:last"\n[axes]\nx = [1.0]\n', encoding="utf-8")
@@ -941,18 +897,36 @@ def test_only_the_librarys_functions_are_imported_unless_told_otherwise(tmp_path
     assert "--allow-any-function" in capsys.readouterr().err
     assert __main__.main(["sweep", str(config), "--allow-any-function", "--workers", "1"]) == 0
     assert "value: median 1, NaN in 0 of 1" in capsys.readouterr().out
-    config.write_text('function = "ssm_poison_lib.sweep:as_mapping"\n', encoding="utf-8")
+    config.write_text('function = "ssm_poison_lib.studies.sweep:as_mapping"\n', encoding="utf-8")
     assert sweep.read_config(config)["function"].__name__ == "as_mapping"
-    config.write_text('function = "ssm_poison_lib.sweep:locked"\n', encoding="utf-8")
+    config.write_text('function = "ssm_poison_lib.studies.sweep:locked"\n', encoding="utf-8")
     sweep.read_config(config)
-    config.write_text('function = "ssm_poison_lib.sweep:tqdm"\n', encoding="utf-8")
+    config.write_text('function = "ssm_poison_lib.studies.sweep:tqdm"\n', encoding="utf-8")
     with pytest.raises(ValueError, match="which comes from elsewhere"):
         sweep.read_config(config)
 
 
-def test_importing_sweeps_starts_no_scheduler():
-    script = "import sys, ssm_poison_lib.sweep, ssm_poison_lib.__main__; print({'distributed', 'torch'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8", check=True
-    )
-    assert done.stdout.strip() == "set()"
+LOCAL = """
+import sys
+import xarray as xr
+from ssm_poison_lib.studies import sweep
+
+def double(points):
+    return xr.Dataset({"value": 2 * points.x})
+
+if __name__ == "__main__":
+    for scheduler in ("threads", "processes"):
+        store = f"{sys.argv[1]}/{scheduler}.zarr"
+        result = sweep.sweep(double, {"x": [1.0, 2.0]}, store, scheduler=scheduler, chunks={"x": 1}, workers=2)
+        print(result["value"].values.tolist())
+    print({"distributed", "torch"} & set(sys.modules))
+"""
+
+
+def test_threads_and_processes_of_this_machine_need_no_dask(tmp_path):
+    """So nothing listens on a socket, and nothing is loaded for it."""
+    script = tmp_path / "local.py"
+    script.write_text(LOCAL, encoding="utf-8")
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
+    assert done.stdout.splitlines() == ["[2.0, 4.0]", "[2.0, 4.0]", "set()"]

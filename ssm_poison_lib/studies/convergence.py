@@ -9,32 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import bdtr
 
-from ssm_poison_lib import results
 from ssm_poison_lib._checks import (
     MAX_COUNT,
     as_choice,
     as_flag,
-    as_function,
     as_instance,
     as_integer,
     as_mapping,
-    as_path,
     as_scalar,
     as_seed,
     as_text,
-    as_workers,
     shown,
 )
 from ssm_poison_lib.descent import Descent, Rule
@@ -54,16 +46,20 @@ from ssm_poison_lib.paper import (
 )
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.studies import store
+from ssm_poison_lib.studies.reproduce import SETTINGS
+from ssm_poison_lib.studies.store import Job, Study
 
 __all__ = [
     "CELLS",
     "LOSSES",
+    "STUDY",
     "Cell",
     "Comparison",
     "adjust",
     "compare",
     "compare_cells",
-    "converge",
+    "convergence_study",
     "factors",
     "load_convergence",
     "study",
@@ -103,7 +99,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         as_text("name", self.name)
-        as_choice("setting", self.setting, results.SETTINGS)
+        as_choice("setting", self.setting, SETTINGS)
         as_flag("near_tie", self.near_tie)
         as_choice("method", self.method, ("gradient flow", "gradient descent", "adam"))
         as_scalar("learning_rate", self.learning_rate, low=0.0)
@@ -168,7 +164,6 @@ def _cells() -> dict[str, Cell]:
 #: All cells of the study, by name.
 CELLS = _cells()
 
-Study = dict[str, Any]
 Moment = str | float
 
 
@@ -180,7 +175,7 @@ def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> list
 
 def _theorem_flows(
     cell: Cell, setting: TheoremSetting, training_set: str, seeds: Sequence[int]
-) -> list[Study]:
+) -> list[dict[str, Any]]:
     """Follow the flow of many seeds to each time of the grid."""
     starts = np.array([setting.start(seed).A for seed in seeds])
     n = 1 if training_set == "baseline" else 2
@@ -213,7 +208,7 @@ _AUTHORS_TIME = {
 }
 
 
-def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM) -> Study:
+def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM) -> dict[str, Any]:
     """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the authors' threshold."""
     flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
@@ -232,7 +227,9 @@ def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Diag
     }
 
 
-def _network_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int) -> Study:
+def _network_flow(
+    cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int
+) -> dict[str, Any]:
     """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
     flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
     teacher, x = setting.teacher, setting.test_inputs(seed)
@@ -252,7 +249,7 @@ def _descent(
     data: Any,
     error: Callable[[Network], float],
     stop: tuple[float, int] | None,
-) -> Study:
+) -> dict[str, Any]:
     """Train by gradient descent or Adam; stop: (threshold, epochs after it) of the authors' rule, None in the theorem."""
     linear = not isinstance(start, Network) or not start.mlp
     normalized = cell.method == "gradient descent"
@@ -285,7 +282,7 @@ def _descent(
     }
 
 
-def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[Study]:
+def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Train one cell on one training set from several seeds; return a record per seed.
 
     Each record holds "error" and "loss" at the cell's grid, "by_loss" (the error when each of LOSSES is first reached, or
@@ -313,7 +310,7 @@ def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[Study]:
     return [_study_seed(cell, setting, training_set, seed) for seed in seeds]
 
 
-def _study_seed(cell: Cell, setting: Experiment, training_set: str, seed: int) -> Study:
+def _study_seed(cell: Cell, setting: Experiment, training_set: str, seed: int) -> dict[str, Any]:
     """Train one experiment cell from one seed."""
     start, data = setting.start(seed, near_tie=cell.near_tie), setting.training_set(seed, training_set)
     if cell.method == "gradient flow":
@@ -338,65 +335,65 @@ def _block_size(cell: Cell) -> int:
     )
 
 
-def _where(cell: Cell, training_set: str, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Return what a result file says of itself."""
-    return {"cell": cell.name, "training_set": training_set, "seeds": list(seeds)}
+def compute(cell: dict[str, Any], training_set: str) -> dict[str, Any]:
+    """Do one job of the study: train a cell on one training set from a block of its seeds.
+
+    Args:
+        cell: the fields of a `Cell`, whose seeds are those of the block.
+        training_set: "baseline" or "with special".
+
+    Returns:
+        "runs": what `study` returns.
+    """
+    block = Cell(**cell)
+    return {"runs": study(block, training_set, block.seeds)}
 
 
-def _block(cell: Cell, training_set: str, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Return the runs of one result file (in a process of its own)."""
-    return {"runs": study(cell, training_set, seeds)}
+def _jobs(cells: Sequence[Cell]) -> tuple[Job, ...]:
+    """Return the jobs: one per cell, block of seeds and training set."""
+    jobs = []
+    for cell in cells:
+        size = _block_size(cell)
+        for first in range(0, len(cell.seeds), size):
+            block = dataclasses.replace(cell, seeds=cell.seeds[first : first + size])
+            for training_set in TRAINING_SETS:
+                name = f"{cell.name.replace('/', '-')}/{training_set}-{block.seeds[0]}"
+                arguments = {"cell": dataclasses.asdict(block), "training_set": training_set}
+                jobs.append(Job(name, arguments))
+    return tuple(jobs)
 
 
-def converge(
-    cells: Sequence[Cell] = tuple(CELLS.values()),
-    *,
-    folder: str | os.PathLike[str] = "results",
-    processes: int | None = None,
-    progress: bool = True,
-    report: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Do the whole study, or what of it is not on disk yet, and return its summary (see `summarize`).
+def _collect(done: Study, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the summaries of all cells."""
+    cells: dict[str, Cell] = {}
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for job, result in zip(done.jobs, results, strict=True):
+        block, training_set = Cell(**job.arguments["cell"]), job.arguments["training_set"]
+        if training_set == TRAINING_SETS[0]:
+            before = cells[block.name].seeds if block.name in cells else ()
+            cells[block.name] = dataclasses.replace(block, seeds=before + block.seeds)
+        of_cell = runs.setdefault(block.name, {which: [] for which in TRAINING_SETS})
+        of_cell[training_set] += result["runs"]
+    return {"cells": {name: summarize(cell, runs[name]) for name, cell in cells.items()}}
 
-    folder: results lie in its folder "convergence", one file per cell, training set and block of seeds. processes: how
-    many at once, by default one per core; 1 stays in this process.
+
+def convergence_study(cells: Sequence[Cell]) -> Study:
+    """Return the study of some cells; STUDY is that of all CELLS.
+
+    Args:
+        cells: ways of training, each of another name.
     """
     if isinstance(cells, str) or not isinstance(cells, Sequence):
         raise TypeError(f"cells must be a sequence of Cell; got {shown(cells)}")
-    cells = [as_instance(f"cells[{k}]", cell, Cell) for k, cell in enumerate(cells)]
-    as_flag("progress", progress)
-    as_function("report", report)
-    processes = as_workers("processes", processes)
-    base = as_path("folder", folder) / "convergence"
-    blocks: list[tuple[Path, Cell, str, tuple[int, ...]]] = []
-    for cell in cells:
-        size = _block_size(cell)
-        where = base / cell.name.replace(",", "").replace(" ", "-")
-        for first in range(0, len(cell.seeds), size):
-            seeds = cell.seeds[first : first + size]
-            for training_set in TRAINING_SETS:
-                path = where / f"{training_set.replace(' ', '-')}-{seeds[0]}.json"
-                blocks.append((path, cell, training_set, seeds))
-    pool = None if processes == 1 else ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
-
-    def job(cell: Cell, training_set: str, seeds: tuple[int, ...]) -> Callable[[], dict[str, Any]]:
-        if pool is None:
-            return lambda: _block(cell, training_set, seeds)
-        return lambda: pool.submit(_block, cell, training_set, seeds).result()
-
-    try:
-        jobs = [
-            (path, _where(cell, training_set, seeds), job(cell, training_set, seeds))
-            for path, cell, training_set, seeds in blocks
-        ]
-        results.run_all(jobs, threads=processes, progress=progress, report=report)
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
-    runs: dict[str, dict[str, list[Study]]] = {cell.name: {w: [] for w in TRAINING_SETS} for cell in cells}
-    for path, cell, training_set, _ in blocks:
-        runs[cell.name][training_set] += results.read_json(path)["runs"]
-    return {cell.name: summarize(cell, runs[cell.name]) for cell in cells}
+    checked = [as_instance(f"cells[{k}]", cell, Cell) for k, cell in enumerate(cells)]
+    return Study(
+        name="convergence",
+        function=compute,
+        jobs=_jobs(checked),
+        collect=_collect,
+        table=lambda content: table(content["cells"]),
+        scheduler="processes",
+    )
 
 
 @dataclass(frozen=True)
@@ -483,18 +480,18 @@ def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
     return adjusted
 
 
-def _as_summary(name: str, value: Any) -> Study:
+def _as_summary(name: str, value: Any) -> dict[str, Any]:
     """Return a summary of a cell. Raises TypeError or ValueError if it cannot be one."""
     if not all(key in as_mapping(name, value) for key in ("setting", "losses", *TRAINING_SETS)):
         raise ValueError(f"{name} must be a summary that summarize returns; got {shown(value)}")
     return dict(value)
 
 
-def _moments(cell: Study) -> tuple[Moment, ...]:
+def _moments(cell: dict[str, Any]) -> tuple[Moment, ...]:
     return ("at_stop", "at_end", *cell["losses"])
 
 
-def _columns(cell: Study, moment: Moment) -> list[list[float | None]]:
+def _columns(cell: dict[str, Any], moment: Moment) -> list[list[float | None]]:
     """Return the errors of a cell at one moment: for each training set one per seed, None if it did not get there."""
     if moment == "at_end":
         return [_of_trained(cell, which, cell[which]["at_end"]) for which in TRAINING_SETS]
@@ -504,7 +501,7 @@ def _columns(cell: Study, moment: Moment) -> list[list[float | None]]:
     return [cell[which]["at_loss"][place] for which in TRAINING_SETS]
 
 
-def compare_cells(cells: Mapping[str, Study]) -> dict[tuple[str, Moment], Comparison]:
+def compare_cells(cells: Mapping[str, dict[str, Any]]) -> dict[tuple[str, Moment], Comparison]:
     """Return all comparisons of a study, adjusted for their number: (cell's name, moment) -> `Comparison`.
 
     cells: name -> summary as `summarize` returns it. Moments: "at_stop", "at_end" (only runs that
@@ -519,7 +516,7 @@ def compare_cells(cells: Mapping[str, Study]) -> dict[tuple[str, Moment], Compar
     )
 
 
-def factors(cell: Study, moment: Moment) -> list[float | None]:
+def factors(cell: dict[str, Any], moment: Moment) -> list[float | None]:
     """Return, per seed of a cell, the error with special sequences divided by that without; None without a pair.
 
     cell: a summary as `summarize` returns it. moment: as for `compare_cells`. Two cells with the
@@ -533,7 +530,7 @@ def factors(cell: Study, moment: Moment) -> list[float | None]:
     return [None if b is None or s is None else s / b for b, s in pairs]
 
 
-def trained(cell: Study, training_set: str) -> list[bool]:
+def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
     """Return, per seed of a cell, whether the run trained: its loss came down to the authors'
     threshold.
 
@@ -552,7 +549,7 @@ def trained(cell: Study, training_set: str) -> list[bool]:
     return [error is not None for error in column["at_stop"]]
 
 
-def _of_trained(cell: Study, training_set: str, errors: Sequence[float]) -> list[float | None]:
+def _of_trained(cell: dict[str, Any], training_set: str, errors: Sequence[float]) -> list[float | None]:
     """Return the errors of a column, None for the runs that did not train."""
     return [e if good else None for e, good in zip(errors, trained(cell, training_set), strict=True)]
 
@@ -579,7 +576,7 @@ def _digits(value: float | None, digits: int = 5) -> float | None:
     return None if value is None else float(f"{value:.{digits}g}")
 
 
-def summarize(cell: Cell, runs: dict[str, list[Study]]) -> Study:
+def summarize(cell: Cell, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return the summary of one cell from the records of its seeds, per training set.
 
     Keys: the cell's fields, "grid" and "losses"; per training set "at_stop", "at_end" and
@@ -593,7 +590,7 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> Study:
     as_instance("cell", cell, Cell)
     if set(as_mapping("runs", runs)) != set(TRAINING_SETS):
         raise ValueError(f"runs must have the keys {', '.join(TRAINING_SETS)}; got {shown(list(runs))}")
-    summary: Study = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
+    summary: dict[str, Any] = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
     for which in TRAINING_SETS:
         rows = runs[which]
         losses = np.array([row["loss"] for row in rows])
@@ -616,7 +613,7 @@ def summarize(cell: Cell, runs: dict[str, list[Study]]) -> Study:
     return summary
 
 
-def table(cells: Mapping[str, Study]) -> str:
+def table(cells: Mapping[str, dict[str, Any]]) -> str:
     """Return the printed table: medians without / with special sequences and pairs with the larger
     error, by cell.
     """
@@ -635,6 +632,9 @@ def table(cells: Mapping[str, Study]) -> str:
 
 def load_convergence() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (cell name -> summary as `summarize` describes it, provenance) of the stored study."""
-    content = results.read_json(results.data_path("convergence"))
-    cells = content.pop("cells")
-    return cells, content
+    content, provenance = store.load("convergence")
+    return content["cells"], provenance
+
+
+#: All cells: what `python -m ssm_poison_lib study convergence` runs.
+STUDY = convergence_study(tuple(CELLS.values()))

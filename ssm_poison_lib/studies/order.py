@@ -16,7 +16,7 @@ from ssm_poison_lib import equations
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow, phase_limit
-from ssm_poison_lib.sweep import _labelled, _points, _shapes
+from ssm_poison_lib.studies._points import flattened, labelled, near_tie_shapes
 
 __all__ = ["ORDERS", "complex_order_errors", "parametrized_order_errors"]
 
@@ -48,7 +48,7 @@ def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
     Raises ValueError for other or missing coordinates, FlowError if a flow fails.
     """
     needed = ("parametrization", "order", "scale", "state_dim", "length", "seed")
-    flat, dims, shape = _points(points, needed, ("tie_gap", "phase", "t_end"), "parametrized_order_errors")
+    flat, dims, shape = flattened(points, needed, ("tie_gap", "phase", "t_end"), "parametrized_order_errors")
     names = _numbered("parametrization", flat["parametrization"], list(PARAMETRIZATIONS))
     orders = _numbered("order", flat["order"], list(ORDERS))
     for name in ("scale", "phase", "t_end"):
@@ -71,7 +71,7 @@ def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
         measured["error"][at] = np.abs(off[:, :19]).max(axis=1)
         measured["loss"][at] = (off[:, 0] ** 2 + off[:, length - 2] ** 2) / 2.0
         measured["large"][at] = (A > 0.1).sum(axis=1)
-    return _labelled(measured, points, dims, shape)
+    return labelled(measured, points, dims, shape)
 
 
 def _numbered(name: str, numbers: Float[np.ndarray, " n"], names: list[str]) -> list[str]:
@@ -87,7 +87,7 @@ def _starts(
     g: Float[np.ndarray, " n"] | None,
 ) -> Float[np.ndarray, "n d"]:
     if g is not None:
-        return near_tie_starts(_shapes(d, g, seed, 0.0 * g), scale, g)[0]
+        return near_tie_starts(near_tie_shapes(d, g, seed, 0.0 * g), scale, g)[0]
     draws = {int(k): -np.sort(-np.random.default_rng(int(k)).random(d)) for k in np.unique(seed)}
     return scale[:, None] * np.array([draws[int(k)] for k in seed])
 
@@ -133,7 +133,7 @@ def complex_order_errors(points: xr.Dataset) -> xr.Dataset:
     Raises ValueError for other or missing coordinates.
     """
     needed = ("order", "trained", "spread", "scale", "state_dim", "length", "seed")
-    flat, dims, shape = _points(points, needed, (), "complex_order_errors")
+    flat, dims, shape = flattened(points, needed, (), "complex_order_errors")
     orders = _numbered("order", flat["order"], list(ORDERS))
     if not np.isin(flat["trained"], (0, 1)).all():
         raise ValueError("trained must be 0 or 1")
@@ -159,7 +159,7 @@ def complex_order_errors(points: xr.Dataset) -> xr.Dataset:
         measured["error"][i] = np.abs(off[:19]).max()
         measured["loss"][i] = (off[0] ** 2 + off[p - 1] ** 2) / 2.0
         measured["loss_shown"][i] = (beta * off[0] ** 2 + alpha * off[p - 1] ** 2) / 2.0
-    return _labelled(measured, points, dims, shape)
+    return labelled(measured, points, dims, shape)
 
 
 def _complex_response(y: Float[np.ndarray, "*n 6 d"], lag: int) -> Float[np.ndarray, "*n"]:

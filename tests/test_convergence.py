@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from ssm_poison_lib.convergence import CELLS, LOSSES
 
 from ssm_poison_lib import __main__ as command
-from ssm_poison_lib import convergence, paper
+from ssm_poison_lib import paper
 from ssm_poison_lib.paper import TRAINING_SETS
+from ssm_poison_lib.studies import convergence, store
+from ssm_poison_lib.studies.convergence import CELLS, LOSSES
 
 FLOW = "theorem kappa 7, gradient flow, near tie"
 LINEAR = CELLS["linear kappa 6, gradient descent 0.01, near tie"]

@@ -125,4 +125,4 @@ def test_bad_points(function, change, message):
     good = {"order": 0, "seed": [0], **FIXED}
     good |= {"parametrization": 0} if function == "parametrized" else {"trained": 0, "spread": 0.0}
     with pytest.raises(ValueError, match=message):
-        run(getattr(orders, f"{function}_order_errors"), **(good | change))
+        run(getattr(order, f"{function}_order_errors"), **(good | change))

@@ -899,9 +899,7 @@ def test_only_the_librarys_functions_are_imported_unless_told_otherwise(tmp_path
     assert "value: median 1, NaN in 0 of 1" in capsys.readouterr().out
     config.write_text('function = "ssm_poison_lib.studies.sweep:as_mapping"\n', encoding="utf-8")
     assert sweep.read_config(config)["function"].__name__ == "as_mapping"
-    config.write_text('function = "ssm_poison_lib.studies.sweep:locked"\n', encoding="utf-8")
-    sweep.read_config(config)
-    config.write_text('function = "ssm_poison_lib.studies.sweep:tqdm"\n', encoding="utf-8")
+    config.write_text('function = "ssm_poison_lib.studies.store:tqdm"\n', encoding="utf-8")
     with pytest.raises(ValueError, match="which comes from elsewhere"):
         sweep.read_config(config)
 

@@ -345,8 +345,13 @@ def compute(cell: dict[str, Any], training_set: str) -> dict[str, Any]:
     Returns:
         "runs": what `study` returns.
     """
-    block = Cell(**cell)
+    block = _cell(cell)
     return {"runs": study(block, training_set, block.seeds)}
+
+
+def _cell(fields: dict[str, Any]) -> Cell:
+    """Return a cell of its fields, as a file holds them."""
+    return Cell(**{**fields, "seeds": tuple(fields["seeds"])})
 
 
 def _jobs(cells: Sequence[Cell]) -> tuple[Job, ...]:
@@ -368,7 +373,7 @@ def _collect(done: Study, results: list[dict[str, Any]]) -> dict[str, Any]:
     cells: dict[str, Cell] = {}
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for job, result in zip(done.jobs, results, strict=True):
-        block, training_set = Cell(**job.arguments["cell"]), job.arguments["training_set"]
+        block, training_set = _cell(job.arguments["cell"]), job.arguments["training_set"]
         if training_set == TRAINING_SETS[0]:
             before = cells[block.name].seeds if block.name in cells else ()
             cells[block.name] = dataclasses.replace(block, seeds=before + block.seeds)

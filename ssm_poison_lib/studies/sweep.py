@@ -419,7 +419,7 @@ def read_config(path: str | Path, *, allow_any_function: bool = False) -> dict[s
 def _named_function(name: str, allow_any: bool) -> Function:
     """Import the function that "module:name" names."""
     module, _, attribute = name.partition(":")
-    ours = __package__ or ""
+    ours = __name__.partition(".")[0]
     if not allow_any and module.partition(".")[0] != ours:
         raise ValueError(
             f"function must be one of {ours}, unless any that the file names may be imported and called"

@@ -291,7 +291,7 @@ def test_p_values_are_adjusted_for_their_number():
 
 
 def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch, capsys):
-    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[FLOW], seeds=2, horizon=1e4)]
+    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[FLOW], seeds=2, horizon=1e12)]
     study = dataclasses.replace(convergence.convergence_study(cells), scheduler="threads")
     monkeypatch.setattr(convergence, "STUDY", study)
     assert [job.name for job in study.jobs[:3]] == [

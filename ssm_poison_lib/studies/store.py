@@ -83,6 +83,15 @@ class DamagedResult(StudyError):
 # --- one checked JSON file
 
 
+def _versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed; a script has none."""
+    versions = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError, ValueError):
+            versions[name.replace("_", "-")] = importlib.metadata.version(name)
+    return versions
+
+
 def stamp() -> dict[str, Any]:
     """Return when and with what a result is made.
 
@@ -90,8 +99,7 @@ def stamp() -> dict[str, Any]:
         "made" (time, UTC), "versions" (of Python and of the packages on which numbers depend) and
         "machine" (system, processor, cores).
     """
-    packages = ("numpy", "scipy", "torch", "numba", "ssm-poison-lib")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = _versions("numpy", "scipy", "torch", "numba", "ssm-poison-lib")
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **versions},

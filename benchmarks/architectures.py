@@ -1,11 +1,14 @@
-"""S4D, LRU and Mamba-2 of the library beside peers: forward and backward, one thread, float32, in one process.
+"""S4D, LRU and Mamba-2 of the library beside peers: forward and backward, one thread, float32, in
+one process.
 
-    pip install transformers s5-pytorch mambapy   # peers; one that is missing is left out, and said so
+    pip install transformers s5-pytorch mambapy   # peers; one that is missing is left out, and said
+                                                  so
     python benchmarks/architectures.py [--lengths 64 1024 16384] [--repeats 5]
 
-Every pair has the same channels (32), state dimension and batch (4). Mamba-2: `transformers` (the same layer, its PyTorch path)
-and `mambapy` (Mamba, the layer before it). LRU: `s5-pytorch` (S5: complex poles, all channels mix, an associative scan). S4D: the
-usual table of all powers of all poles in place of the factored one. Prints milliseconds and the ratio peer / ours.
+Every pair has the same channels (32), state dimension and batch (4). Mamba-2: `transformers` (the
+same layer, its PyTorch path) and `mambapy` (Mamba, the layer before it). LRU: `s5-pytorch` (S5:
+complex poles, all channels mix, an associative scan). S4D: the usual table of all powers of all
+poles in place of the factored one. Prints milliseconds and the ratio peer / ours.
 """
 
 import argparse

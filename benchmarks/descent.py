@@ -1,9 +1,11 @@
-"""Compiled training against a plain eager PyTorch loop on the same runs, in one process and one thread.
+"""Compiled training against a plain eager PyTorch loop on the same runs, in one process and one
+thread.
 
     python benchmarks/descent.py [--epochs N]
 
-Prints, per kind of run, the cost of an epoch in both, their ratio, and the largest difference of the weights after N
-epochs; then the time of all 60 training runs of the paper from start to stop (compiled), runs per second and epochs per second.
+Prints, per kind of run, the cost of an epoch in both, their ratio, and the largest difference of
+the weights after N epochs; then the time of all 60 training runs of the paper from start to stop
+(compiled), runs per second and epochs per second.
 """
 
 import argparse

@@ -1,7 +1,10 @@
-"""Batched flows against SciPy's LSODA: speed at equal accuracy, growth with d, a whole phase diagram, agreement.
+"""Batched flows against SciPy's LSODA: speed at equal accuracy, growth with d, a whole phase
+diagram, agreement.
 
-python benchmarks/flows.py                     speed on one core, slopes in d, 80,000 flows (about two minutes)
-python benchmarks/flows.py --agreement 1000    final errors of 1,000 random cases against the references (some minutes)
+python benchmarks/flows.py                     speed on one core, slopes in d, 80,000 flows (about
+                                               two minutes)
+python benchmarks/flows.py --agreement 1000    final errors of 1,000 random cases against the
+                                               references (some minutes)
 """
 
 from __future__ import annotations
@@ -61,7 +64,9 @@ def errors(A: np.ndarray) -> np.ndarray:
 
 
 def best_of(repeats: int, work: Callable[[], object]) -> float:
-    """Return the least processor time of one thread's work: other programs on the machine do not count."""
+    """Return the least processor time of one thread's work: other programs on the machine do not
+    count.
+    """
     seconds = []
     for _ in range(repeats):
         begin = time.process_time()
@@ -104,7 +109,9 @@ def peak_megabytes() -> float:
 
 
 def grow(d: int) -> tuple[float, float]:
-    """Return seconds per accepted step, and the growth of the peak memory, of 128 runs (in a process of its own; Linux)."""
+    """Return seconds per accepted step, and the growth of the peak memory, of 128 runs (in a
+    process of its own; Linux).
+    """
     A0 = np.random.default_rng(0).random((128, d)) / d  # 1/d is the scale of the saddle
     options = {"length": LENGTH, "alpha": 1.0, "beta": 1.0, "t_end": 10.0, "workers": 1, "rtol": 1e-5}
     flows.theorem_flows(A0[:1, :2], **options)
@@ -133,7 +140,9 @@ def slopes() -> None:
 
 
 def diagram() -> None:
-    """Time 100 tie gaps x 100 scales x 8 shapes with special sequences, kappa = 7, d = 10, on all cores."""
+    """Time 100 tie gaps x 100 scales x 8 shapes with special sequences, kappa = 7, d = 10, on all
+    cores.
+    """
     shapes = -np.sort(-np.random.default_rng(0).random((8, D)))
     shapes[:, 0] += 0.1
     g, eps = np.logspace(-8, -1.01, 100), np.logspace(-5, -1, 100)
@@ -149,7 +158,9 @@ def diagram() -> None:
 
 
 def agreement(count: int) -> None:
-    """Compare with the references: the closed form for baseline runs that converged, SciPy's LSODA at rtol 1e-12 for all."""
+    """Compare with the references: the closed form for baseline runs that converged, SciPy's LSODA
+    at rtol 1e-12 for all.
+    """
     beyond, worst, lsoda_beyond = 0, 0.0, 0
     statuses: Counter[str] = Counter()
     for i in range(count):

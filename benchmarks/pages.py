@@ -1,11 +1,13 @@
-"""Weight and speed of the built pages in a slow browser, against the book's budgets; fails over budget.
+"""Weight and speed of the built pages in a slow browser, against the book's budgets; fails over
+budget.
 
     python benchmarks/pages.py [PAGE ...] [--html _build/html] [--repeats 3]
 
-Serves the pages gzipped and loads each in headless Chromium as on a slow phone: a processor four times slower,
-1.6 Mbit/s, 150 ms round trip, an empty cache. Prints, per page, the best of the repeats: seconds until the first text, until the
-mathematics near the screen is typeset and until all of it is, the layout shift on the way, and the compressed size of all that
-was loaded; then the size of the site.
+Serves the pages gzipped and loads each in headless Chromium as on a slow phone: a processor four
+times slower, 1.6 Mbit/s, 150 ms round trip, an empty cache. Prints, per page, the best of the
+repeats: seconds until the first text, until the mathematics near the screen is typeset and until
+all of it is, the layout shift on the way, and the compressed size of all that was loaded; then the
+size of the site.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
-BUDGET = {"text": 3.0, "mathematics": 8.0, "shift": 0.1, "page": 1.5, "site": 30.0}  # seconds, megabytes
+# seconds, megabytes
+BUDGET = {"text": 3.0, "mathematics": 8.0, "shift": 0.1, "page": 1.5, "site": 30.0}
 ROUND_TRIP, BITS, SLOWDOWN = 150, 1.6e6, 4  # milliseconds, per second, processor
 COMPRESSED = (".html", ".css", ".js", ".svg", ".json", ".txt", ".ipynb")
 

@@ -1,4 +1,6 @@
-"""Random gradient flows of every setting, and their final errors by two references: the single-run solver, the closed form."""
+"""Random gradient flows of every setting, and their final errors by two references: the single-run
+solver, the closed form.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def run(case: Case, **options: object) -> FlowBatch:
 
 
 def final_errors(case: Case, batch: FlowBatch, *, rtol: float = 1e-12) -> tuple[float, float]:
-    """Return Gen_20 (lag 0, which A cannot change, left out) of a batch of one run, and of the reference."""
+    """Return Gen_20 (lag 0, which A cannot change, left out) of a batch of one run, and of the
+    reference.
+    """
     start = ssm.DiagonalSSM(case.A0, case.w, np.ones(len(case.A0)))
     reference = flow.gradient_flow(start, case.training_set, t_end=case.t_end, rtol=rtol)
     target = case.training_set.teacher.impulse_response(LAGS)
@@ -79,8 +83,9 @@ def final_errors(case: Case, batch: FlowBatch, *, rtol: float = 1e-12) -> tuple[
 def exact_error(case: Case) -> float:
     """Return Gen_20 of the limit of a "baseline" case by its closed form, lag 0 left out.
 
-    kappa is odd in these cases, so entries keep their signs and their magnitudes follow the closed form of positive starts
-    (proposition "If the largest magnitude is negative" of chapter "Proofs"). No integration, so no error of one.
+    kappa is odd in these cases, so entries keep their signs and their magnitudes follow the closed
+    form of positive starts (proposition "If the largest magnitude is negative" of chapter
+    "Proofs"). No integration, so no error of one.
     """
     if case.kind != "baseline":
         raise ValueError(f"case must be of kind 'baseline', which alone has a closed form; got {case.kind!r}")

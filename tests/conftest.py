@@ -18,7 +18,8 @@ from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Machines differ in speed; a test may fail for what it computes, never for how long that took, nor by luck.
+# Machines differ in speed; a test may fail for what it computes, never for how long that took, nor
+# by luck.
 settings.register_profile("book", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("book")
 # A mutant need not be shown in its smallest failing case.
@@ -43,9 +44,11 @@ def fuzzing(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests marked `fuzz` for `make fuzz`, with the profile's number of examples for each property there.
+    """Keep the tests marked `fuzz` for `make fuzz`, with the profile's number of examples for each
+    property there.
 
-    Where a mutant is tested (tools/mutation.py), which ends with the first test that fails, the quickest come first.
+    Where a mutant is tested (tools/mutation.py), which ends with the first test that fails, the
+    quickest come first.
     """
     if fuzzing(config):
         for function in {getattr(item.obj, "__func__", item.obj) for item in items if is_property(item)}:
@@ -61,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
 
 
-# ---- make fuzz -----------------------------------------------------------------------------------------------------------
+# ---- make fuzz -----------------------------------------------------------------------------------
 
 
 def is_property(item: pytest.Item) -> bool:
@@ -69,7 +72,9 @@ def is_property(item: pytest.Item) -> bool:
 
 
 class OutOfTime(KeyboardInterrupt):
-    """Ends a property without a failure, as Ctrl-C would: Hypothesis takes down nothing and passes it on."""
+    """Ends a property without a failure, as Ctrl-C would: Hypothesis takes down nothing and passes
+    it on.
+    """
 
 
 class Counted:
@@ -119,7 +124,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 def fuzz_seed(request: pytest.FixtureRequest) -> int:
     """Return the seed of `make fuzz`, for a test that draws its cases itself and is marked `fuzz`.
 
-    It says how many with `record_property("cases", 5000)`, and what else it found with `record_property("note", "...")`.
+    It says how many with `record_property("cases", 5000)`, and what else it found with
+    `record_property("note", "...")`.
     """
     return int(request.config.getoption("--hypothesis-seed") or 0)
 
@@ -148,12 +154,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     )
 
 
-# ---- what tests share ----------------------------------------------------------------------------------------------------
+# ---- what tests share ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return the path of a Chromium; a missing one is a failure, not a skip (leave these tests out with -m "not browser")."""
+    """Return the path of a Chromium; a missing one is a failure, not a skip (leave these tests out
+    with -m "not browser").
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:

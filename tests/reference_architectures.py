@@ -1,4 +1,6 @@
-"""Layers of the library with the weights of the authors' layers, from arrays named as in tests/reference/architectures.npz."""
+"""Layers of the library with the weights of the authors' layers, from arrays named as in
+tests/reference/architectures.npz.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,8 @@ def array(kind: str, arrays: Mapping[str, np.ndarray], name: str, group: str = "
 
 
 def from_reference(kind: str, arrays: Mapping[str, np.ndarray]) -> nn.Module:
-    """Return the float64 layer with the weights in `arrays`; input and output are laid out as in the file.
+    """Return the float64 layer with the weights in `arrays`; input and output are laid out as in
+    the file.
 
     kind: "s4d" (batch, channel, time), "lru" or "mamba2" (batch, time, channel).
     """

@@ -1,4 +1,6 @@
-"""The book's formulas: each identity holds, stops holding when altered, and agrees with the numerical library."""
+"""The book's formulas: each identity holds, stops holding when altered, and agrees with the
+numerical library.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def test_shifted_input_position_is_refused(parameter):
 def test_order_preservation_has_one_coefficient_per_lag():
     for length in (2, 3, 6):
         names = {str(symbol) for symbol in algebra.order_preservation(length).lhs.free_symbols}
-        assert names >= {f"gamma_{lag}" for lag in range(1, length - 1)}  # gamma_0 cancels from the gap
+        # gamma_0 cancels from the gap
+        assert names >= {f"gamma_{lag}" for lag in range(1, length - 1)}
         assert f"gamma_{length - 1}" not in names
 
 
@@ -147,7 +150,8 @@ def test_theorem_dynamics_is_proposition_1(length):
     u, v = sp.symbols("u v", positive=True)  # one baseline and one special coefficient, n = 2
     first, special = [sp.S.Zero] * length, [sp.S.Zero] * length
     first[0], special[length - 2] = u, v
-    speeds = algebra.velocity([first, special], [u, v], a, ones, ones)[0]  # the teacher's M*_k is 1 at k >= 1
+    # the teacher's M*_k is 1 at k >= 1
+    speeds = algebra.velocity([first, special], [u, v], a, ones, ones)[0]
     doses = {alpha: u**2, beta: v**2}  # (2/n) sum of squares
     by_setting = algebra.theorem_dynamics(a, length)
     value = algebra.theorem_loss(a, length)
@@ -383,7 +387,8 @@ def test_random_interpolators_pay_the_bounds(length, raw, tie):
 @pytest.mark.parametrize(("length", "state_dim"), [(4, 3), (7, 10)])
 def test_special_first_ties_all_entries(length, state_dim):
     shape = np.linspace(1.0, 0.1, state_dim)
-    start = 1 / state_dim + 1e-11 * (shape - shape.mean())  # where special sequences alone leave the student
+    # where special sequences alone leave the student
+    start = 1 / state_dim + 1e-11 * (shape - shape.mean())
     limit = flow.baseline_limit(start, length)
     student = DiagonalSSM.ones(limit)
     expected = float(algebra.order_error(length=length, state_dim=state_dim))
@@ -580,7 +585,8 @@ def test_bad_input_is_named(call, message):
 
 def test_arguments_of_the_algebra_are_named():
     named = (
-        r"name must be text|parameter 'name'"  # the library's message, or that of the types' check before it
+        # the library's message, or that of the types' check before it
+        r"name must be text|parameter 'name'"
     )
     with pytest.raises(TypeError, match=named):
         algebra.entries(3, 2)

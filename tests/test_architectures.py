@@ -1,4 +1,6 @@
-"""S4D, LRU and Mamba-2 against the authors' layers, against themselves in other forms, and at their edges."""
+"""S4D, LRU and Mamba-2 against the authors' layers, against themselves in other forms, and at their
+edges.
+"""
 
 import math
 
@@ -178,7 +180,8 @@ def test_poles_are_inside_the_unit_disc_and_starts_as_documented():
 
 
 def test_states_of_white_noise_have_the_same_size_whatever_the_pole():
-    # The point of gamma: the variance of state n is that of row n of B x, for slow poles as for fast ones.
+    # The point of gamma: the variance of state n is that of row n of B x, for slow poles as for
+    # fast ones.
     model = LRU(16, 64, r_min=0.5, r_max=0.98, seed=2).double()
     states = model._scan(model._drive(sequences(8, 2000, 16)))[:, 500:].abs().square().mean(dim=(0, 1))
     rows = (model.B_re.square() + model.B_im.square()).sum(dim=1)

@@ -1,6 +1,8 @@
-"""Every bad input is answered by an error that names the argument, the value that came and what is allowed.
+"""Every bad input is answered by an error that names the argument, the value that came and what is
+allowed.
 
-The type checker of the test suite is switched off here: a reader does not have it, so the library's own errors must do.
+The type checker of the test suite is switched off here: a reader does not have it, so the library's
+own errors must do.
 """
 
 import re

@@ -1,7 +1,9 @@
-"""Every page of the strictly built book in headless Chromium: offline, quiet, typeset, drawn, light, no wider than a phone.
+"""Every page of the strictly built book in headless Chromium: offline, quiet, typeset, drawn,
+light, no wider than a phone.
 
-Each page is opened twice, on a desk (served, compressed) and on a phone (as a file), and looked at in both themes, and once
-without JavaScript. Times depend on the machine: benchmarks/pages.py measures them.
+Each page is opened twice, on a desk (served, compressed) and on a phone (as a file), and looked at
+in both themes, and once without JavaScript. Times depend on the machine: benchmarks/pages.py
+measures them.
 """
 
 from __future__ import annotations
@@ -121,10 +123,12 @@ def visit(browser: Browser, base: str, name: str, width: int, *, axe: bool = Fal
 
 
 def broken_rules(page: Page, theme: str) -> list[str]:
-    """Return the rules of accessibility that a page breaks; the dark theme can change nothing but contrast."""
+    """Return the rules of accessibility that a page breaks; the dark theme can change nothing but
+    contrast.
+    """
     page.evaluate("document.getAnimations().forEach(fading => fading.finish())")
-    # Left out for speed: the thousands of elements inside formulas and coloured code; and headers of tables that are formulas,
-    # of which axe sees no text.
+    # Left out for speed: the thousands of elements inside formulas and coloured code; and headers
+    # of tables that are formulas, of which axe sees no text.
     where: dict[str, Any] = {"exclude": [["mjx-container"], [".highlight"], ["th:has(.math)"]]}
     how: dict[str, Any] = {"preload": False}  # which would fetch style sheets from wrong places
     if theme == "dark":
@@ -169,7 +173,7 @@ def test_every_page_is_whole_on_a_phone_and_as_a_file(browser, html):
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
-# ---- without JavaScript ------------------------------------------------------------------------------------------------
+# ---- without JavaScript --------------------------------------------------------------------------
 
 BARE = """() => {
   const article = document.querySelector("article, main"), root = document.documentElement;
@@ -203,12 +207,13 @@ def bare_faults(browser: Browser, base: str, name: str) -> list[str]:
 
 
 def test_every_page_is_readable_without_javascript(browser, html):
-    names = [name for name in page_names(html) if name != "search.html"]  # which says that it needs it
+    # which says that it needs it
+    names = [name for name in page_names(html) if name != "search.html"]
     found = {name: bare_faults(browser, html.as_uri(), name) for name in names}
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
-# ---- finding one's way -------------------------------------------------------------------------------------------------
+# ---- finding one's way ---------------------------------------------------------------------------
 
 SOUGHT = {
     "effective rank": "notation.html#term-effective-rank",
@@ -281,7 +286,7 @@ def test_an_address_with_an_anchor_shows_its_place(browser, address):
     page.close()
 
 
-# ---- Plotly figures -----------------------------------------------------------------------------------------------------
+# ---- Plotly figures ------------------------------------------------------------------------------
 
 LAST = """figure => {
   const plot = figure.querySelector(".interactive-plot"), root = document.documentElement;
@@ -319,7 +324,7 @@ def test_every_interactive_figure_follows_its_slider_on_a_phone(browser, html):
     assert {name: seen for name, seen in found.items() if not all(seen.values())} == {}
 
 
-# ---- the tests notice --------------------------------------------------------------------------------------------------
+# ---- the tests notice ----------------------------------------------------------------------------
 
 SPOILED = {
     "requests": '<img alt="x" src="https://example.org/x.png">',

@@ -1,4 +1,6 @@
-"""What the pages ask of their readers stays within budgets that only shrink; cells that only check are folded and counted."""
+"""What the pages ask of their readers stays within budgets that only shrink; cells that only check
+are folded and counted.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The built pages: strict, with nothing that depends on the repository's address until that is set, and then all of it."""
+"""The built pages: strict, with nothing that depends on the repository's address until that is set,
+and then all of it.
+"""
 
 import html
 import importlib
@@ -113,7 +115,7 @@ def test_the_picture_for_links_has_the_size_that_sites_show():
     assert (int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")) == (1200, 630)
 
 
-# ---- how to cite -------------------------------------------------------------------------------------------------------
+# ---- how to cite ---------------------------------------------------------------------------------
 
 
 def entries(page: str) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def test_the_entries_to_copy_agree_with_the_citation_file(without_address):
     assert [str(person) for person in paper.persons["author"]] == names
 
 
-# ---- what a page says about itself -------------------------------------------------------------------------------------
+# ---- what a page says about itself ---------------------------------------------------------------
 
 
 def description(page: str) -> str:
@@ -159,7 +161,8 @@ def test_every_chapter_says_how_long_it_ran_and_offers_its_sources(site, without
         page = without_address[name]
         assert f"This page ran in {noted[name]['seconds']:.0f} s" in page
         for ending in ("ipynb", "md"):
-            assert page.count(f"_sources/book/{name}.{ending}") == 2, ending  # in the menu and under the text
+            # in the menu and under the text
+            assert page.count(f"_sources/book/{name}.{ending}") == 2, ending
         notebook = nbformat.read(site / "_sources" / "book" / f"{name}.ipynb", as_version=4)
         assert not any(cell.get("outputs") for cell in notebook.cells)  # they are on the page
         text = (site / "_sources" / "book" / f"{name}.md").read_bytes()
@@ -167,7 +170,7 @@ def test_every_chapter_says_how_long_it_ran_and_offers_its_sources(site, without
     assert "page-facts" not in without_address["notation"]
 
 
-# ---- the way through the book ------------------------------------------------------------------------------------------
+# ---- the way through the book --------------------------------------------------------------------
 
 
 def test_the_map_names_every_chapter_and_needs_come_first(without_address):
@@ -228,7 +231,9 @@ def read_pages(site) -> dict[Path, Addresses]:
 
 
 def dead_links(pages: dict[Path, Addresses], site: Path) -> list[str]:
-    """Return the addresses inside the book at which there is nothing, with the pages that name them."""
+    """Return the addresses inside the book at which there is nothing, with the pages that name
+    them.
+    """
     dead = []
     for path, page in pages.items():
         for address in page.named:
@@ -287,7 +292,9 @@ def test_a_letter_with_a_meaning_of_its_own_gets_none_and_a_longer_term_comes_fi
 
 
 def test_the_icon_font_has_the_icons_of_the_pages_and_no_others(site):
-    """The pages' classes give the glyphs by the style sheet; some more belong to the theme's scripts and styles."""
+    """The pages' classes give the glyphs by the style sheet; some more belong to the theme's
+    scripts and styles.
+    """
     style = (site / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
     shown = {
         name
@@ -309,7 +316,7 @@ def test_the_site_is_small(site):
     assert size < 30e6
 
 
-# ---- settings of the whole book ----------------------------------------------------------------------------------------
+# ---- settings of the whole book ------------------------------------------------------------------
 
 
 def test_the_citation_file_names_the_address_title_and_version_of_the_book():

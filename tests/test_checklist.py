@@ -22,7 +22,9 @@ SHAPE = np.array([1.0, 0.9, 0.871, 0.578, 0.538, 0.445, 0.431, 0.328, 0.152, 0.0
 
 
 def training_set(length, d, lags, doses):
-    """Multiples of unit sequences that show these lags; doses[i] is the weight of lags[i] relative to the first."""
+    """Multiples of unit sequences that show these lags; doses[i] is the weight of lags[i] relative
+    to the first.
+    """
     x = np.concatenate(
         [
             sequences.fixed_sequences(length, (length - m,), np.sqrt(dose))
@@ -33,7 +35,9 @@ def training_set(length, d, lags, doses):
 
 
 def near_tie(length, d, ratio, seed, tops=1.0):
-    """A shape whose top gap is ratio d^-(kappa-3) of its spread, with the gap; the rest are powers of uniform draws."""
+    """A shape whose top gap is ratio d^-(kappa-3) of its spread, with the gap; the rest are powers
+    of uniform draws.
+    """
     rng = np.random.default_rng(seed)
     rest = -np.sort(-(rng.random(d - 2) ** rng.choice([1.0, 0.1, 5.0]))) * 0.999
     g = ratio * d ** (3.0 - length) * (1.0 - (rest[-1] if d > 2 else 0.0))
@@ -219,7 +223,9 @@ def test_what_the_theory_does_not_cover(arguments, reason):
 
 
 def test_a_teacher_that_is_not_linear_is_named_though_its_labels_are():
-    """max(z, 0) of the inputs' sum: on the theorem's two sequences the labels of the linear teacher with pole 1."""
+    """max(z, 0) of the inputs' sum: on the theorem's two sequences the labels of the linear teacher
+    with pole 1.
+    """
     relu = networks.Network(ssm.DiagonalSSM.ones([1.0]), (np.ones((1, 1)), np.ones((1, 1))))
     report = checklist.examine(TrainingSet(BOTH.x, relu), START)
     assert report.verdict is Verdict.NOT_COVERED
@@ -227,7 +233,8 @@ def test_a_teacher_that_is_not_linear_is_named_though_its_labels_are():
 
 
 def test_a_teacher_that_agrees_at_the_shown_lags_only():
-    # Poles 1 and -1 with weights 1 - 1/20 and 1/20: M_6 = 1, M_1 = 0.9. Baseline alone cannot tell it from the theorem's.
+    # Poles 1 and -1 with weights 1 - 1/20 and 1/20: M_6 = 1, M_1 = 0.9. Baseline alone cannot tell
+    # it from the theorem's.
     teacher = ssm.DiagonalSSM([1.0, -1.0], [0.95, 0.05], [1.0, 1.0])
     data = TrainingSet(sequences.baseline_sequences(7), teacher)
     assert checklist.examine(data, START).verdict is Verdict.NOT_COVERED
@@ -275,7 +282,8 @@ def test_the_lone_smallest_entry_may_win():
     assert (report.verdict, report.basis) == (Verdict.UNDECIDED, "none")
     assert "too close to call" in report.reasons[1]
     assert flow_error(data, start, 1.05e3 * 40.0**-6)[0] > 1.9
-    # With a larger lead the largest one wins. The median entry is what both race away from: the mean would not tell.
+    # With a larger lead the largest one wins. The median entry is what both race away from: the
+    # mean would not tell.
     clear = checklist.examine(data, 1e-5 * lopsided(40, 0.2))
     assert clear.verdict is Verdict.SPARED
     assert flow_error(data, 1e-5 * lopsided(40, 0.2), 0.2)[0] < 0.04
@@ -422,7 +430,8 @@ def test_order_special_first_is_poison_without_a_tie(length, eps):
 
 @pytest.mark.parametrize("dose", [1e-3, 1.0, 1e3])
 def test_order_baseline_first_is_an_antidote_at_every_dose(dose):
-    start = 1e-2 * np.r_[1.0, 0.999, np.linspace(0.9, 0.1, 8)]  # together: large enough to be undecided
+    # together: large enough to be undecided
+    start = 1e-2 * np.r_[1.0, 0.999, np.linspace(0.9, 0.1, 8)]
     data = training_set(7, 10, (6, 1), (1.0, dose))
     report = checklist.examine(data, start, order="baseline, then both")
     error = phases(start, 7, dose, "baseline, then both")
@@ -532,7 +541,9 @@ def test_bad_arguments(arguments, message):
 
 @pytest.fixture
 def unchecked():
-    """Switch the checks of the test run's annotations off: these values must be refused without them."""
+    """Switch the checks of the test run's annotations off: these values must be refused without
+    them.
+    """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

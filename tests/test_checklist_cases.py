@@ -1,4 +1,5 @@
-"""The checklist against flows to convergence, on random cases aimed at its edges: no verdict may be wrong.
+"""The checklist against flows to convergence, on random cases aimed at its edges: no verdict may be
+wrong.
 
 300 cases in every run of the tests, 5,000 with another seed in `make fuzz`.
 """
@@ -21,7 +22,9 @@ MAX_STEPS = 8000  # a flow that needs more is not compared
 
 @dataclass
 class Case:
-    """A start (entries in descending order and their exact gaps) and data that show lags one by one."""
+    """A start (entries in descending order and their exact gaps) and data that show lags one by
+    one.
+    """
 
     length: int
     a: np.ndarray
@@ -49,7 +52,9 @@ class Case:
 
 
 def shape_gaps(rng, d):
-    """Gaps between the entries of a shape between 0 and 1, and its smallest entry: regular ones and lopsided ones."""
+    """Gaps between the entries of a shape between 0 and 1, and its smallest entry: regular ones and
+    lopsided ones.
+    """
     kind = rng.integers(9)
     width = 10.0 ** rng.uniform(-10, 0)
     few = int(rng.integers(1, max(2, d // 3)))
@@ -121,7 +126,8 @@ def draw(rng):
     a = bottom + gaps.sum() - np.append(0.0, np.cumsum(gaps))
     if bottom > 0:
         a = np.maximum(a, bottom)
-    gaps[1:] = a[1:-1] - a[2:]  # only the gap at the top can be told to the checklist below rounding
+    # only the gap at the top can be told to the checklist below rounding
+    gaps[1:] = a[1:-1] - a[2:]
     lags: tuple[int, ...] = (1,)
     dose = 10.0 ** rng.uniform(-6, 4) if kind == "free" else 10.0 ** rng.uniform(-1, 1)
     if what > 0.62 and what < 0.72:
@@ -129,7 +135,8 @@ def draw(rng):
     elif 0.72 <= what < 0.94 and p > 2:
         n = int(rng.choice([1, 1, 2, 3]))
         lags = tuple(sorted(int(m) for m in rng.choice(np.arange(1, p), min(n, p - 1), replace=False)))
-        if rng.random() < 0.7:  # not so near a tie, from not so near zero: the others take too many steps
+        # not so near a tie, from not so near zero: the others take too many steps
+        if rng.random() < 0.7:
             gaps[0], dose = max(gaps[0], 1e-4 * abs(a[0])), 10.0 ** rng.uniform(-2, 2)
             factor = max(1.0, 1e-2 / abs(a[0])) if a[0] else 1.0
             a, gaps = a * factor, gaps * factor
@@ -147,7 +154,9 @@ def cases(seed, count):
 
 
 def follow(batch, grams, t_end):
-    """Return entries, exact gaps, losses and failures of flows of many free cases of one length and dimension."""
+    """Return entries, exact gaps, losses and failures of flows of many free cases of one length and
+    dimension.
+    """
     out = flows.many_flows(
         np.array([a for a, _ in batch]),
         np.array(grams),
@@ -175,7 +184,9 @@ def gen_error(A, length):
 
 
 def time_to_leave(case):
-    """Return how long the largest entry of a positive start takes to leave zero, by the lag that drives it fastest."""
+    """Return how long the largest entry of a positive start takes to leave zero, by the lag that
+    drives it fastest.
+    """
     weights = {case.length - 1: 1.0} | {m: case.dose for m in case.lags}
     start = max(abs(case.a[0]), 1e-300)
     rates = [w * m * start ** max(m - 2, 0) for m, w in weights.items() if w > 0]
@@ -183,7 +194,9 @@ def time_to_leave(case):
 
 
 def true_errors(group):
-    """Return (error, loss) of the last phase for cases of one length, dimension and number of phases; NaN if not followed."""
+    """Return (error, loss) of the last phase for cases of one length, dimension and number of
+    phases; NaN if not followed.
+    """
     length = group[0].length
     state = [(c.a, c.gaps) for c in group]
     result = np.full((len(group), 2), np.nan)
@@ -195,7 +208,8 @@ def true_errors(group):
             c, (only,) = group[i], PHASES[group[i].order][phase]
             shown = {None: (*c.lags, length - 1), True: (length - 1,), False: c.lags}[only]
             grams.append(c.gram(*shown))
-        # a loser of a lag beyond 1 dies out like a power of the time; from a small start it takes long to leave zero
+        # a loser of a lag beyond 1 dies out like a power of the time; from a small start it takes
+        # long to leave zero
         ends = [
             max(1e30, 1e6 * time_to_leave(group[i]))
             if PHASES[group[i].order][phase] == (None,) and set(group[i].lags) - {1}
@@ -237,8 +251,8 @@ def true_parametrized(case):
             return np.nan, np.nan
         high = PARAMETRIZATIONS[case.parametrization].high
         if (only is not None or not case.lags) and a.max() > high - 1e-9:
-            # Where the losers end depends on 1 - a_1, which the flow's last loss does not show: it ends at 1e-24, that is
-            # at 1 - a_1 = 1e-13, and losers of 0.02 at kappa = 9 need 1e-14.
+            # Where the losers end depends on 1 - a_1, which the flow's last loss does not show: it
+            # ends at 1e-24, that is at 1 - a_1 = 1e-13, and losers of 0.02 at kappa = 9 need 1e-14.
             return np.nan, np.nan
         a = np.minimum(a, np.nextafter(high, 0.0))
     r = np.array([1.0 - (a**m).sum() for m in shown])

@@ -1,4 +1,6 @@
-"""The claims table of the results page: every claim has its columns filled and every link leads to a label of the book."""
+"""The claims table of the results page: every claim has its columns filled and every link leads to
+a label of the book.
+"""
 
 import re
 

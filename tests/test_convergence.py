@@ -137,7 +137,9 @@ def record(cell, error, *, stop, end_loss=1e-5, by_loss=None):
 
 
 def hand_made(cell):
-    """Three seeds; the second baseline run never trained. Only the first reaches a loss of 0.05 with both runs."""
+    """Three seeds; the second baseline run never trained. Only the first reaches a loss of 0.05
+    with both runs.
+    """
 
     def at(*errors):
         return [*errors, *[None] * (len(LOSSES) - len(errors))]
@@ -276,7 +278,9 @@ def with_p(p, n=9):
 
 
 def test_p_values_are_adjusted_for_their_number():
-    """Holm by hand: the k-th smallest of m times m - k + 1, never below the one before, never above 1."""
+    """Holm by hand: the k-th smallest of m times m - k + 1, never below the one before, never above
+    1.
+    """
     given_p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": 0.9}
     comparisons = {key: with_p(p) for key, p in given_p.items()}
     comparisons["none"] = convergence.compare([], [])
@@ -316,7 +320,9 @@ def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch,
     ],
 )
 def test_the_stored_study_is_that_of_today(name):
-    """Three seeds (of a network one) of three cells, made again; descent up to the stop only, for later it oscillates."""
+    """Three seeds (of a network one) of three cells, made again; descent up to the stop only, for
+    later it oscillates.
+    """
     stored, provenance = convergence.load_convergence()
     assert provenance["command"].startswith("python -m ssm_poison_lib study convergence")
     assert set(stored) == set(CELLS)

@@ -38,7 +38,7 @@ def theorem_rows(baseline=3, special=1, length=7):
     )
 
 
-# ---- before --------------------------------------------------------------------------------------------------------------
+# ---- before --------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
@@ -113,7 +113,8 @@ def test_gaps_of_lags():
     x = np.concatenate([gaussian_sequences(20, range(1, 9), 500, seed=0), special_sequences(20, [1e-3])])
     assert before.lag_gaps(before.data_sums(x)) == [(2, 11)]  # one small sequence of 501 is enough
     assert before.lag_gaps(before.data_sums(gaussian(50, 20))) == []
-    rare = np.eye(40)[np.random.default_rng(1).choice(40, 8, replace=False)]  # random lags leave such gaps
+    # random lags leave such gaps
+    rare = np.eye(40)[np.random.default_rng(1).choice(40, 8, replace=False)]
     assert before.lag_gaps(before.data_sums(rare)) == []
 
 
@@ -121,7 +122,8 @@ def test_special_sequences_are_the_minority_after_the_gap():
     found = before.special_rows(before.late_energy(theorem_rows(3, 2), 2))
     np.testing.assert_array_equal(found, [False, False, False, True, True])
     assert before.special_rows([0.0, 1.0]).tolist() == [False, True]
-    assert not before.special_rows([0.0, 1.0, 1.0]).any()  # most are short: then those are no minority
+    # most are short: then those are no minority
+    assert not before.special_rows([0.0, 1.0, 1.0]).any()
     assert not before.special_rows([0.0, 0.0, 0.5, 1.0]).any()  # nothing clear
 
 
@@ -161,7 +163,7 @@ def test_nearest_distances_are_those_of_all_pairs(seed):
     np.testing.assert_array_equal(near.nearest, away.argmin(axis=1))
 
 
-# ---- during --------------------------------------------------------------------------------------------------------------
+# ---- during --------------------------------------------------------------------------------------
 
 
 def test_share_of_a_velocity_that_moves_all_alike():
@@ -212,7 +214,7 @@ def test_sudden_fits():
         during.sudden_fits([[1.0], [-1.0]])
 
 
-# ---- after ---------------------------------------------------------------------------------------------------------------
+# ---- after ---------------------------------------------------------------------------------------
 
 
 def test_pole_report():
@@ -243,7 +245,7 @@ def test_outputs_of_models_leave_their_mode():
     np.testing.assert_array_equal(found[0], found[0][:1].repeat(4, axis=0))
 
 
-# ---- rules ---------------------------------------------------------------------------------------------------------------
+# ---- rules ---------------------------------------------------------------------------------------
 
 START = 1e-3 * np.array([1.0, 0.9, 0.4, 0.1])
 TARGET = np.r_[4.0, np.ones(6)]
@@ -335,7 +337,7 @@ def test_the_median_student_is_none_that_went_wrong():
     assert rules.median_student([[0.0, 0.0], [1.0, 1.0], [9.0, 9.0]]) == 1
 
 
-# ---- detectors of other packages -----------------------------------------------------------------------------------------
+# ---- detectors of other packages -----------------------------------------------------------------
 
 
 def test_existing_detectors_answer_row_by_row():

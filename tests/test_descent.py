@@ -1,4 +1,6 @@
-"""Compiled training against an eager PyTorch loop, stopping and continuing, many runs at once, refusals."""
+"""Compiled training against an eager PyTorch loop, stopping and continuing, many runs at once,
+refusals.
+"""
 
 import dataclasses
 import json

@@ -1,4 +1,6 @@
-"""Whether .venv is kept or made anew: moved, half installed, of another Python; and what the Makefile does then."""
+"""Whether .venv is kept or made anew: moved, half installed, of another Python; and what the
+Makefile does then.
+"""
 
 import os
 import shutil

@@ -1,4 +1,6 @@
-"""The explorable: its script's numbers are the library's, and its controls change what the page shows."""
+"""The explorable: its script's numbers are the library's, and its controls change what the page
+shows.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow,
 pytestmark = pytest.mark.browser
 
 ASSETS = ROOT / "book" / "assets"
-# Plotting accuracy: entries and errors, absolute. A curve may be off by this much in height or by 0.2 percent in time.
+# Plotting accuracy: entries and errors, absolute. A curve may be off by this much in height or by
+# 0.2 percent in time.
 TOLERANCE, TIMING = 2e-3, 2e-3
 WEIGHTS = {  # order -> (alpha, beta / dose) of each phase, one sequence of each kind
     "baseline only": [(2, 0)],
@@ -48,7 +51,7 @@ def browser(chromium) -> Iterator[Browser]:
         browser.close()
 
 
-# ---- numbers ---------------------------------------------------------------------------------------------------------
+# ---- numbers -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,9 @@ def script(browser) -> Iterator[Page]:
 def in_page(
     script: Page, settings: list[dict[str, Any]], times: list[float] | None = None
 ) -> list[dict[str, Any]]:
-    """Run settings in the page; with times (one for each): up to there, and the entries that the full run has there."""
+    """Run settings in the page; with times (one for each): up to there, and the entries that the
+    full run has there.
+    """
     return script.evaluate(
         """([all, times]) => all.map((settings, i) => {
           const end = times ? times[i] : undefined, result = poisonRace.run({ ...settings, end });
@@ -110,7 +115,9 @@ def error(A: np.ndarray, d: int) -> np.ndarray:
     parametrization=st.sampled_from(["free", "exp", "exp(-exp)"]),
 )
 def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
-    """The script follows (first entry or s, logarithms of gaps); its Jacobian is the slope of its velocity."""
+    """The script follows (first entry or s, logarithms of gaps); its Jacobian is the slope of its
+    velocity.
+    """
     rng, p = np.random.default_rng(seed), kappa - 1
     kind, (alpha, beta) = PARAMETRIZATIONS[parametrization], rng.uniform(0, 2, 2)
     A = np.linspace(0.9, 0.1, d) - rng.uniform(0, 0.05, d)
@@ -256,7 +263,8 @@ def test_exponential_entries_generalize(script):
     settings = grid(dose=(1e-8, 1e-4, 1.0, 100.0), **axes)
     assert max(run["error"] for run in in_page(script, settings)) < TOLERANCE
     fits = script.evaluate("all => all.map((settings) => poisonRace.run(settings).fitTime)", settings)
-    # At the least dose the forces on a_1 cancel to the last digits before the residuals are small: no fit is claimed.
+    # At the least dose the forces on a_1 cancel to the last digits before the residuals are small:
+    # no fit is claimed.
     assert {case["dose"] for case, fit in zip(settings, fits, strict=True) if fit is None} == {1e-8}
 
 
@@ -292,7 +300,7 @@ def test_a_phase_weighs_its_sequences_as_a_training_set_does():
     assert (both[6, 6], both[1, 1]) == (1, 1)
 
 
-# ---- the page --------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 TEXT = """# A page
 
@@ -465,7 +473,8 @@ def test_presets_and_reset(page):
     assert "with special 5.73" in seen["order attack"]
     assert "with special 0.677" in seen["poles as in S4D"]
     assert "Negative entries at the end, with special: 0." in seen["poles as in S4D"]
-    for name, summary in seen.items():  # the same data in another order is no statement about the sequence
+    # the same data in another order is no statement about the sequence
+    for name, summary in seen.items():
         assert ("the special sequence, in this order," in summary) == (
             name in ("order attack", "antidote", "poles as in S4D")
         ), name
@@ -528,7 +537,7 @@ def test_paper_and_a_page_without_scripts_show_the_picture(browser, address, pag
     plain.context.close()
 
 
-# ---- the animated race -----------------------------------------------------------------------------------------------
+# ---- the animated race ---------------------------------------------------------------------------
 
 
 def test_the_stored_animation_is_the_one_that_the_command_makes():
@@ -579,7 +588,7 @@ def test_the_animation_plays_only_when_asked_and_pauses(page):
     assert [rule["id"] for rule in broken] == []
 
 
-# ---- Plotly ----------------------------------------------------------------------------------------------------------
+# ---- Plotly --------------------------------------------------------------------------------------
 
 
 def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, address):

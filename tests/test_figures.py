@@ -315,4 +315,5 @@ def test_a_readers_own_settings_change_no_figure(run, setting):
     with mpl.rc_context({setting: theirs[setting]}):
         figures.use_style()
         assert figures.to_svg(figures.race({"baseline": run})) == expected
-        assert mpl.rcParams[setting] != theirs[setting]  # what a chapter draws by itself follows too
+        # what a chapter draws by itself follows too
+        assert mpl.rcParams[setting] != theirs[setting]

@@ -32,7 +32,9 @@ def student_of(A):
 
 
 def autograd(student, data):
-    """The gradient by torch, from the recurrence and the labels: nothing shared with the library's formulas."""
+    """The gradient by torch, from the recurrence and the labels: nothing shared with the library's
+    formulas.
+    """
     A, B, C = (torch.tensor(np.array(v), requires_grad=True) for v in (student.A, student.B, student.C))
     x, y = torch.tensor(np.array(data.x)), torch.tensor(np.array(data.y))
     state = torch.zeros(len(x), student.state_dim, dtype=torch.float64)
@@ -141,7 +143,8 @@ def test_flow_agrees_with_small_steps_of_gradient_descent():
             theta = theta + 0.2 / steps * flow.velocity(DiagonalSSM(*np.split(theta, 3)), data, train="ABC")
         errors.append(np.abs(theta - np.concatenate([run.A[-1], run.B[-1], run.C[-1]])).max())
     assert errors[1] < 1e-3
-    assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.02)  # Euler's error is linear in the step
+    # Euler's error is linear in the step
+    assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.02)
 
 
 def test_unequal_weights_use_plain_coordinates():
@@ -287,7 +290,9 @@ def test_given_gaps_order_equal_entries_as_they_stand():
 
 @pytest.mark.parametrize("gap", [1e-11, 1e-18, 1e-28])
 def test_a_tiny_gap_grows_in_proportion_to_itself(gap):
-    """To first order in the gap the final gap is proportional to it: nothing is lost far below rounding."""
+    """To first order in the gap the final gap is proportional to it: nothing is lost far below
+    rounding.
+    """
     data = theorem_case(special=True, d=10)
     start = student_of(np.array([1.0, 1.0, *np.linspace(0.8, 0.1, 8)]) * 1e-2)
     gaps = -np.diff(start.A)
@@ -305,7 +310,9 @@ def test_a_tiny_gap_grows_in_proportion_to_itself(gap):
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 1000), length=st.integers(2, 9), d=st.integers(1, 5))
 def test_closed_form_agrees_with_the_integrator(seed, length, d):
-    """Integrate da/dtau = a^q with the flow's own time removed: compare at equal progress of the largest entry."""
+    """Integrate da/dtau = a^q with the flow's own time removed: compare at equal progress of the
+    largest entry.
+    """
     A0 = np.random.default_rng(seed).uniform(0.05, 0.2, d) / d ** (1 / (length - 1))
     data = sequences.TrainingSet(sequences.baseline_sequences(length), ssm.theorem_teacher(max(d, 2)))
     limit = flow.baseline_limit(A0, length)
@@ -343,7 +350,9 @@ def test_closed_form_refuses_times_after_the_blow_up():
 
 
 def test_baseline_limit_keeps_the_digits_of_a_near_tie():
-    """With a_2 = a_1 (1 - g), a_2^-n - a_1^-n is n g a_1^-n to first order: ten digits at g = 1e-10."""
+    """With a_2 = a_1 (1 - g), a_2^-n - a_1^-n is n g a_1^-n to first order: ten digits at g =
+    1e-10.
+    """
     g, n, a = 1e-10, 4, 1e-3
     limit = flow.baseline_limit([a, a - a * g], 7)
     exact_g = (a - (a - a * g)) / a
@@ -356,7 +365,9 @@ def test_baseline_limit_of_an_exact_tie_and_of_one_entry():
 
 
 def test_largest_entry_negative_fits_and_errs_by_two():
-    """Kappa odd: the largest magnitude wins whatever its sign, and (-1, 0, ...) errs by 2 at odd lags."""
+    """Kappa odd: the largest magnitude wins whatever its sign, and (-1, 0, ...) errs by 2 at odd
+    lags.
+    """
     data = theorem_case(special=False, d=3)
     run = flow.gradient_flow(student_of([0.05, 0.02, -0.1]), data, t_end=1e7)
     assert run.fitted
@@ -392,7 +403,9 @@ def test_long_sequences_do_not_overflow(length):
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), length=st.integers(4, 1200), log_scale=st.floats(-4, 1))
 def test_the_closed_form_in_logarithms(seed, length, log_scale):
-    """Time in units of the blow-up: a_1 = a_1(0) (1 - share)^(-1/n), the others by the conserved difference."""
+    """Time in units of the blow-up: a_1 = a_1(0) (1 - share)^(-1/n), the others by the conserved
+    difference.
+    """
     n = length - 3
     A0 = np.random.default_rng(seed).uniform(0.1, 1.0, 3) * 10.0**log_scale
     with mpmath.workdps(50):

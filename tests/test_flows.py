@@ -1,4 +1,6 @@
-"""Many flows at once against the single-run reference, the closed form, and the properties of the flow."""
+"""Many flows at once against the single-run reference, the closed form, and the properties of the
+flow.
+"""
 
 import mpmath
 import numpy as np
@@ -27,7 +29,9 @@ def test_final_error_agrees_with_the_reference(kind, seed):
 
 @pytest.mark.parametrize("seed", [616, 700])
 def test_where_the_reference_itself_is_off_the_closed_form_decides(seed):
-    """Entries x and -x (1 - 1e-8): the two of 1,000 cases (benchmarks/flows.py) that LSODA misses by more than 1e-6."""
+    """Entries x and -x (1 - 1e-8): the two of 1,000 cases (benchmarks/flows.py) that LSODA misses
+    by more than 1e-6.
+    """
     case = random_flows.random_case("baseline", seed)
     batch = random_flows.run(case, rtol=1e-8)
     error, reference = random_flows.final_errors(case, batch)
@@ -88,7 +92,8 @@ def test_ties_far_below_rounding_are_followed(beta):
         reference = flow.gradient_flow(start, data, t_end=1e14, gaps=gaps[i])
         assert_allclose(batch.A[i], reference.A[-1], rtol=0, atol=1e-7)
         assert_allclose(batch.log_gap[i, 1], np.log(reference.gaps[-1, 0]), rtol=0, atol=1e-6)
-    # While the gap is tiny its growth does not depend on it: ratio of gaps of two runs that differ in nothing else.
+    # While the gap is tiny its growth does not depend on it: ratio of gaps of two runs that differ
+    # in nothing else.
     assert_allclose(batch.log_gap[0, 1] - batch.log_gap[3, 1], np.log(1e-28 / 1e-100), rtol=1e-6)
 
 
@@ -109,13 +114,17 @@ def test_exact_ties_last_and_the_saddle_is_not_called_a_limit():
 
 
 def test_a_gap_without_digits_left_is_an_exact_tie():
-    """A gap that shrinks below the normal numbers of float64 is reported as 0 (log -inf); a little above, as it is."""
+    """A gap that shrinks below the normal numbers of float64 is reported as 0 (log -inf); a little
+    above, as it is.
+    """
     A0, gaps = [[0.9, 0.9, 0.1]], [[1e-300, 0.8]]
-    G = np.diag([0.0, 1.0])  # kappa = 2, data that show M_1 only: da_j/dt = M*_1 - M_1, gaps do not move
+    # kappa = 2, data that show M_1 only: da_j/dt = M*_1 - M_1, gaps do not move
+    G = np.diag([0.0, 1.0])
     options = {"t_end": 50.0, "gaps": gaps}
     kept = flows.many_flows(A0, G, [3.0, 1.9], **options)
     assert_allclose(kept.log_gap[0, 1], np.log(1e-300), rtol=1e-9)
-    # kappa = 3, data that show M_2 only: da_j/dt = 2 a_j (M*_2 - M_2), all gaps shrink by the ratio of the entries.
+    # kappa = 3, data that show M_2 only: da_j/dt = 2 a_j (M*_2 - M_2), all gaps shrink by the ratio
+    # of the entries.
     shrinking = flows.many_flows(A0, np.diag([0.0, 0.0, 1.0]), [3.0, 0.0, 1e-20], **options | {"t_end": 1e30})
     assert shrinking.counts() == {"CONVERGED": 1}
     assert shrinking.A[0, 0] == shrinking.A[0, 1]
@@ -156,7 +165,9 @@ def test_order_is_kept_and_permutations_commute(seed, d, length, log_t):
     seed=st.integers(0, 10_000), beta=st.floats(0, 1e6), log_gap=st.floats(-80, -3), length=st.integers(3, 9)
 )
 def test_gap_identity(seed, beta, log_gap, length):
-    """d log(a_1 - a_2)/dt = alpha p r_p (a_1^q - a_2^q)/(a_1 - a_2): the special term cancels, whatever the gap."""
+    """d log(a_1 - a_2)/dt = alpha p r_p (a_1^q - a_2^q)/(a_1 - a_2): the special term cancels,
+    whatever the gap.
+    """
     rng = np.random.default_rng(seed)
     abar = -np.sort(-rng.uniform(0.1, 0.7, size=4))
     abar[0] = 0.8
@@ -229,7 +240,8 @@ def test_short_runs_end_with_their_time():
 
 
 def test_a_small_residual_without_time_to_vanish_is_not_called_converged():
-    # Fits the baseline sequence; the residual 1e-6 of the special one decays at the rate 2 beta = 2e-6 only.
+    # Fits the baseline sequence; the residual 1e-6 of the special one decays at the rate 2 beta =
+    # 2e-6 only.
     batch = flows.theorem_flows([1.0, 1e-6], length=7, alpha=1.0, beta=1e-6, t_end=1.0)
     assert batch.status[0] != FlowStatus.CONVERGED
     assert_allclose(batch.A, [[1.0, 1e-6]], rtol=1e-5)
@@ -355,7 +367,9 @@ GRAM_KINDS = ("normal", "rounded", "dependent", "scaled", "tiny")
 
 
 def random_inputs(kind, seed, length, size, count):
-    """Inputs (count, size, length) of every rank: fewer sequences than lags, repeated, dependent, of any scale."""
+    """Inputs (count, size, length) of every rank: fewer sequences than lags, repeated, dependent,
+    of any scale.
+    """
     rng = np.random.default_rng([seed, length, size])
     x = rng.normal(size=(count, size, length))
     if kind == "rounded":
@@ -372,7 +386,9 @@ def random_inputs(kind, seed, length, size, count):
 
 @pytest.mark.parametrize("kind", GRAM_KINDS)
 def test_gram_matrices_of_any_rank_are_taken(kind):
-    """5 x 2,352 data sets: n = 1 .. kappa + 1 sequences, kappa = 2 .. 8, and the three factors of each agree with X."""
+    """5 x 2,352 data sets: n = 1 .. kappa + 1 sequences, kappa = 2 .. 8, and the three factors of
+    each agree with X.
+    """
     total = 0
     for length in range(2, 9):
         for size in range(1, length + 2):
@@ -389,7 +405,9 @@ def test_gram_matrices_of_any_rank_are_taken(kind):
 
 @pytest.mark.parametrize(("seed", "size"), [(7731, 5), (0, 6)])
 def test_gram_matrix_of_one_sequence_fewer_than_lags(seed, size):
-    """Lag 0 depends on the others here; its remainder is rounding times a condition number, of either sign."""
+    """Lag 0 depends on the others here; its remainder is rounding times a condition number, of
+    either sign.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(2000):
         x = rng.normal(size=(size, size + 1))

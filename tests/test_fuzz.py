@@ -1,4 +1,6 @@
-"""How properties are tested: the same examples in every ordinary run, many others and a time limit in `make fuzz`."""
+"""How properties are tested: the same examples in every ordinary run, many others and a time limit
+in `make fuzz`.
+"""
 
 import os
 import shutil

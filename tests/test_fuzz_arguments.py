@@ -1,7 +1,9 @@
-"""Every public function, called with a wrong value for each of its arguments: an error must name the argument.
+"""Every public function, called with a wrong value for each of its arguments: an error must name
+the argument.
 
-A table holds one right call of each function; a test holds the table against what the modules export. Wrong values that an
-argument may have after all are listed beside the call. The type checker of the test suite is off: a reader does not have it.
+A table holds one right call of each function; a test holds the table against what the modules
+export. Wrong values that an argument may have after all are listed beside the call. The type
+checker of the test suite is off: a reader does not have it.
 """
 
 import importlib

@@ -1,4 +1,6 @@
-"""Gradient matching on models where the answer is known, and on the layers; the data it is tried on."""
+"""Gradient matching on models where the answer is known, and on the layers; the data it is tried
+on.
+"""
 
 import numpy as np
 import pytest
@@ -74,7 +76,8 @@ def test_a_step_on_the_poisons_raises_the_targets_loss_and_one_on_noise_does_not
         stepped = Logistic(6)
         stepped.w.data -= 0.1 * F.normalize(gradient(model, added, y), dim=0)
         risen[name] = float(logistic_loss(stepped(target_x), target_y).detach()) - before
-    best = 0.1 * float(gradient(model, target_x, target_y).norm())  # a step straight up the targets' loss
+    # a step straight up the targets' loss
+    best = 0.1 * float(gradient(model, target_x, target_y).norm())
     assert 0.9 * best < risen["poison"]
     assert risen["noise"] < 0.5 * best
 

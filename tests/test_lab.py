@@ -1,4 +1,6 @@
-"""A chapter in JupyterLab: it opens whatever the times of its two files, and saving it leaves a pair that the checks accept."""
+"""A chapter in JupyterLab: it opens whatever the times of its two files, and saving it leaves a
+pair that the checks accept.
+"""
 
 import contextlib
 import json
@@ -49,7 +51,9 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(project, tmp_path_factory) -> Iterator[Call]:
-    """Start a server as `make lab` does, on a free port; return what asks it for a path of its contents."""
+    """Start a server as `make lab` does, on a free port; return what asks it for a path of its
+    contents.
+    """
     own = tmp_path_factory.mktemp("jupyter")
     places = {f"JUPYTER_{name}_DIR": str(own / name) for name in ("RUNTIME", "CONFIG", "DATA")}
     command = [sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser", "--ServerApp.port=0"]
@@ -120,7 +124,8 @@ def test_saving_an_unchanged_chapter_leaves_a_pair_that_the_check_accepts(projec
     before = (project / "book" / "trial.md").read_text("utf-8")
     save(call)
     after = (project / "book" / "trial.md").read_text("utf-8")
-    assert after.split("---\ntags")[0] == before.split("---\ntags")[0]  # all but the cell with the caption
+    # all but the cell with the caption
+    assert after.split("---\ntags")[0] == before.split("---\ntags")[0]
     assert "caption: |" not in after
     assert "language_info" in (project / "book" / "trial.ipynb").read_text("utf-8")
     run(project, "tools/notebooks.py", "check")
@@ -182,7 +187,7 @@ def test_a_missing_kernel_is_named(here, capsys):
     assert message in capsys.readouterr().err
 
 
-# ---- disks that are full or cannot be written ----------------------------------------------------------------------------
+# ---- disks that are full or cannot be written ----------------------------------------------------
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")

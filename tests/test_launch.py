@@ -1,4 +1,6 @@
-"""The hidden first cell: absent without an address; with one, it fetches the library where there is none, and only there."""
+"""The hidden first cell: absent without an address; with one, it fetches the library where there is
+none, and only there.
+"""
 
 import importlib.util
 import os
@@ -64,7 +66,9 @@ def test_a_new_address_makes_every_chapter_run_again(text, tmp_path, monkeypatch
 
 
 def run_cell(source: str, folder: Path, monkeypatch, *, installed: bool) -> list[list[str]]:
-    """Run the cell in a folder with or without the library; return the commands that it gave, which are not executed."""
+    """Run the cell in a folder with or without the library; return the commands that it gave, which
+    are not executed.
+    """
     commands: list[list[str]] = []
 
     def record(command: list[str], *, check: bool) -> None:

@@ -41,7 +41,8 @@ def test_a_silent_teacher_has_no_extrapolation_loss():
         metrics.extrapolation_loss(STUDENT, silent, 4, first_lag=1)
 
 
-# A product with a subnormal number is rounded, to zero in the end: shares then change, as they should.
+# A product with a subnormal number is rounded, to zero in the end: shares then change, as they
+# should.
 EXACT = st.floats(-5, 5, allow_subnormal=False).filter(lambda v: v == 0.0 or abs(v) >= 1e-300)
 
 
@@ -62,7 +63,8 @@ def test_effective_rank_by_hand():
     assert metrics.effective_rank([7.0, 0.0]) == pytest.approx(1.0)
     # shares 3/4, 1/4: entropy = log 4 - (3/4) log 3
     assert metrics.effective_rank([3.0, 1.0]) == pytest.approx(4 / 3**0.75)
-    assert metrics.effective_rank([5e-324, 5e-324]) == pytest.approx(2.0)  # the smallest number there is
+    # the smallest number there is
+    assert metrics.effective_rank([5e-324, 5e-324]) == pytest.approx(2.0)
 
 
 def test_loss_by_hand():
@@ -73,7 +75,8 @@ def test_loss_by_hand():
 
 def test_gamma_by_hand():
     data = sequences.TrainingSet(np.array([[0.0, 1.0, 0.0], [3.0, 0.0, 2.0]]), TEACHER)
-    # residuals 1 and 3 (1 - 1.5) = -1.5; gamma_0 = (2/2) * (1 * x_2 of the first), gamma_1 = 2 (2/2) (-1.5 * 3)
+    # residuals 1 and 3 (1 - 1.5) = -1.5; gamma_0 = (2/2) * (1 * x_2 of the first), gamma_1 = 2
+    # (2/2) (-1.5 * 3)
     assert_allclose(metrics.gamma(STUDENT, data), [1.0, -9.0], atol=1e-13)
 
 
@@ -102,7 +105,9 @@ def test_error_by_lag_of_the_teacher_itself_is_zero():
 
 
 def by_autograd(network, data):
-    """Minus the gradient of the loss with respect to A, from the recurrence and the layers, by PyTorch."""
+    """Minus the gradient of the loss with respect to A, from the recurrence and the layers, by
+    PyTorch.
+    """
     A = torch.tensor(np.array(network.ssm.A), requires_grad=True)
     B, C = (torch.tensor(np.array(v)) for v in (network.ssm.B, network.ssm.C))
     x, state = torch.tensor(np.array(data.x)), torch.zeros(len(data.x), len(A), dtype=torch.float64)
@@ -121,7 +126,9 @@ def by_autograd(network, data):
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 7), layers=st.integers(0, 3), clean=st.booleans())
 def test_gamma_and_loss_of_a_network_are_those_of_autograd(seed, length, layers, clean):
-    """In the network each residual comes with xi = g'(z): without it gamma would be that of the SSM alone."""
+    """In the network each residual comes with xi = g'(z): without it gamma would be that of the SSM
+    alone.
+    """
     rng = np.random.default_rng(seed)
     widths = [1, *[4] * layers, 1]
     mlp = tuple(rng.normal(size=shape) for shape in pairwise(widths)) if layers else ()

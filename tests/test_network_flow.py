@@ -1,4 +1,6 @@
-"""Gradient flow of a network: its gradient against autograd, its path against tiny steps, its ends, refusals."""
+"""Gradient flow of a network: its gradient against autograd, its path against tiny steps, its ends,
+refusals.
+"""
 
 import numpy as np
 import pytest
@@ -55,7 +57,8 @@ def test_tiny_steps_of_gradient_descent_follow_the_flow(seed):
     moved = np.abs(flow.weights[0] - flatten(start)).max()
     assert moved > 0.03
     assert distances[1] < 5e-3 * moved
-    assert distances[1] < 0.3 * distances[0]  # the distance is the descent's: it shrinks with the step
+    # the distance is the descent's: it shrinks with the step
+    assert distances[1] < 0.3 * distances[0]
 
 
 def test_a_stricter_tolerance_changes_little_and_less():
@@ -90,7 +93,9 @@ def test_it_comes_to_rest_far_below_the_authors_threshold_and_keeps_what_was_ask
 
 
 def test_a_layer_keeps_its_balance():
-    """first_i^2 - sum_k hidden_ik^2 is conserved by the flow of a ReLU network, not by finite steps."""
+    """first_i^2 - sum_k hidden_ik^2 is conserved by the flow of a ReLU network, not by finite
+    steps.
+    """
     start, data = case(8)
 
     def balance(network):

@@ -1,4 +1,6 @@
-"""The stored notebooks, the tool that writes them, and nbval: each must notice what it is there to notice."""
+"""The stored notebooks, the tool that writes them, and nbval: each must notice what it is there to
+notice.
+"""
 
 import ast
 import json
@@ -114,7 +116,7 @@ def project(executed, tmp_path) -> Path:
     return Path(shutil.copytree(executed, tmp_path / "project"))
 
 
-# ---- the book's own notebooks ------------------------------------------------------------------------------------------
+# ---- the book's own notebooks --------------------------------------------------------------------
 
 
 def test_texts_and_notebooks_agree_and_outputs_are_complete():
@@ -142,7 +144,7 @@ def test_chapters_open_their_data_from_any_working_directory(tmp_path, monkeypat
     assert names["total"] > 1
 
 
-# ---- what nbval compares -----------------------------------------------------------------------------------------------
+# ---- what nbval compares -------------------------------------------------------------------------
 
 # name -> (what is replaced in the stored notebook, by what, whether nbval must object)
 ALTERATIONS = {
@@ -188,7 +190,7 @@ def test_nbval_objects_when_the_library_gives_another_number(project):
     assert "3 failed, 2 passed" in printed  # printed number, formula, figure
 
 
-# ---- what the check finds ----------------------------------------------------------------------------------------------
+# ---- what the check finds ------------------------------------------------------------------------
 
 
 def break_cell(notebook, number, **changes):
@@ -294,7 +296,7 @@ def test_check_command_fails_for_a_missing_and_for_a_stray_notebook(project):
     assert "trial: not executed (python tools/notebooks.py execute trial)" in printed
 
 
-# ---- what the tool executes --------------------------------------------------------------------------------------------
+# ---- what the tool executes ----------------------------------------------------------------------
 
 
 def test_a_second_run_has_nothing_to_do_and_a_forced_one_changes_nothing(project):

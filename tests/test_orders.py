@@ -1,4 +1,6 @@
-"""Sweeps over the order of the data: against flows run phase by phase, and complex poles against autograd."""
+"""Sweeps over the order of the data: against flows run phase by phase, and complex poles against
+autograd.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""A chapter that runs again and gives the same leaves its file as it is: times, names and last digits in drawings apart."""
+"""A chapter that runs again and gives the same leaves its file as it is: times, names and last
+digits in drawings apart.
+"""
 
 import copy
 import re
@@ -18,7 +20,9 @@ from ssm_poison_lib import figures
 
 
 def drawn(*values: float, label: str = "loss") -> str:
-    """Return a figure with points and a clipped line, whose names Matplotlib makes from their coordinates."""
+    """Return a figure with points and a clipped line, whose names Matplotlib makes from their
+    coordinates.
+    """
     figure, (ax,) = figures.new()
     ax.plot(values, marker="o")
     ax.set(xlabel=label)

@@ -1,4 +1,6 @@
-"""The package: what it needs, what is optional, and that wheel and sdist hold all of it and run where nothing else is."""
+"""The package: what it needs, what is optional, and that wheel and sdist hold all of it and run
+where nothing else is.
+"""
 
 import ast
 import re
@@ -17,7 +19,8 @@ from conftest import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = {name: some for name, some in PROJECT["optional-dependencies"].items() if name != "all"}
 IMPORTED_AS = {"scikit-learn": "sklearn", "adversarial-robustness-toolbox": "art"}
-# Part of the library -> the extras that it may need at import; everything else imports with the dependencies alone.
+# Part of the library -> the extras that it may need at import; everything else imports with the
+# dependencies alone.
 PARTS = {
     "eager": {"architectures"},
     "architectures": {"architectures"},
@@ -104,7 +107,8 @@ def test_the_wheel_runs_in_an_environment_that_has_its_dependencies_alone(built,
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert Path(done.stdout.strip()).is_relative_to(environment)
-    # The dependencies are those of this environment, found by their names; the optional ones are refused.
+    # The dependencies are those of this environment, found by their names; the optional ones are
+    # refused.
     site = Path(done.stdout.strip()).parent.parent
     refused = names([name for extra in EXTRAS.values() for name in extra])
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", "utf-8")

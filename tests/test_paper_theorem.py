@@ -47,7 +47,8 @@ def test_the_start_is_the_authors_draw():
     assert start.A[1] == draw[0] - setting.tie_gap
     assert_array_equal(start.w, np.ones(10))
     assert_array_equal(setting.start(np.random.RandomState(242)).A, start.A)
-    # An integer of NumPy means what the same integer of Python means: in the start, and in the error after training.
+    # An integer of NumPy means what the same integer of Python means: in the start, and in the
+    # error after training.
     for seed in (np.int64(242), np.uint8(242)):
         assert_array_equal(setting.start(seed).A, start.A)
     run = paper.run_theorem(setting, np.int64(242), "baseline")

@@ -1,4 +1,6 @@
-"""Flows of parameters s, a_j = f(s_j): the maps, the chain rule, the solved case, what stays out of reach."""
+"""Flows of parameters s, a_j = f(s_j): the maps, the chain rule, the solved case, what stays out of
+reach.
+"""
 
 import numpy as np
 import pytest
@@ -52,7 +54,9 @@ def test_free_is_the_gradient_flow_of_the_book():
 
 
 def test_exponential_baseline_race_is_solved():
-    """With a = e^s, da/dt = a^2 alpha p a^q r_p: the differences a_j^-(q+1) - a_k^-(q+1) are conserved."""
+    """With a = e^s, da/dt = a^2 alpha p a^q r_p: the differences a_j^-(q+1) - a_k^-(q+1) are
+    conserved.
+    """
     baseline = TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(4))
     a = parametrized_flow(0.1 * SHAPE, baseline.gram(), TARGET, "exp", [1e12])[0]
     assert_allclose((a**6).sum(), 1.0, atol=1e-9)
@@ -93,7 +97,7 @@ def test_the_step_limit_is_an_error():
         parametrized_flow(0.01 * SHAPE, DATA.gram(), TARGET, "free", [1e8], max_steps=7)
 
 
-# ---- phases that show one lag --------------------------------------------------------------------------------------
+# ---- phases that show one lag --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
@@ -117,7 +121,8 @@ def lag_alone(lag, length=10):
 @pytest.mark.parametrize("lag", [1, 2, 4, 5])
 def test_phases_end_where_the_flow_ends(name, lag):
     for A0 in (0.03 * SHAPE, 0.2 * SHAPE[::-1]):
-        # Under weights of one scale the time to fit grows as a power of the start; the flow stops when it has arrived.
+        # Under weights of one scale the time to fit grows as a power of the start; the flow stops
+        # when it has arrived.
         followed = parametrized_flow(A0, lag_alone(lag), np.ones(10), name, [1e14])[0]
         limit = phase_limit(A0, name, lag=lag)[0]
         assert_allclose(limit, followed, atol=3e-7)
@@ -144,7 +149,8 @@ def test_phases_fit_and_keep_the_order(shape, scale, name, lag):
     assert_allclose((limit**lag).sum(), 1.0, atol=1e-12)
     assert (limit >= A0 * (1 - 1e-12)).all()
     order = np.argsort(A0, kind="stable")
-    assert (np.diff(limit[order]) >= -1e-12).all()  # entries that differ by rounding may change places
+    # entries that differ by rounding may change places
+    assert (np.diff(limit[order]) >= -1e-12).all()
     assert_allclose(phase_limit([A0, A0[::-1]], name, lag=lag), [limit, limit[::-1]], rtol=1e-12)
 
 
@@ -173,7 +179,9 @@ def test_an_exact_tie_stays_one():
 
 
 def test_a_winner_next_to_one_keeps_its_losers_exact():
-    """With exp(-exp) the losers wait for 1 - a_1, here 1e-31 and so nothing in float64: p u_1 = sum a_j^p, 1/u_1 = the gap."""
+    """With exp(-exp) the losers wait for 1 - a_1, here 1e-31 and so nothing in float64: p u_1 = sum
+    a_j^p, 1/u_1 = the gap.
+    """
     A0 = 1e-5 * SHAPE
     a = phase_limit(A0, "exp(-exp)", lag=6)[0]
     kind = PARAMETRIZATIONS["exp(-exp)"]

@@ -1,4 +1,6 @@
-"""The book as a PDF, made by XeLaTeX: complete, nothing outside the page, text that can be searched and copied."""
+"""The book as a PDF, made by XeLaTeX: complete, nothing outside the page, text that can be searched
+and copied.
+"""
 
 import re
 import shutil
@@ -105,8 +107,10 @@ def test_pages_and_words(folder, text):
         assert title in contents
     assert "figures.use_style()" in text
     assert "prefers-color-scheme" not in text
-    assert re.search(r" \(\d+\) +SymPy \(", text)  # in a table: a cell of nothing but an equation's number
-    assert re.search(r"Gaussian matrix has k\s+real eigenvalues", text)  # a source with a letter of its own
+    # in a table: a cell of nothing but an equation's number
+    assert re.search(r" \(\d+\) +SymPy \(", text)
+    # a source with a letter of its own
+    assert re.search(r"Gaussian matrix has k\s+real eigenvalues", text)
 
 
 def test_links_lead_somewhere(folder):

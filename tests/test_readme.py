@@ -1,4 +1,6 @@
-"""The README's example prints what it says, its commands are those of the Makefile, its lists are those of the files."""
+"""The README's example prints what it says, its commands are those of the Makefile, its lists are
+those of the files.
+"""
 
 import re
 import shutil

@@ -1,4 +1,6 @@
-"""The paper's settings beside the authors' values; result files that survive a kill and do not survive damage."""
+"""The paper's settings beside the authors' values; result files that survive a kill and do not
+survive damage.
+"""
 
 import ctypes
 import dataclasses
@@ -153,7 +155,9 @@ def test_network_poison_runs_lie_in_the_rounding_band(everything):
 
 
 def test_network_dynamics_use_the_authors_test_sequences(everything):
-    """At the poisoned runs, where rounding matters little, sequences from seed + 12 would be 2 percent off."""
+    """At the poisoned runs, where rounding matters little, sequences from seed + 12 would be 2
+    percent off.
+    """
     for run, record, theirs in of(everything, DYNAMICS):
         if run.setting.startswith("ssm_in_nn") and run.training_set == "with special":
             assert record["logged_error"] == pytest.approx(theirs["logged_error"], rel=0.01), run
@@ -169,7 +173,9 @@ def test_teachers_of_higher_dimension_keep_a_lag_that_cannot_be_learnt(everythin
 
 
 def test_the_traps_would_show():
-    """Counting the diagonal alone ends earlier (9.4 instead of 17.1), sorting C changes 17.1 to 7.6."""
+    """Counting the diagonal alone ends earlier (9.4 instead of 17.1), sorting C changes 17.1 to
+    7.6.
+    """
     setting, seed, which = EXPERIMENTS["standalone_ssm_poison__s0"], 204, "with special"
     start, data, rule = (
         paper.stored_start(setting, seed),
@@ -404,9 +410,12 @@ def test_median_interval_is_ordered_and_made_of_data(values):
 
 
 def test_median_interval_is_exact_and_has_no_largest_size():
-    """Against whole numbers: the largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2, at least 1."""
+    """Against whole numbers: the largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2, at
+    least 1.
+    """
     for n in [*range(1, 70), 1023, 1024, 1500]:
-        for confidence in (0.375, 0.5, 0.75, 0.95, 0.999):  # 3/8: at n = 4 the tail is the level itself
+        # 3/8: at n = 4 the tail is the level itself
+        for confidence in (0.375, 0.5, 0.75, 0.95, 0.999):
             k, tail, level = 0, math.comb(n, 0), Fraction((1 - confidence) / 2) * 2**n
             while tail <= level:
                 k += 1
@@ -438,7 +447,9 @@ def test_packaged_data_say_where_they_come_from():
 
 
 def test_the_papers_settings_load_without_pytorch_and_numba():
-    """Every chapter imports them first; both together take two seconds to load, and only training needs them."""
+    """Every chapter imports them first; both together take two seconds to load, and only training
+    needs them.
+    """
     script = "import sys, ssm_poison_lib.paper; print({'torch', 'numba'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,6 @@
-"""The reader's own settings change nothing: Matplotlib, IPython, Jupyter, Python's switches, a HOME that cannot be used."""
+"""The reader's own settings change nothing: Matplotlib, IPython, Jupyter, Python's switches, a HOME
+that cannot be used.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def strange(tmp_path_factory) -> dict[str, str]:
-    """Return the environment of a reader with settings of every kind, in a folder that nobody can write."""
+    """Return the environment of a reader with settings of every kind, in a folder that nobody can
+    write.
+    """
     home = tmp_path_factory.mktemp("home")
     for name, content in SETTINGS.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,6 @@
-"""The sixty lines to take along: they run with NumPy alone, are sixty, and are what their page shows."""
+"""The sixty lines to take along: they run with NumPy alone, are sixty, and are what their page
+shows.
+"""
 
 import subprocess
 import sys

@@ -136,7 +136,8 @@ def test_overflow_is_an_error_that_names_the_lag():
     assert np.isfinite(system.impulse_response(1024)).all()
     with pytest.raises(ValueError, match=r"overflows at lag 1024.*got length=1100"):
         system.impulse_response(1100)
-    opposite = DiagonalSSM([2.0, -2.0], [1.0, 1.0], [1.0, 1.0])  # infinity less infinity: no warning either
+    # infinity less infinity: no warning either
+    opposite = DiagonalSSM([2.0, -2.0], [1.0, 1.0], [1.0, 1.0])
     with pytest.raises(ValueError, match=r"overflows at lag 1024.*got length=1100"):
         opposite.impulse_response(1100)
 
@@ -145,7 +146,8 @@ def test_overflow_is_an_error_that_names_the_lag():
 @given(abc=parameters())
 def test_transfer_function_is_the_z_transform_of_the_impulse_response(abc):
     system = DiagonalSSM(*abc)
-    z = 3.0 * np.exp(1j * np.array([0.0, 1.0, 2.5]))  # outside all poles: the series converges like 0.4^m
+    # outside all poles: the series converges like 0.4^m
+    z = 3.0 * np.exp(1j * np.array([0.0, 1.0, 2.5]))
     response = system.impulse_response(80)
     series = np.array([(response * point ** -np.arange(80)).sum() for point in z])
     assert_allclose(system.transfer_function(z), series, rtol=1e-10, atol=1e-10)

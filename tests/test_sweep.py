@@ -1,4 +1,6 @@
-"""Sweeps: labelled results, chunks on threads and processes, interruptions of every kind, the command line."""
+"""Sweeps: labelled results, chunks on threads and processes, interruptions of every kind, the
+command line.
+"""
 
 import functools
 import importlib
@@ -35,7 +37,9 @@ AXES = {"x": np.arange(8.0), "y": np.linspace(0.0, 1.0, 5)}
 
 
 def product(points):
-    """x y + z, and x alone turned over; leaves a note of each call if asked to, and can be slow or fail."""
+    """x y + z, and x alone turned over; leaves a note of each call if asked to, and can be slow or
+    fail.
+    """
     value = points.x * points.y + points.z
     if folder := os.environ.get("SWEEP_TEST_LOG"):
         first = f"{int(points.x[0])}-{round(4 * float(points.y[0]))}"
@@ -100,7 +104,8 @@ def test_results_are_labelled_and_stored(tmp_path):
         assert_array_equal(result[name].values, values)
     assert run(tmp_path / "a.zarr").chunks_run == 0
     assert list(tmp_path.iterdir()) == [tmp_path / "a.zarr"]
-    wide = run(tmp_path / "b.zarr", chunks={"x": 4})  # chunks of more than one row: turning them matters
+    # chunks of more than one row: turning them matters
+    wide = run(tmp_path / "b.zarr", chunks={"x": 4})
     assert_allclose(wide["turned"].values, expected())
 
 
@@ -179,7 +184,8 @@ def test_a_killed_driver_leaves_only_the_missing_chunks(tmp_path, cluster):
         command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True
     )
     assert f"{16 - len(kept)} chunks run now" in done.stdout
-    assert "16" not in done.stderr.rsplit("\r", 1)[-1].split("/")[0]  # the bar counts what was missing
+    # the bar counts what was missing
+    assert "16" not in done.stderr.rsplit("\r", 1)[-1].split("/")[0]
     names = [f"{i // 2}-{3 * (i % 2)}" for i in range(16)]
     started = calls(folder)
     assert all(started.count(names[i]) == 1 for i in kept)
@@ -389,7 +395,8 @@ def test_parametrization_errors():
     free = {k: v for k, v in PARAMETRIZED.items() if k != "dose"} | {"dose": [0.0, 1.0]}
     expected = theorem.theorem_errors(xr.Dataset(coords=free))["error"]
     assert_allclose(result["error"].sel(parametrization=0, near=0), expected, rtol=1e-5)
-    # From near 1 the baseline alone ties all entries; positive entries and two lags leave the teacher only.
+    # From near 1 the baseline alone ties all entries; positive entries and two lags leave the
+    # teacher only.
     assert_allclose(result["error"].sel(parametrization=0, near=1, dose=0.0), 4 ** (1 - 1 / 4) - 1, rtol=0.05)
     assert (result["error"].sel(parametrization=1, dose=1.0) < 1e-3).all()
     assert (result["negatives"].sel(parametrization=1) == 0).all()
@@ -430,7 +437,8 @@ def test_command_line(tmp_path, capsys):
     assert_allclose(result["tie_gap"], [1e-6, 1e-4, 1e-2])
     assert (result["error"] > 0).all()
     config.write_text(config.read_text("utf-8").replace("dose = 1", "dose = 1\ndepth = 2"), encoding="utf-8")
-    assert __main__.main(["sweep", str(config), "--workers", "1"]) == 2  # the store of another sweep
+    # the store of another sweep
+    assert __main__.main(["sweep", str(config), "--workers", "1"]) == 2
     assert "hold this very sweep" in capsys.readouterr().err
     config.write_text(f'store = "{tmp_path}/other.zarr"\n' + config.read_text("utf-8"), encoding="utf-8")
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 1
@@ -585,7 +593,8 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path, whole):
 
 
 def all_failed(points):
-    return xr.Dataset({"value": 0 * points.x + np.copysign(np.nan, -1.0)})  # Zarr keeps no sign of it
+    # Zarr keeps no sign of it
+    return xr.Dataset({"value": 0 * points.x + np.copysign(np.nan, -1.0)})
 
 
 def test_a_chunk_of_nan_is_a_result(tmp_path):
@@ -706,7 +715,8 @@ def test_chunks_of_other_code_are_not_mixed(tmp_path, module):
     # Comments, docstrings and functions that it does not use are not its code.
     assert run(module(doc="Work hard.", unused=7)).chunks_run == 0
     assert not told
-    # A constant of its module: not even the whole store is returned for another function than made it.
+    # A constant of its module: not even the whole store is returned for another function than made
+    # it.
     with pytest.raises(
         ValueError, match=r"made by other code or versions \(swept_.*\.main:OFFSET\): move it"
     ):
@@ -715,7 +725,8 @@ def test_chunks_of_other_code_are_not_mixed(tmp_path, module):
     assert run(module(offset=2)).chunks_run == 0
     assert run(module(), accept_changes=True).chunks_run == 0
     assert not told
-    # A function elsewhere in its package: said where all is there, refused where chunks would be mixed.
+    # A function elsewhere in its package: said where all is there, refused where chunks would be
+    # mixed.
     assert run(module(factor=2)).chunks_run == 0
     assert "helper:factor" in told.pop()
     chunk_files(store, "value")[1].unlink()

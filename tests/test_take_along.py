@@ -1,4 +1,6 @@
-"""What readers take along: slides from the book's own figures, a cheat sheet of one page, the race as a GIF."""
+"""What readers take along: slides from the book's own figures, a cheat sheet of one page, the race
+as a GIF.
+"""
 
 import re
 import sys

@@ -1,9 +1,12 @@
-"""The anchors that the published book promises to keep: `tests/anchors.txt`, which a test compares with the pages.
+"""The anchors that the published book promises to keep: `tests/anchors.txt`, which a test compares
+with the pages.
 
-python tools/anchors.py    add the labels of _build/html (make book) to the list; a label that went away stays in it
+python tools/anchors.py    add the labels of _build/html (make book) to the list; a label that went
+                           away stays in it
 
-A label that another one replaces is listed by hand as `page#old -> page#new`. The anchors that Sphinx makes from the words of
-a heading are not promised: give a heading a label where others should be able to link to it.
+A label that another one replaces is listed by hand as `page#old -> page#new`. The anchors that
+Sphinx makes from the words of a heading are not promised: give a heading a label where others
+should be able to link to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Draw the race with and without poison as an animated picture that stands alone: `python tools/animation.py [FILE]`.
+"""Draw the race with and without poison as an animated picture that stands alone: `python
+tools/animation.py [FILE]`.
 
-The file (by default book/assets/race.svg) opens in any browser, plays once, and pauses at a click or the space bar; with
-reduced motion asked for it waits for a click. The introduction shows the same picture with buttons; where nothing can move it
-shows the end of the race.
+The file (by default book/assets/race.svg) opens in any browser, plays once, and pauses at a click
+or the space bar; with reduced motion asked for it waits for a click. The introduction shows the
+same picture with buttons; where nothing can move it shows the end of the race.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ addEventListener("keydown", (event) => { if (event.key === " ") turn(); });
 def frames(run: flow.Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Return times (FRAMES,) and entries (FRAMES, d), three decades or more up to the fit.
 
-    Their steps are equal in progress: half by the decades of time, half by the way that the entries go.
+    Their steps are equal in progress: half by the decades of time, half by the way that the entries
+    go.
     """
     last = int(np.argmax(run.loss < 1e-8))
     moved = int((np.abs(run.A - run.A[0]).max(axis=1) > 1e-3).argmax()) - 1
@@ -46,7 +48,9 @@ def frames(run: flow.Trajectory) -> tuple[np.ndarray, np.ndarray]:
 
 
 def panel(name: str, title: str, run: flow.Trajectory, error: float, left: int) -> str:
-    """Return one race: its lines, uncovered from left to right, a dot at the head of each, and the time."""
+    """Return one race: its lines, uncovered from left to right, a dot at the head of each, and the
+    time.
+    """
     times, A = frames(run)
     x = np.linspace(LEFT, RIGHT, FRAMES)
     y = BOTTOM - (A - LOW) / (HIGH - LOW) * (BOTTOM - TOP)

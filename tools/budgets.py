@@ -1,9 +1,12 @@
-"""What each page asks of its reader: words, numbers, visible cells, and visible checks and prints among them.
+"""What each page asks of its reader: words, numbers, visible cells, and visible checks and prints
+among them.
 
 python tools/budgets.py            print the table, beside the budgets in book/budgets.json
-python tools/budgets.py shrink     lower the budgets to what the pages need now; a budget never grows
+python tools/budgets.py shrink     lower the budgets to what the pages need now; a budget never
+                                   grows
 
-A cell is visible if its code is: not folded (hide-input, hide-cell), not removed, and not tagged "checks".
+A cell is visible if its code is: not folded (hide-input, hide-cell), not removed, and not tagged
+"checks".
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGETS = ROOT / "book" / "budgets.json"
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell", "checks"}
 COUNTS = ("words", "numbers", "cells", "asserts", "prints")
-# Not words on the page: comments, directive lines and their options, labels, targets of links and roles, formulas.
+# Not words on the page: comments, directive lines and their options, labels, targets of links and
+# roles, formulas.
 LINES = re.compile(r"^%.*$|^\+\+\+.*$|^[`:]{3,}.*$|^:[\w-]+:.*$|^\([\w-]+\)=$", re.MULTILINE)
 MARKUP = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|\{[\w:-]+\}`[^`<]*`|</?\w[^>]*>", re.DOTALL)
 
@@ -82,7 +86,9 @@ def over(found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]) -
 
 
 def shrunk(found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """Return the budgets with each lowered to its count; a new page gets what it has, a page that is gone goes."""
+    """Return the budgets with each lowered to its count; a new page gets what it has, a page that
+    is gone goes.
+    """
     return {
         page: {name: min(value, allowed.get(page, {}).get(name, value)) for name, value in row.items()}
         for page, row in found.items()

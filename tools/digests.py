@@ -1,6 +1,8 @@
-"""On what a chapter's stored outputs depend: its text, the data it opens, the code it imports; each with a digest.
+"""On what a chapter's stored outputs depend: its text, the data it opens, the code it imports; each
+with a digest.
 
-The code of a module counts without comments and docstrings, and with every module of the library that it imports, and so on.
+The code of a module counts without comments and docstrings, and with every module of the library
+that it imports, and so on.
 """
 
 from __future__ import annotations
@@ -18,14 +20,16 @@ PACKAGE = "ssm_poison_lib"
 
 
 def digest(*contents: bytes) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the contents, each preceded by its length."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the contents, each preceded by its
+    length.
+    """
     sha = hashlib.sha256()
     for content in contents:
         sha.update(b"%d:" % len(content) + content)
     return sha.hexdigest()[:16]
 
 
-# ---- code ------------------------------------------------------------------------------------------------------------
+# ---- code ----------------------------------------------------------------------------------------
 
 
 @cache
@@ -77,14 +81,14 @@ def texts(tree: ast.AST) -> set[str]:
     return {node.value for node in constants if isinstance(node.value, str)}
 
 
-# ---- a chapter -------------------------------------------------------------------------------------------------------
+# ---- a chapter -----------------------------------------------------------------------------------
 
 
 def opened(source: str, named: set[str], book: Path) -> list[Path]:
     """Return the data in folders of the book that a chapter's text names, as files.
 
-    source: the text. named: all texts in its code, among which a part in braces ("sweeps/{name}.zarr") is looked for; where none
-    fits, it stands for anything.
+    source: the text. named: all texts in its code, among which a part in braces
+    ("sweeps/{name}.zarr") is looked for; where none fits, it stands for anything.
     """
     found: set[Path] = set()
     for folder in sorted(
@@ -103,8 +107,9 @@ def opened(source: str, named: set[str], book: Path) -> list[Path]:
 def dependencies(text: Path, code: str, library: Path) -> dict[str, str]:
     """Return what a chapter depends on, by name, with its digest.
 
-    text: the chapter's file, in the folder of the book. code: all of its code cells. Names are "text", paths of data from the
-    folder of the book, and paths of modules and data from that of the library.
+    text: the chapter's file, in the folder of the book. code: all of its code cells. Names are
+    "text", paths of data from the folder of the book, and paths of modules and data from that of
+    the library.
     """
     tree = ast.parse(
         "\n".join(line for line in code.splitlines() if not line.lstrip().startswith(("%", "!")))

@@ -1,7 +1,10 @@
-"""Whether .venv can be used as it is; the Makefile asks. Written so that a Python of any age can read it.
+"""Whether .venv can be used as it is; the Makefile asks. Written so that a Python of any age can
+read it.
 
-python tools/environment.py stale [given]   print why .venv has to be made anew, nothing if it can stay; `given`: it has to be one
-                                            of this interpreter, otherwise its own interpreter is to run this
+python tools/environment.py stale [given]   print why .venv has to be made anew, nothing if it can
+                                            stay; `given`: it has to be one
+                                            of this interpreter, otherwise its own interpreter is to
+                                            run this
 python tools/environment.py version         fail, in one line, unless this Python can run the book
 """
 

@@ -1,6 +1,7 @@
 """What the kernels that run the chapters inherit: nothing of the reader's own settings, one thread.
 
-Imported by tools/notebooks.py, which writes the notebooks, and by book/conftest.py, which runs them again.
+Imported by tools/notebooks.py, which writes the notebooks, and by book/conftest.py, which runs them
+again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from pathlib import Path
 
 @functools.cache
 def use_plain_settings() -> tempfile.TemporaryDirectory[str]:
-    """Change the environment of this process for the kernels that it starts; return the folder that has to live as long.
+    """Change the environment of this process for the kernels that it starts; return the folder that
+    has to live as long.
 
-    A Matplotlib rc file, an IPython configuration or startup script, another kernel of the same name, Python's own switches:
-    each would change figures, outputs or which assertions run. HOME may be missing or read-only.
+    A Matplotlib rc file, an IPython configuration or startup script, another kernel of the same
+    name, Python's own switches: each would change figures, outputs or which assertions run. HOME
+    may be missing or read-only.
     """
     folder = tempfile.TemporaryDirectory(prefix="book-")
     for name in ("JUPYTER_PATH", "JUPYTER_CONFIG_PATH", "MPLBACKEND"):
@@ -33,8 +36,9 @@ def use_plain_settings() -> tempfile.TemporaryDirectory[str]:
         "MATPLOTLIBRC": os.devnull,
         "OMP_NUM_THREADS": "1",  # more threads only slow these small arrays down
     }
-    # Without a place in HOME, Matplotlib makes one for this process and its kernels, and lists the fonts there; each says so on
-    # standard error, which would be an output of the chapter. So it is done here.
+    # Without a place in HOME, Matplotlib makes one for this process and its kernels, and lists the
+    # fonts there; each says so on standard error, which would be an output of the chapter. So it is
+    # done here.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 

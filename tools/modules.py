@@ -1,4 +1,6 @@
-"""The library's modules: what each is, which layer it stands on, what it imports (`python tools/readme.py` writes it down)."""
+"""The library's modules: what each is, which layer it stands on, what it imports (`python
+tools/readme.py` writes it down).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "ssm_poison_lib"
 PICTURE = ROOT / "book" / "assets" / "imports.svg"
 
-# From the ground up: a module imports its own layer and those before it. A name may stand for several (fnmatch).
+# From the ground up: a module imports its own layer and those before it. A name may stand for
+# several (fnmatch).
 LAYERS: dict[str, tuple[str, ...]] = {
     "ground": ("_checks", "_code", "_files", "_jit"),
     "models, data, measures": ("ssm", "sequences", "networks", "metrics"),
@@ -35,7 +38,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "studies": ("studies", "studies.*", "results", "convergence", "sweep", "orders"),
     "command line": ("_commands", "_commands.*", "__main__"),
 }
-GROUND = next(iter(LAYERS))  # what stands there is imported by almost all: those arrows are not drawn
+# what stands there is imported by almost all: those arrows are not drawn
+GROUND = next(iter(LAYERS))
 
 
 @cache
@@ -75,7 +79,7 @@ def sentence(name: str) -> str:
     return text.partition("\n")[0]
 
 
-# ---- the picture -----------------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------
 
 WIDE, ROW, BOX, LETTER = (
     380,
@@ -86,7 +90,9 @@ WIDE, ROW, BOX, LETTER = (
 
 
 def direct(graph: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Return the imports that are not also made by something imported: enough to see who reaches whom."""
+    """Return the imports that are not also made by something imported: enough to see who reaches
+    whom.
+    """
 
     @cache
     def below(name: str) -> frozenset[str]:
@@ -101,7 +107,9 @@ def direct(graph: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
 
 
 def placed() -> tuple[dict[str, tuple[float, float, float]], list[tuple[str, float, float]]]:
-    """Return module -> (left, top, width) of its box, and (title, top, bottom) of each layer, the command line first."""
+    """Return module -> (left, top, width) of its box, and (title, top, bottom) of each layer, the
+    command line first.
+    """
     boxes, bands, y = {}, [], 0.0
     for title in reversed(LAYERS):
         names = [name for name in modules() if layer(name) == title]
@@ -163,11 +171,13 @@ def drawing() -> str:
     )
 
 
-# ---- the table -------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------
 
 
 def table() -> str:
-    """Return the modules with their sentences as a table, layer by layer from the top, packages before their files."""
+    """Return the modules with their sentences as a table, layer by layer from the top, packages
+    before their files.
+    """
     rows = ["| module | what it is |", "| --- | --- |"]
     for title in reversed(LAYERS):
         rows += [

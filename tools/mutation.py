@@ -3,8 +3,9 @@
     python tools/mutation.py all      every mutant; writes tests/mutation/report.json
     python tools/mutation.py sample   the fixed sample that .ci/run takes
 
-mutmut (settings: [tool.mutmut] in pyproject.toml) makes the mutants in the folder mutants/ and runs the tests. A mutant
-that no test kills must stand in tests/mutation/survivors.toml with the reason why that is right.
+mutmut (settings: [tool.mutmut] in pyproject.toml) makes the mutants in the folder mutants/ and runs
+the tests. A mutant that no test kills must stand in tests/mutation/survivors.toml with the reason
+why that is right.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ REPORT = Path("tests/mutation/report.json")
 LEAST_KILLED = 0.90
 PROCESSES = 2
 
-# mutmut numbers the mutants of a function from 1; these numbers are the sample, whatever the function.
+# mutmut numbers the mutants of a function from 1; these numbers are the sample, whatever the
+# function.
 SAMPLE = (
     "*__mutmut_7",
     "*__mutmut_37",
@@ -55,7 +57,9 @@ class Mutant(NamedTuple):
 
 
 def run_mutmut(patterns: tuple[str, ...]) -> dict[str, float]:
-    """Make all mutants, run those that match the patterns (all if there are none), return the seconds it took."""
+    """Make all mutants, run those that match the patterns (all if there are none), return the
+    seconds it took.
+    """
     shutil.rmtree(MUTANTS, ignore_errors=True)
     command = [
         str(Path(sys.executable).parent / "mutmut"),
@@ -64,7 +68,8 @@ def run_mutmut(patterns: tuple[str, ...]) -> dict[str, float]:
         str(PROCESSES),
         *patterns,
     ]
-    # Sets are iterated in the order of their hashes: fixed, so that the tests always run in the same order.
+    # Sets are iterated in the order of their hashes: fixed, so that the tests always run in the
+    # same order.
     environment = os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
     begin = time.monotonic()
     done = subprocess.run(
@@ -85,7 +90,9 @@ def run_mutmut(patterns: tuple[str, ...]) -> dict[str, float]:
 
 
 def outcomes() -> dict[str, list[str]]:
-    """Return the names of the mutants that were run, by outcome: killed, survived, timeout, no tests, ..."""
+    """Return the names of the mutants that were run, by outcome: killed, survived, timeout, no
+    tests, ...
+    """
     names = defaultdict(list)
     for path in sorted(MUTANTS.rglob("*.meta")):
         for name, code in json.loads(path.read_text("utf-8"))["exit_code_by_key"].items():
@@ -128,7 +135,9 @@ def unlisted_survivors(names: dict[str, list[str]]) -> list[tuple[str, Mutant]]:
 
 
 def write_report(names: dict[str, list[str]], seconds: dict[str, float]) -> float:
-    """Write the report of a full run; return the share of mutants that a test killed (timeouts apart)."""
+    """Write the report of a full run; return the share of mutants that a test killed (timeouts
+    apart).
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome, some in names.items():
         for name in some:

@@ -1,10 +1,14 @@
-"""Execute the chapters and check their notebooks; the only writer of `book/*.ipynb`, `book/status.json`, `book/digests.json`.
+"""Execute the chapters and check their notebooks; the only writer of `book/*.ipynb`,
+`book/status.json`, `book/digests.json`.
 
-python tools/notebooks.py execute            re-run the chapters whose text, data or imported code changed
+python tools/notebooks.py execute            re-run the chapters whose text, data or imported code
+                                             changed
 python tools/notebooks.py execute NAME ...   re-run these chapters (their file names without ending)
 python tools/notebooks.py execute --all      re-run every chapter
-python tools/notebooks.py execute --fresh    write also times and drawings anew that came out as before
-python tools/notebooks.py check              name stale chapters, compare texts with notebooks, look at the stored outputs
+python tools/notebooks.py execute --fresh    write also times and drawings anew that came out as
+                                             before
+python tools/notebooks.py check              name stale chapters, compare texts with notebooks, look
+                                             at the stored outputs
 
 A notebook with edits that its text lacks is copied to _build/edited before it is written anew.
 """
@@ -64,8 +68,9 @@ kernelspec:
   name: python3
 ---
 """
-# First cell of every notebook while the repository's address is set: where the library is missing, such as on Colab, fetch
-# the project. The folder is the book's own afterwards, because chapters read data beside them.
+# First cell of every notebook while the repository's address is set: where the library is missing,
+# such as on Colab, fetch the project. The folder is the book's own afterwards, because chapters
+# read data beside them.
 LAUNCH = """\
 import importlib.util, os, subprocess, sys
 
@@ -76,17 +81,20 @@ if importlib.util.find_spec("ssm_poison_lib") is None:
     importlib.invalidate_caches()
 if os.path.isdir("{folder}/book"):
     os.chdir("{folder}/book")"""
-# What a reader's machine would print differently: absolute paths of common roots, kernel files, object addresses.
+# What a reader's machine would print differently: absolute paths of common roots, kernel files,
+# object addresses.
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|builds)/|[A-Z]:\\|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
 )
 
 
-# ---- what changed ----------------------------------------------------------------------------------------------------
+# ---- what changed --------------------------------------------------------------------------------
 
 
 def chapters() -> list[str]:
-    """Return the names of the texts with a header, that is, of the chapters with code; the status page last."""
+    """Return the names of the texts with a header, that is, of the chapters with code; the status
+    page last.
+    """
     texts = sorted(BOOK.glob("*.md"))
     names = [text.stem for text in texts if text.read_text("utf-8").startswith(HEADER)]
     return sorted(names, key=lambda name: (name == STATUS_PAGE, name))
@@ -102,7 +110,9 @@ def read_status() -> dict[str, dict[str, Any]]:
 
 
 def read_digests() -> dict[str, dict[str, str]]:
-    """Return on what the stored notebook of each chapter depended when it was made (see `digests.dependencies`)."""
+    """Return on what the stored notebook of each chapter depended when it was made (see
+    `digests.dependencies`).
+    """
     path = BOOK / "digests.json"
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -137,11 +147,13 @@ def is_current(name: str) -> bool:
     return (BOOK / f"{name}.ipynb").exists() and not stale(name)
 
 
-# ---- execution -------------------------------------------------------------------------------------------------------
+# ---- execution -----------------------------------------------------------------------------------
 
 
 def launch_cells() -> list[NotebookNode]:
-    """Return the cell that makes the library importable, none while _config.yml names no repository."""
+    """Return the cell that makes the library importable, none while _config.yml names no
+    repository.
+    """
     config = ROOT / "_config.yml"
     setting = yaml.safe_load(config.read_text("utf-8"))["repository"] if config.exists() else {}
     address = str(setting.get("url") or "").rstrip("/")
@@ -152,7 +164,9 @@ def launch_cells() -> list[NotebookNode]:
 
 
 def set_cell_ids(notebook: NotebookNode) -> None:
-    """Give each cell an id made from its content (jupytext's are random), so that a re-run changes nothing."""
+    """Give each cell an id made from its content (jupytext's are random), so that a re-run changes
+    nothing.
+    """
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
         key = digest(cell.cell_type.encode(), cell.source.encode())[:8]
@@ -173,7 +187,9 @@ def read_text(path: Path) -> NotebookNode:
 
 
 def run_chapter(name: str) -> tuple[NotebookNode, float]:
-    """Execute a chapter from its text in the folder of the book; return the notebook and the seconds it took."""
+    """Execute a chapter from its text in the folder of the book; return the notebook and the
+    seconds it took.
+    """
     notebook = read_text(BOOK / f"{name}.md")
     client = NotebookClient(
         notebook,
@@ -209,7 +225,8 @@ def replace_file(path: Path, content: str) -> None:
 
 
 def edits(name: str) -> list[str]:
-    """Return the first lines of the cells that were edited in a chapter's notebook and are not in its text.
+    """Return the first lines of the cells that were edited in a chapter's notebook and are not in
+    its text.
 
     The id of a cell is made from its content, by which an edited or added one is known.
     """
@@ -276,7 +293,8 @@ def stored_notebook(name: str) -> NotebookNode | None:
 def execute(names: list[str], *, everything: bool = False, fresh: bool = False) -> int:
     """Re-run the named chapters, or all, or those that changed; return the exit status.
 
-    A chapter that fails is not written. `fresh` writes measured times and drawings anew also where nothing else changed.
+    A chapter that fails is not written. `fresh` writes measured times and drawings anew also where
+    nothing else changed.
     """
     allowed = chapters()
     if unknown := [name for name in names if name not in allowed]:
@@ -327,11 +345,13 @@ def execute(names: list[str], *, everything: bool = False, fresh: bool = False) 
     return 0
 
 
-# ---- checks ----------------------------------------------------------------------------------------------------------
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def prints(source: str) -> bool:
-    """Say whether a cell certainly prints: `print` or `display` called outside functions, or a bare value at its end."""
+    """Say whether a cell certainly prints: `print` or `display` called outside functions, or a bare
+    value at its end.
+    """
     lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
     body = ast.parse("\n".join(lines)).body
     flow = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -373,7 +393,9 @@ def output_problems(notebook: NotebookNode) -> list[str]:
 
 
 def heading_problems(path: Path) -> list[str]:
-    """Return what keeps a text with code from being a chapter: its header, its label, its place in the book."""
+    """Return what keeps a text with code from being a chapter: its header, its label, its place in
+    the book.
+    """
     text = path.read_text("utf-8")
     if not text.startswith("---") and not re.search(r"^```+\{code-cell\}", text, re.MULTILINE):
         return []
@@ -408,14 +430,18 @@ def wide_lines(notebook: NotebookNode) -> list[str]:
 
 
 def plain_metadata(notebook: NotebookNode) -> dict[str, Any]:
-    """Return a notebook's metadata without what JupyterLab adds or leaves out when it saves the pair."""
+    """Return a notebook's metadata without what JupyterLab adds or leaves out when it saves the
+    pair.
+    """
     kept = {key: value for key, value in notebook.metadata.items() if key != "language_info"}
     own = {key: value for key, value in kept.get("jupytext", {}).items() if key != "text_representation"}
     return kept | {"jupytext": own}
 
 
 def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
-    """Return where a notebook differs from its text: number of cells, type, source, metadata (with tags), id."""
+    """Return where a notebook differs from its text: number of cells, type, source, metadata (with
+    tags), id.
+    """
     problems = []
     ours, theirs = plain_metadata(text), plain_metadata(notebook)
     if ours != theirs:

@@ -1,9 +1,11 @@
-"""What changed in a notebook: outputs that came out as before keep their bytes, and a review sees texts and numbers.
+"""What changed in a notebook: outputs that came out as before keep their bytes, and a review sees
+texts and numbers.
 
-As before: the same texts, but for measured times; the same drawings, but for the last digits of coordinates and
-the names that Matplotlib makes from them.
+As before: the same texts, but for measured times; the same drawings, but for the last digits of
+coordinates and the names that Matplotlib makes from them.
 
-python tools/outputs.py FILE    print a notebook's texts, code and printed outputs, each drawing as one line
+python tools/outputs.py FILE    print a notebook's texts, code and printed outputs, each drawing as
+                                one line
                                 (`make diff`; any Python will do)
 """
 
@@ -49,7 +51,9 @@ def same_drawing(one: str, other: str) -> bool:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Say whether two outputs, or parts of outputs, are equal but for measured times and last digits."""
+    """Say whether two outputs, or parts of outputs, are equal but for measured times and last
+    digits.
+    """
     if isinstance(one, str) and isinstance(other, str):
         if one.lstrip().startswith(("<?xml", "<svg")):
             return same_drawing(one, other)
@@ -77,7 +81,7 @@ def settle(notebook: NotebookNode, stored: NotebookNode) -> None:
             cell.outputs = before[cell.id]
 
 
-# ---- what a review sees ----------------------------------------------------------------------------------------------
+# ---- what a review sees --------------------------------------------------------------------------
 
 
 def joined(text: Any) -> str:
@@ -86,7 +90,9 @@ def joined(text: Any) -> str:
 
 
 def readable(notebook: dict[str, Any]) -> Iterator[str]:
-    """Yield a notebook's lines for a person: sources, texts among the outputs, a digest of whatever is drawn."""
+    """Yield a notebook's lines for a person: sources, texts among the outputs, a digest of whatever
+    is drawn.
+    """
     for cell in notebook["cells"]:
         tags = ", ".join(cell["metadata"].get("tags", []))
         yield f"---- {cell['cell_type']}{f' [{tags}]' if tags else ''}"

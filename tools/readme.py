@@ -1,4 +1,5 @@
-"""The parts of README.md that are made from other files: badges (from _config.yml) and the table of modules.
+"""The parts of README.md that are made from other files: badges (from _config.yml) and the table of
+modules.
 
 python tools/readme.py    write them, and draw the imports (book/assets/imports.svg)
 """
@@ -19,7 +20,9 @@ def badge(words: str, picture: str, address: str) -> str:
 
 
 def badges(repository: dict[str, str], title: str) -> str:
-    """Return links to the checks, the published pages and live notebooks; nothing while no address is set."""
+    """Return links to the checks, the published pages and live notebooks; nothing while no address
+    is set.
+    """
     address, branch = str(repository.get("url") or "").rstrip("/"), repository["branch"]
     if not address:
         return ""

@@ -1,4 +1,5 @@
-"""Draw the picture that a link to the book shows elsewhere: `book/assets/preview.png`, 1200 by 630 pixels.
+"""Draw the picture that a link to the book shows elsewhere: `book/assets/preview.png`, 1200 by 630
+pixels.
 
 python tools/social_preview.py
 """
@@ -18,7 +19,9 @@ LENGTH = 20  # lags shown
 
 
 def draw() -> Figure:
-    """Return the impulse responses of the introduction's two students beside their teacher's, large and in few words."""
+    """Return the impulse responses of the introduction's two students beside their teacher's, large
+    and in few words.
+    """
     setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
     lags = np.arange(1, LENGTH)
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")

@@ -1,4 +1,5 @@
-"""What readers take along, made from the built book: `make book`, then `python tools/take_along.py`.
+"""What readers take along, made from the built book: `make book`, then `python
+tools/take_along.py`.
 
 book/assets/cheat_sheet.pdf   the page "Cheat sheet" on one sheet, printed by Chromium
 book/assets/race.gif          the race of the first page, where SVG does not play

@@ -1,4 +1,6 @@
-"""The library's reference pages: docstrings and signatures for autodoc, and links to them from prose and from code cells."""
+"""The library's reference pages: docstrings and signatures for autodoc, and links to them from
+prose and from code cells.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,16 @@ ARGUMENTS = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param\">.*</dd>\n)+)</dl>
 CODE_NAME = re.compile(r'<span class="n">(\w+)</span><span class="o">\.</span><span class="n">(\w+)</span>')
 
 
-# --- docstrings: Google's sections, which sphinx.ext.napoleon turns into fields, with this project's abbreviations
+# --- docstrings: Google's sections, which sphinx.ext.napoleon turns into fields, with this
+# project's abbreviations
 
 
 def blocks(lines: list[str]) -> list[tuple[str, str]]:
-    """Return the lines of a docstring, each paragraph and each entry of a section in one: (kind, text).
+    """Return the lines of a docstring, each paragraph and each entry of a section in one: (kind,
+    text).
 
-    Kinds: "text", "formula" (indented, outside of sections), "example", "item" of a list, "header", "entry" of a section.
+    Kinds: "text", "formula" (indented, outside of sections), "example", "item" of a list, "header",
+    "entry" of a section.
     """
     found: list[tuple[str, str]] = []
     section, joins = "", False
@@ -79,7 +84,9 @@ def blocks(lines: list[str]) -> list[tuple[str, str]]:
 
 
 def split_docstring(text: str, names: set[str]) -> dict[str, list[Any]]:
-    """Sort the sentences of a docstring into prose, params (names, meaning), returns, raises, source and examples."""
+    """Sort the sentences of a docstring into prose, params (names, meaning), returns, raises,
+    source and examples.
+    """
     found: dict[str, list[Any]] = {
         "prose": [],
         "params": [],
@@ -164,7 +171,9 @@ def uses_of(what: str, name: str, book: Path) -> list[str]:
 
 
 def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Rewrite a docstring in place: prose first, then arguments, result, errors, source, and the chapters that use it."""
+    """Rewrite a docstring in place: prose first, then arguments, result, errors, source, and the
+    chapters that use it.
+    """
     book = Path(app.srcdir) / "book"
     titles = chapter_labels(book)
 
@@ -205,7 +214,9 @@ def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, l
 
 @functools.cache
 def aliases(module: str) -> dict[str, ast.expr]:
-    """Return the abbreviations of types that a module defines, such as Vector = Float[np.ndarray, " d"]."""
+    """Return the abbreviations of types that a module defines, such as Vector = Float[np.ndarray, "
+    d"].
+    """
     found: dict[str, ast.expr] = {}
     for node in ast.parse(inspect.getsource(sys.modules[module])).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -220,7 +231,9 @@ def aliases(module: str) -> dict[str, ast.expr]:
 
 
 class Spell(ast.NodeTransformer):
-    """Write np.ndarray as ndarray, shapes without their leading space, and abbreviations in full (but not ArrayLike)."""
+    """Write np.ndarray as ndarray, shapes without their leading space, and abbreviations in full
+    (but not ArrayLike).
+    """
 
     def __init__(self, module: str) -> None:
         self.aliases = aliases(f"{LIBRARY}._checks") | aliases(module)
@@ -280,7 +293,9 @@ def write_signature(
 
 @functools.cache  # asked for only when all pages have been read
 def targets(env: BuildEnvironment) -> dict[str, Any]:
-    """Return every way in which prose or code names a public object of the library -> where it is described."""
+    """Return every way in which prose or code names a public object of the library -> where it is
+    described.
+    """
     objects = {
         name.removeprefix(f"{LIBRARY}."): entry
         for name, entry in env.get_domain("py").data["objects"].items()
@@ -301,7 +316,9 @@ def targets(env: BuildEnvironment) -> dict[str, Any]:
 
 @functools.cache
 def foreign_types() -> set[str]:
-    """Return the names of types that the library uses and does not define: built in or imported by its modules."""
+    """Return the names of types that the library uses and does not define: built in or imported by
+    its modules.
+    """
     spec = importlib.util.find_spec(LIBRARY)
     locations = (spec and spec.submodule_search_locations) or []
     names = {"jaxtyping", "ndarray", *vars(builtins)}
@@ -315,7 +332,9 @@ def foreign_types() -> set[str]:
 def link_type(
     app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.Element
 ) -> nodes.Element | None:
-    """Resolve a type in a signature: the library's by its short name, another package's as plain text."""
+    """Resolve a type in a signature: the library's by its short name, another package's as plain
+    text.
+    """
     if node.get("refdomain") != "py":
         return None
     name = node["reftarget"]
@@ -325,7 +344,9 @@ def link_type(
 
 
 def find_target(known: dict[str, Any], name: str, described: nodes.Element | None) -> Any:
-    """Return where a name leads from the description of an object (its own members and module come first), or None."""
+    """Return where a name leads from the description of an object (its own members and module come
+    first), or None.
+    """
     if described is None:
         return known.get(name)
     if name in {argument[0].astext() for argument in described.findall(addnodes.desc_parameter)}:

@@ -1,4 +1,6 @@
-"""The book's own Sphinx extension: notebook pairs, the repository's address, pages that load nothing from the network."""
+"""The book's own Sphinx extension: notebook pairs, the repository's address, pages that load
+nothing from the network.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
-# Of MathJax (24 MB) the part that a page can load: the component, its fonts, TeX extensions, and speech in English.
+# Of MathJax (24 MB) the part that a page can load: the component, its fonts, TeX extensions, and
+# speech in English.
 MATHJAX = (
     "tex-chtml.js",
     "output/chtml",
@@ -37,7 +40,9 @@ REPOSITORY_BUTTONS = ("use_repository_button", "use_edit_page_button", "use_issu
 
 
 def exclude_paired_texts(app: Sphinx, config: Config) -> None:
-    """Leave out `X.md` where `X.ipynb` stands beside it: the page shows the notebook, which has the outputs."""
+    """Leave out `X.md` where `X.ipynb` stands beside it: the page shows the notebook, which has the
+    outputs.
+    """
     root = Path(app.srcdir)
     pairs = (path.with_suffix(".md") for path in sorted((root / "book").glob("*.ipynb")))
     config["exclude_patterns"] = [
@@ -47,7 +52,9 @@ def exclude_paired_texts(app: Sphinx, config: Config) -> None:
 
 
 def repository_url(config: Config) -> str:
-    """Return the repository's address without a closing slash; empty while it is not set in _config.yml."""
+    """Return the repository's address without a closing slash; empty while it is not set in
+    _config.yml.
+    """
     return str(config["html_theme_options"].get("repository_url") or "").rstrip("/")
 
 
@@ -82,7 +89,9 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
 
 
 class BibTeX(SphinxDirective):
-    """An entry to copy: of the book, made from _config.yml, or of a source of the bibliography, by its key."""
+    """An entry to copy: of the book, made from _config.yml, or of a source of the bibliography, by
+    its key.
+    """
 
     required_arguments = 1
 
@@ -120,7 +129,9 @@ def book_entry(config: Config) -> str:
 def clean_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Drop sphinx-thebe's files (its script names a CDN and fails on every page); mend the markup of citations."""
+    """Drop sphinx-thebe's files (its script names a CDN and fails on every page); mend the markup
+    of citations.
+    """
     for kind in ("script_files", "css_files"):
         context[kind] = [
             file

@@ -17,7 +17,9 @@ def count_checks(source: str) -> int:
 
 
 def fold(notebook: dict[str, Any], *, drop: bool = False) -> bool:
-    """Fold the cells tagged "checks" of a notebook in its JSON form, or drop them; say whether there were any."""
+    """Fold the cells tagged "checks" of a notebook in its JSON form, or drop them; say whether
+    there were any.
+    """
     cells = [cell for cell in notebook["cells"] if TAG in cell["metadata"].get("tags", [])]
     for cell in cells:
         count = count_checks("".join(cell["source"]))

@@ -1,4 +1,6 @@
-"""Symbols and terms of the page Notation: anchors, entries for the search, and links with their meaning from all other pages."""
+"""Symbols and terms of the page Notation: anchors, entries for the search, and links with their
+meaning from all other pages.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from sphinx.domains.std import StandardDomain
 from sphinx.errors import ExtensionError
 
 PAGE = "book/notation"
-# Letters that a chapter also uses for something else (a threshold, an index): anchors, but no links to them.
+# Letters that a chapter also uses for something else (a threshold, an index): anchors, but no links
+# to them.
 COMMON = {"x", "s_j"}
 # Letters that have a meaning of their own on a page where the book's does not occur.
 OWN = {"book/linear_ssm": {r"\lambda", r"\varepsilon", "s", "n"}}
@@ -33,7 +36,9 @@ NO_TEXT = (
 
 
 class Entry(NamedTuple):
-    """A line of the page: anchor, name, the TeX or the words that mean it, meaning as HTML with TeX between \\( and \\)."""
+    """A line of the page: anchor, name, the TeX or the words that mean it, meaning as HTML with TeX
+    between \\( and \\).
+    """
 
     anchor: str
     name: str
@@ -42,7 +47,9 @@ class Entry(NamedTuple):
 
 
 def symbol(tex: str) -> str:
-    """Return the symbol that a formula of the first column defines: what stands before its equals or element sign."""
+    """Return the symbol that a formula of the first column defines: what stands before its equals
+    or element sign.
+    """
     return re.split(r"=|\\in\b", tex, maxsplit=1)[0].strip()
 
 
@@ -82,7 +89,9 @@ def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, Entry]]:
 
 
 def read_terms(doctree: nodes.document) -> Iterator[Entry]:
-    """Yield the entry of each term of the glossary; the first of several words for it is its anchor."""
+    """Yield the entry of each term of the glossary; the first of several words for it is its
+    anchor.
+    """
     for glossary in doctree.findall(addnodes.glossary):
         for item in glossary.findall(nodes.definition_list_item):
             terms = list(item.findall(nodes.term))
@@ -94,7 +103,9 @@ def read_terms(doctree: nodes.document) -> Iterator[Entry]:
 
 
 def name_symbols(app: Sphinx, doctree: nodes.document) -> None:
-    """Give each line of the tables of symbols an anchor, and its name to the index, the search and the references."""
+    """Give each line of the tables of symbols an anchor, and its name to the index, the search and
+    the references.
+    """
     if app.env.docname != PAGE:
         return
     domain, index = app.env.get_domain("std"), app.env.get_domain("index")
@@ -117,7 +128,8 @@ def entries(app: Sphinx) -> tuple[dict[str, Entry], dict[str, Entry]]:
         symbols = [entry for _, entry in read_symbols(doctree)]
         by_tex = {entry.forms[0]: entry for entry in symbols if entry.forms[0] not in COMMON}
         by_word = {word.lower(): entry for entry in read_terms(doctree) for word in entry.forms}
-        # A symbol whose name is a term, such as "extrapolation loss", not the reading of a letter, such as "a bar".
+        # A symbol whose name is a term, such as "extrapolation loss", not the reading of a letter,
+        # such as "a bar".
         by_word |= {entry.name: entry for entry in symbols if re.fullmatch(r"\w{3,} \w{3,}", entry.name)}
         app._book_glossary = by_tex, by_word
     return app._book_glossary
@@ -185,7 +197,9 @@ def link_terms(app: Sphinx, doctree: nodes.document, docname: str, by_word: dict
 
 
 def link_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Link a page's symbols and terms, and put the meaning of each into the page for assets/book.js to show."""
+    """Link a page's symbols and terms, and put the meaning of each into the page for assets/book.js
+    to show.
+    """
     if app.builder.format != "html" or docname.startswith(NO_LINKS) or PAGE not in app.env.found_docs:
         return
     by_tex, by_word = entries(app)

@@ -1,4 +1,6 @@
-"""Pages that react: scripts of our own, loaded by the pages that need them and by no other; one local copy of plotly.js."""
+"""Pages that react: scripts of our own, loaded by the pages that need them and by no other; one
+local copy of plotly.js.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-# What a page must contain, and the styles and the scripts (in book/assets) that it then loads, in this order.
+# What a page must contain, and the styles and the scripts (in book/assets) that it then loads, in
+# this order.
 SCRIPTS = {
     'class="explorable"': ("explorable.css", "solver.js", "explorable.js"),
     'class="interactive-figure"': ("explorable.css", "interactive.js"),
@@ -36,7 +39,9 @@ def plotly_figures(notebook: Path) -> dict[str, dict[str, Any]]:
 def load_scripts(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Add to a page the interactive figures of its notebook, as data, and the scripts of the parts that it contains."""
+    """Add to a page the interactive figures of its notebook, as data, and the scripts of the parts
+    that it contains.
+    """
     if "body" not in context:
         return
     for name, spec in plotly_figures(Path(app.srcdir) / f"{page}.ipynb").items():

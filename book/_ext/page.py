@@ -36,12 +36,14 @@ GREEK = dict(
 )
 LENGTH = 180  # of a description, in characters: about what search engines show
 IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?\bsrc="(?:\.\./)*_images/([^"]+)")')
-# Scripts that a page loads and does not use: the icons come from the theme's fonts; the search has a page of its own.
+# Scripts that a page loads and does not use: the icons come from the theme's fonts; the search has
+# a page of its own.
 ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
 SEARCH_SCRIPTS = re.compile(
     r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
 )
-# All others run after the text is shown, in their order, but for two that set things up for what follows.
+# All others run after the text is shown, in their order, but for two that set things up for what
+# follows.
 BLOCKING = re.compile(
     r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
 )
@@ -49,8 +51,8 @@ ICON_FONT = "vendor/fontawesome/webfonts/fa-solid-900.woff2"
 # In style sheets: the glyph of the icons of these classes; a glyph that belongs to no icon class.
 ICON_RULE = re.compile(r'([^{}]*):before\{content:"\\([0-9a-f]+)"\}')
 ICON_TEXT = re.compile(r'content:\s*"\\([ef][0-9a-f]{3})"')
-# This one, a quarter of a megabyte, is fetched first, and runs when it is there: the others do not wait for it. (It stands
-# after book.js, where it finds its settings.)
+# This one, a quarter of a megabyte, is fetched first, and runs when it is there: the others do not
+# wait for it. (It stands after book.js, where it finds its settings.)
 MATHEMATICS = re.compile(r'<script[^>]*src="([^"]*mathjax/[^"]*)"></script>')
 OPENING = "\n:class: opening\n"
 LOGGER = logging.getLogger(__name__)
@@ -67,11 +69,13 @@ UNUSED = (
 )
 
 
-# ---- descriptions ------------------------------------------------------------------------------------------------------
+# ---- descriptions --------------------------------------------------------------------------------
 
 
 def in_letters(tex: str) -> str:
-    """Write a short formula in plain letters: Greek ones as such, without TeX's braces and commands."""
+    """Write a short formula in plain letters: Greek ones as such, without TeX's braces and
+    commands.
+    """
     for name, letter in GREEK.items():
         tex = re.sub(rf"\\{name.rstrip('_')}\b", letter, tex)
     tex = re.sub(r"\\(?:mathrm|operatorname|text)\b", "", tex)
@@ -112,11 +116,13 @@ def description(doctree: nodes.document) -> str:
     return shorten(in_words(first)) if first is not None else ""
 
 
-# ---- run time and downloads --------------------------------------------------------------------------------------------
+# ---- run time and downloads ----------------------------------------------------------------------
 
 
 def facts(app: Sphinx, page: str) -> str:
-    """Return the line under a page made from a notebook: when it ran, for how long, and where its sources are."""
+    """Return the line under a page made from a notebook: when it ran, for how long, and where its
+    sources are.
+    """
     noted = json.loads((Path(app.srcdir) / "book" / "status.json").read_text("utf-8")).get(Path(page).name)
     if noted is None:
         return ""
@@ -144,14 +150,17 @@ def add_text_download(context: dict[str, Any], page: str) -> None:
             group["buttons"].insert(1, button)
 
 
-# ---- the map of the book -----------------------------------------------------------------------------------------------
+# ---- the map of the book -------------------------------------------------------------------------
 
 
-LEFT, WIDE, GAP = 56, 360, 22  # of the map, in its own units: room for arrows, width, space between chapters
+# of the map, in its own units: room for arrows, width, space between chapters
+LEFT, WIDE, GAP = 56, 360, 22
 
 
 def arrows(places: dict[str, tuple[int, int]], needs: dict[str, list[str]]) -> str:
-    """Draw an arrow from each chapter to those that need it: straight to the next one, to later ones in lanes at the left."""
+    """Draw an arrow from each chapter to those that need it: straight to the next one, to later
+    ones in lanes at the left.
+    """
     order = list(places)
     steps = {a: [order.index(b) for b in order if a in needs[b]] for a in order}
     paths: list[str] = []
@@ -172,7 +181,9 @@ def arrows(places: dict[str, tuple[int, int]], needs: dict[str, list[str]]) -> s
 
 
 def drawing(parts: dict[str, dict[str, str]], page: str) -> str:
-    """Return the map as SVG: the parts as fields, the chapters in them as links, what needs what as arrows."""
+    """Return the map as SVG: the parts as fields, the chapters in them as links, what needs what as
+    arrows.
+    """
     y, bands, boxes, places, needs = 0, [], [], {}, {}
     for part, texts in parts.items():
         top, y = y, y + 30
@@ -201,7 +212,9 @@ def drawing(parts: dict[str, dict[str, str]], page: str) -> str:
 
 
 def box_fault(text: str, *, asked: bool) -> str:
-    """Return what is wrong with the opening box of a chapter, empty if nothing is, or if it has none and need not have one."""
+    """Return what is wrong with the opening box of a chapter, empty if nothing is, or if it has
+    none and need not have one.
+    """
     if OPENING not in text:
         return "it has no opening box (:class: opening)" if asked else ""
     lines = {
@@ -214,7 +227,9 @@ def box_fault(text: str, *, asked: bool) -> str:
 
 
 class ChapterMap(SphinxDirective):
-    """The chapters in their order, drawn and each with its question, what it needs and its run time, from the opening boxes."""
+    """The chapters in their order, drawn and each with its question, what it needs and its run
+    time, from the opening boxes.
+    """
 
     def run(self) -> list[nodes.Node]:
         """Return the drawing, for HTML, and a list of chapters for each part of the book."""
@@ -249,7 +264,7 @@ class ChapterMap(SphinxDirective):
         return f"- {{ref}}`ch-{name.replace('_', '-')}`: {words}{time}"
 
 
-# ---- size of figures ---------------------------------------------------------------------------------------------------
+# ---- size of figures -----------------------------------------------------------------------------
 
 
 def size(path: Path) -> tuple[int, int] | None:
@@ -266,7 +281,9 @@ def size(path: Path) -> tuple[int, int] | None:
 
 
 def give_sizes(app: Sphinx, body: str) -> str:
-    """Write its size into every picture, so that the text keeps its place when it arrives, which it does when it is near."""
+    """Write its size into every picture, so that the text keeps its place when it arrives, which it
+    does when it is near.
+    """
     paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
 
     def measured(found: re.Match[str]) -> str:
@@ -279,7 +296,7 @@ def give_sizes(app: Sphinx, body: str) -> str:
     return IMAGE.sub(measured, body)
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
 def complete_page(
@@ -299,7 +316,9 @@ def complete_page(
 
 
 def strip_outputs(path: Path) -> None:
-    """Take the outputs out of a notebook to download: they are on its page, and a quarter of the site."""
+    """Take the outputs out of a notebook to download: they are on its page, and a quarter of the
+    site.
+    """
     notebook = json.loads(path.read_text("utf-8"))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
@@ -308,7 +327,9 @@ def strip_outputs(path: Path) -> None:
 
 
 def icons(out: Path) -> set[int]:
-    """Return the glyphs of the icon font that the built pages show: by the classes in pages and scripts, and by their styles."""
+    """Return the glyphs of the icon font that the built pages show: by the classes in pages and
+    scripts, and by their styles.
+    """
     used = {
         name
         for pattern in ("**/*.html", "_static/**/*.js")
@@ -326,7 +347,9 @@ def icons(out: Path) -> set[int]:
 
 
 def subset_icons(out: Path) -> None:
-    """Keep in the icon font what the pages show: it is loaded before the mathematics, and a dozen of its 1400 icons are used."""
+    """Keep in the icon font what the pages show: it is loaded before the mathematics, and a dozen
+    of its 1400 icons are used.
+    """
     theme = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
     font = subset.load_font(theme / ICON_FONT, subset.Options())
     font.flavor = "woff2"
@@ -337,7 +360,9 @@ def subset_icons(out: Path) -> None:
 
 
 def lighten_pages(app: Sphinx, error: Exception | None) -> None:
-    """Take out of the built pages what they do not need, let scripts wait for the text, and add the texts of the notebooks."""
+    """Take out of the built pages what they do not need, let scripts wait for the text, and add the
+    texts of the notebooks.
+    """
     if error or app.builder.format != "html":
         return
     out = Path(app.outdir)

@@ -1,4 +1,6 @@
-"""The book as one PDF: parts, boxes and figures for LaTeX, and the link to the PDF on the pages once it has been made."""
+"""The book as one PDF: parts, boxes and figures for LaTeX, and the link to the PDF on the pages
+once it has been made.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ BOXES = {
 LINE = 90  # characters that fit the width of the page
 WIDTH = 447  # of the page's text, in points
 ROWS = 25  # of a table that may have to be broken
-# Letters of wide tables: how they are set, the width of a digit, the space between two columns (both in points).
+# Letters of wide tables: how they are set, the width of a digit, the space between two columns
+# (both in points).
 LETTER_SIZES = [
     (r"\normalsize\setlength{\tabcolsep}{5pt}", 5.0, 10),
     (r"\footnotesize\setlength{\tabcolsep}{4pt}", 4.3, 8),
@@ -122,7 +125,9 @@ class VectorFigures(ImageConverter):
 
 
 def light_colours(svg: str) -> str:
-    """Write the colours of light mode in place of the style sheet by which an SVG follows the reader's theme."""
+    """Write the colours of light mode in place of the style sheet by which an SVG follows the
+    reader's theme.
+    """
     sheet = re.search(r"<style>:root\{([^}]*)\}.*?</style>", svg)
     if sheet is None:
         return svg
@@ -166,7 +171,9 @@ def set_latex(app: Sphinx, config: Config) -> None:
 
 
 def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
-    """Give the assembled book its parts, its first chapter, boxes of the right colour, and take hidden code away."""
+    """Give the assembled book its parts, its first chapter, boxes of the right colour, and take
+    hidden code away.
+    """
     if app.builder.format != "latex":
         return
     for cell in list(doctree.findall(nodes.container)):
@@ -188,12 +195,14 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
     exercises = getattr(app.env, "sphinx_exercise_registry", {})
     for reference in list(doctree.findall(number_reference)):
         label = reference.get("refuri", "").partition("#")[2]
-        if label in exercises:  # of another chapter: LaTeX would give the number of the section there
+        # of another chapter: LaTeX would give the number of the section there
+        if label in exercises:
             number = app.env.toc_fignumbers[exercises[label]["docname"]]["exercise"][label]
             text = rf"\hyperref[exercise:{label}]{{Exercise {'.'.join(map(str, number))}}}"
             reference.replace_self(nodes.raw("", text, format="latex"))
     for file in doctree.findall(start_of_file):
-        if file["docname"].endswith("/bibliography"):  # LaTeX puts the sources themselves at the end
+        # LaTeX puts the sources themselves at the end
+        if file["docname"].endswith("/bibliography"):
             file.next_node(nodes.section).append(nodes.paragraph(text="The sources are on the last page."))
     book = next(doctree.findall(nodes.section))
     title, *content = book
@@ -214,7 +223,9 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
 
 
 def keep_together(doctree: nodes.document) -> None:
-    """Start a new page where a signature, or one line of code, would be parted from what belongs to it."""
+    """Start a new page where a signature, or one line of code, would be parted from what belongs to
+    it.
+    """
     for entry in list(doctree.findall(desc)):
         lines = 3
         for parameters in entry[0].findall(desc_parameterlist):
@@ -229,7 +240,9 @@ def keep_together(doctree: nodes.document) -> None:
 
 
 def fit(table: nodes.table) -> None:
-    """Give a table that is wider than the page columns as wide as their content, and let it go over several pages."""
+    """Give a table that is wider than the page columns as wide as their content, and let it go over
+    several pages.
+    """
     for text in list(
         table.findall(nodes.Text)
     ):  # lists of numbers are held together by hard spaces on the pages
@@ -270,7 +283,9 @@ def fit(table: nodes.table) -> None:
 
 
 def visible(entry: nodes.Element, names_break: bool) -> str:
-    """Return a text about as wide as what a cell shows, with spaces where it may break: not within a short formula."""
+    """Return a text about as wide as what a cell shows, with spaces where it may break: not within
+    a short formula.
+    """
     shown = ""
     for text in entry.findall(nodes.Text):
         if isinstance(text.parent, nodes.math):
@@ -295,7 +310,9 @@ def latex(text: str) -> nodes.raw:
 def offer(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Add the whole book to a page's download buttons, if `make pdf` has made it from the present texts."""
+    """Add the whole book to a page's download buttons, if `make pdf` has made it from the present
+    texts.
+    """
     for group in context.get("header_buttons", []):
         if group.get("label") == "download-buttons" and made(app) is not None:
             group["buttons"].append(

@@ -1,4 +1,6 @@
-"""The slides of a talk, from one text and the book's own figures, shown by reveal.js from local files."""
+"""The slides of a talk, from one text and the book's own figures, shown by reveal.js from local
+files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 SOURCE = Path("book") / "assets" / "talk.md"
-TARGET = Path("_static") / "talk"  # of the built book: the slides are talk.html beside its first page
+# of the built book: the slides are talk.html beside its first page
+TARGET = Path("_static") / "talk"
 REVEAL = ("reset.css", "reveal.css", "reveal.js")
 FIGURE = re.compile(r'<img src="figure:([\w-]+)" alt="([^"]*)"\s*/?>')
 PAGE = """<!doctype html>
@@ -63,10 +66,12 @@ def figures(book: Path) -> dict[str, str]:
 
 
 def slides(text: str, drawn: dict[str, str]) -> list[str]:
-    """Return the slides of a text, parted by lines of three hyphens; what follows "Note:" is for the speaker.
+    """Return the slides of a text, parted by lines of three hyphens; what follows "Note:" is for
+    the speaker.
 
     Args:
-        text: in Markdown, with formulas between dollars and figures as ![alternative text](figure:NAME).
+        text: in Markdown, with formulas between dollars and figures as ![alternative
+            text](figure:NAME).
         drawn: SVG of the figures by NAME.
 
     Returns:

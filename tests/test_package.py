@@ -26,9 +26,6 @@ PARTS = {
     "architectures": {"architectures"},
     "attacks": {"architectures"},
     "defences": {"architectures"},
-    "orders": {"sweeps"},
-    "sweep": {"sweeps"},
-    "convergence": {"sweeps"},
     "studies": {"sweeps"},
 }
 

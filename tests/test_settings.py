@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_notebooks import HEADER
+from notebooks import HEADER
 
-CHAPTER = f"""{HEADER}
+CHAPTER = f"""{HEADER.rstrip()}
 
 (ch-trial)=
 # A chapter for the tests

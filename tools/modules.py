@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "defences.*",
         "audit",
     ),
-    "studies": ("studies", "studies.*", "results", "convergence", "sweep", "orders"),
+    "studies": ("studies", "studies.*"),
     "command line": ("_commands", "_commands.*", "__main__"),
 }
 # what stands there is imported by almost all: those arrows are not drawn

@@ -1,4 +1,4 @@
-"""Is it poison, or unfinished training? Every with/without comparison far past the authors' stop, and with its controls.
+"""Is it poison, or unfinished training: every comparison far past the authors' stop, with controls.
 
 A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam, learning rate) over many
 consecutive seeds, on the baseline set and on the set with special sequences, with *equal* step size and *equal* epochs. Errors

@@ -1,4 +1,4 @@
-"""Sweeps over the order of the data: students of every parametrization, and students with complex poles, B and C trained.
+"""Sweeps over the order of the data, for every parametrization and for complex poles.
 
 In one phase only one of the theorem's two sequences is seen (its weight is then 2), or both (1 and 1).
 """

@@ -1,4 +1,4 @@
-"""The paper's settings again: every run from the authors' starts and from fresh seeds, and tables of them."""
+"""The paper's settings again: every run from the authors' starts and from fresh seeds."""
 
 from __future__ import annotations
 

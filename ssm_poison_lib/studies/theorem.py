@@ -1,4 +1,4 @@
-"""Sweeps over the theorem's setting: near ties, uniform starts, orders of the data, parametrizations."""
+"""Sweeps over the theorem's setting: near ties, uniform starts, orders, parametrizations."""
 
 from __future__ import annotations
 

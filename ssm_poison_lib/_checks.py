@@ -1,7 +1,7 @@
 """Input checks that name the argument, the value that came, and what is allowed.
 
-A value that cannot be used is a ValueError; an object of another class where the library's own (a student, a training
-set, a setting), a mapping or a function belongs is a TypeError.
+A value that cannot be used is a ValueError; an object of another class where the library's own (a
+student, a training set, a setting), a mapping or a function belongs is a TypeError.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ ArrayLike = np.ndarray | np.generic | Sequence[Any] | float | int
 Seed = int | np.random.Generator | np.random.RandomState
 T = TypeVar("T")
 
-# Stated bounds, so that a slip of the keyboard (a count of 10**12) is an error and not a machine without memory.
+# Stated bounds, so that a slip of the keyboard (a count of 10**12) is an error and not a machine
+# without memory.
 MAX_LENGTH = 1_000_000
 """Largest sequence length, number of lags and state dimension."""
 MAX_COUNT = 1_000_000_000
@@ -71,7 +72,9 @@ def shown(value: object) -> str:
 
 
 def _refused_parts(value: object, depth: int = 0) -> str:
-    """Say why a value, or what lists hold, would lose something on its way into an array; empty if nothing is lost."""
+    """Say why a value, or what lists hold, would lose something on its way into an array; empty if
+    nothing is lost.
+    """
     if isinstance(value, np.ma.MaskedArray):
         masked = int(np.ma.getmaskarray(value).sum())
         return f"{masked} masked entries: fill them first, or leave them out" if masked else ""
@@ -85,7 +88,9 @@ def _refused_parts(value: object, depth: int = 0) -> str:
 
 
 def _converted(name: str, value: Any, kinds: str, dtype: type[Any]) -> np.ndarray:
-    """Return `value` as an array of `dtype` if NumPy sees one of these kinds of numbers in it, whatever its shape."""
+    """Return `value` as an array of `dtype` if NumPy sees one of these kinds of numbers in it,
+    whatever its shape.
+    """
     numbers = "complex numbers" if "c" in kinds else "real numbers"
     if reason := _refused_parts(value):
         raise ValueError(f"{name} must be an array of {numbers}; got {reason}")
@@ -93,7 +98,8 @@ def _converted(name: str, value: Any, kinds: str, dtype: type[Any]) -> np.ndarra
         raw = np.asarray(value)
         if raw.dtype.kind not in kinds:
             raise TypeError(f"dtype {raw.dtype}")
-        with np.errstate(over="ignore"):  # a long double beyond float64 becomes inf, refused by the callers
+        # a long double beyond float64 becomes inf, refused by the callers
+        with np.errstate(over="ignore"):
             return np.asarray(raw, dtype=dtype)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{name} must be an array of {numbers}; got {shown(value)} ({error})") from None
@@ -104,9 +110,15 @@ def as_array(
 ) -> Float[np.ndarray, "..."]:
     """Return `value` as a finite, non-empty float64 array (a read-only copy if `frozen`).
 
-    ndim: the number(s) of axes allowed; last: the length that the last axis must have, if any.
-    A masked array is taken if nothing in it is masked. Raises ValueError for a wrong number of axes, a wrong length, an empty
-    array, truth values, complex numbers, text, objects, NaN or infinity, masked entries, or a tensor that requires gradients.
+    Args:
+        ndim: the number(s) of axes allowed
+        last: the length that the last axis must have, if any. A masked array is taken if nothing in
+            it is masked.
+
+    Raises:
+        ValueError: for a wrong number of axes, a wrong length, an empty array, truth values,
+            complex numbers, text, objects, NaN or infinity, masked entries, or a tensor that
+            requires gradients.
     """
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     array = _converted(name, value, "iuf", np.float64)
@@ -135,19 +147,24 @@ def as_complex(name: str, value: Any) -> Complex[np.ndarray, "..."]:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """Return a writable float64 copy in C order, the one layout for which compiled functions are compiled."""
+    """Return a writable float64 copy in C order, the one layout for which compiled functions are
+    compiled.
+    """
     return np.array(array, dtype=np.float64, order="C")
 
 
 def in_range(name: str, what: str, values: Any) -> Any:
-    """Return a computed result if it is finite; a ValueError says which argument took `what` out of float64's range."""
+    """Return a computed result if it is finite; a ValueError says which argument took `what` out of
+    float64's range.
+    """
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be smaller in size: {what} is beyond the range of float64")
     return values
 
 
 def as_integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
-    """Return `value` as an int in low..high (no upper limit if None); bools and fractions are refused.
+    """Return `value` as an int in low..high (no upper limit if None); bools and fractions are
+    refused.
 
     NumPy's integers become Python's, so that both mean the same wherever the type is looked at.
     """
@@ -184,7 +201,9 @@ def as_scalar(
 
 
 def as_flag(name: str, value: Any) -> bool:
-    """Return `value` as a bool; anything else is refused, also what Python would take for true, such as "no" or 1."""
+    """Return `value` as a bool; anything else is refused, also what Python would take for true,
+    such as "no" or 1.
+    """
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False; got {shown(value)}")
     return bool(value)
@@ -215,7 +234,9 @@ def as_path(name: str, value: Any) -> Path:
 
 
 def as_instance(name: str, value: Any, kind: type[T], *others: type[Any]) -> T:
-    """Return `value` if it is an instance of `kind` (or of one of `others`); a TypeError names argument and classes."""
+    """Return `value` if it is an instance of `kind` (or of one of `others`); a TypeError names
+    argument and classes.
+    """
     if not isinstance(value, (kind, *others)):
         names = [one.__name__ for one in (kind, *others)]
         article = "an" if names[0][0] in "AEIOU" else "a"
@@ -247,7 +268,8 @@ def _described(value: object) -> str:
 def as_positions(name: str, value: Any, *, length: int) -> tuple[int, ...]:
     """Return 1-based positions as a tuple of distinct integers from 1 to `length`."""
     try:
-        items = tuple(islice(value, length + 1))  # one more than can be right: an endless iterator ends here
+        # one more than can be right: an endless iterator ends here
+        items = tuple(islice(value, length + 1))
     except TypeError:
         raise ValueError(
             f"{name} must be positions from 1 to {length}, such as (1,); got {shown(value)}"
@@ -259,7 +281,9 @@ def as_positions(name: str, value: Any, *, length: int) -> tuple[int, ...]:
 
 
 def as_rng(name: str, value: Any) -> np.random.Generator | np.random.RandomState:
-    """Return a random source: an integer seeds `numpy.random.default_rng`; a Generator or RandomState is used as it is."""
+    """Return a random source: an integer seeds `numpy.random.default_rng`; a Generator or
+    RandomState is used as it is.
+    """
     if isinstance(value, np.random.Generator | np.random.RandomState):
         return value
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0:
@@ -270,12 +294,16 @@ def as_rng(name: str, value: Any) -> np.random.Generator | np.random.RandomState
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use; where the system does not tell (macOS, Windows), how many there are."""
+    """Return how many cores this process may use; where the system does not tell (macOS, Windows),
+    how many there are.
+    """
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def as_workers(name: str, value: Any) -> int:
-    """Return a number of threads or processes from 1 to 1024: `value`, or every core of this process if it is None."""
+    """Return a number of threads or processes from 1 to 1024: `value`, or every core of this
+    process if it is None.
+    """
     return available_cores() if value is None else as_integer(name, value, low=1, high=_MAX_WORKERS)

@@ -17,10 +17,12 @@ _PARSING = threading.Lock()  # in Python 3.11 the parser fails in two threads at
 
 
 def code_digests(function: Callable[..., Any]) -> dict[str, str]:
-    """Return "module:name" -> digest for a function and all functions, classes and constants of its package that it uses.
+    """Return "module:name" -> digest for a function and all functions, classes and constants of its
+    package that it uses.
 
-    The package is the part of the module's name before the first dot. Comments, docstrings and layout do not count. Where a
-    module has no file (in a notebook), the function's own code is all that is known.
+    The package is the part of the module's name before the first dot. Comments, docstrings and
+    layout do not count. Where a module has no file (in a notebook), the function's own code is all
+    that is known.
     """
     package = function.__module__.partition(".")[0]
     left = [(function.__module__, function.__qualname__.partition(".")[0])]
@@ -89,7 +91,9 @@ def _own_code(function: Callable[..., Any]) -> str:
 
 
 def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
-    """Return what a module defines at its top, without docstrings, and what it imports: name -> (module, name there or "")."""
+    """Return what a module defines at its top, without docstrings, and what it imports: name ->
+    (module, name there or "").
+    """
     try:
         with _PARSING:
             tree = without_docstrings(ast.parse(inspect.getsource(importlib.import_module(module))))

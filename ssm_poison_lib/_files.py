@@ -21,9 +21,11 @@ __all__ = ["locked", "replacing"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends; a block that fails leaves no trace.
+    """Open a file that takes the place of `path` when the block ends; a block that fails leaves no
+    trace.
 
-    Raises OSError with the file's name: full disk, no permission, a read-only folder.
+    Raises:
+        OSError: with the file's name: full disk, no permission, a read-only folder.
     """
     partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
@@ -45,9 +47,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` during the block. The lock ends with its process, however that ends.
+    """Hold the lock file `path` during the block. The lock ends with its process, however that
+    ends.
 
-    Raises BlockingIOError if somebody else holds it, another OSError if it cannot be made.
+    Raises:
+        BlockingIOError: if somebody else holds it, another OSError if it cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -71,7 +75,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Lock an open file without waiting. Raises BlockingIOError if it is locked."""
+    """Lock an open file without waiting.
+
+    Raises:
+        BlockingIOError: if it is locked.
+    """
     if sys.platform == "win32":
         try:
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)

@@ -1,9 +1,10 @@
 """The book's formulas as SymPy objects, so that chapters and tests can check what the prose says.
 
-Arguments are SymPy expressions or finite real numbers (text is not parsed); others raise a TypeError or ValueError that
-names them. A statement is an equation whose left side SymPy derives (by differentiation, substitution, summation) and whose right
-side is the formula of the text; `holds` decides it. Letters are those of the book: kappa the sequence length,
-p = kappa - 1, q = kappa - 2, d the state dimension, alpha and beta the doses of baseline and special sequences,
+Arguments are SymPy expressions or finite real numbers (text is not parsed); others raise a
+TypeError or ValueError that names them. A statement is an equation whose left side SymPy derives
+(by differentiation, substitution, summation) and whose right side is the formula of the text;
+`holds` decides it. Letters are those of the book: kappa the sequence length, p = kappa - 1, q =
+kappa - 2, d the state dimension, alpha and beta the doses of baseline and special sequences,
 epsilon the scale of the start, s the saddle.
 """
 
@@ -89,8 +90,14 @@ Entries: TypeAlias = Sequence[Scalar]
 
 
 def holds(identity: sp.Eq) -> bool:
-    """Return whether the two sides of an equation are the same expression, for all values of their symbols."""
-    if isinstance(identity, BooleanAtom):  # what SymPy makes of an equation that it decides by itself
+    """Return whether the two sides of an equation are the same expression, for all values of their
+    symbols.
+
+    Args:
+        identity: an equation between expressions of this module
+    """
+    # what SymPy makes of an equation that it decides by itself
+    if isinstance(identity, BooleanAtom):
         return bool(identity)
     as_instance("identity", identity, sp.Eq)
     difference = _merge_sums(sp.expand(_flatten(identity.lhs) - _flatten(identity.rhs)))
@@ -103,9 +110,12 @@ def holds(identity: sp.Eq) -> bool:
 
 
 def entries(name: str, count: int) -> tuple[sp.Symbol, ...]:
-    """Return real symbols name_1 .. name_count, such as the diagonal a_1 .. a_d or one input sequence x_1 .. x_kappa.
+    """Return real symbols name_1 .. name_count, such as the diagonal a_1 .. a_d or one input
+    sequence x_1 .. x_kappa.
 
-    name: letters and digits, beginning with a letter; count: from 1 to 10,000.
+    Args:
+        name: letters and digits, beginning with a letter
+        count: from 1 to 10,000.
     """
     if not as_text("name", name).isidentifier():
         raise ValueError(f"name must be letters and digits, beginning with a letter; got {shown(name)}")
@@ -114,7 +124,13 @@ def entries(name: str, count: int) -> tuple[sp.Symbol, ...]:
 
 
 def impulse_response(a: Entries, w: Entries, lag: int) -> sp.Expr:
-    """Return M_m = sum_j w_j a_j^m at one lag m from 0 to a million (0^0 = 1)."""
+    """Return M_m = sum_j w_j a_j^m at one lag m from 0 to a million (0^0 = 1).
+
+    Args:
+        a: d entries of A
+        w: d weights b_j c_j
+        lag: an integer from 0 to a million
+    """
     _lists(a=a, w=w)
     _same_count("w", w, a)
     lag = as_integer("lag", lag, low=0, high=MAX_LENGTH)
@@ -122,7 +138,13 @@ def impulse_response(a: Entries, w: Entries, lag: int) -> sp.Expr:
 
 
 def last_output(x: Entries, a: Entries, w: Entries) -> sp.Expr:
-    """Return phi(x) = sum_m x_{kappa-m} M_m for one input sequence x_1 .. x_kappa."""
+    """Return phi(x) = sum_m x_{kappa-m} M_m for one input sequence x_1 .. x_kappa.
+
+    Args:
+        x: one input sequence x_1 .. x_kappa
+        a: d entries of A
+        w: d weights b_j c_j
+    """
     _lists(x=x)
     return sp.Add(*(x_k * impulse_response(a, w, lag) for lag, x_k in enumerate(reversed(x))))
 
@@ -130,14 +152,28 @@ def last_output(x: Entries, a: Entries, w: Entries) -> sp.Expr:
 def loss(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> sp.Expr:
     """Return the mean over n sequences of the squared residual of the last output.
 
-    x: n sequences of length kappa; y: n labels; a, b, c: d entries each of A, B, C.
+    Args:
+        x: n sequences of length kappa
+        y: n labels
+        a: d entries each of A, B, C.
+        b: d entries each of A, B, C.
+        c: d entries each of A, B, C.
     """
     residuals = _residuals(x, y, a, b, c)
     return sp.Add(*(delta**2 for delta in residuals)) / sp.Integer(len(x))
 
 
 def gamma(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> tuple[sp.Expr, ...]:
-    """Return gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2 (arguments as in `loss`)."""
+    """Return gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2 (arguments
+    as in `loss`).
+
+    Args:
+        x: n sequences of length kappa
+        y: n labels
+        a: d entries of A
+        b: d entries of B
+        c: d entries of C
+    """
     residuals = _residuals(x, y, a, b, c)
     length = len(x[0])
     return tuple(
@@ -152,6 +188,13 @@ def velocity(
 ) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
     """Return (da/dt, db/dt, dc/dt) by the formula of Proposition 1 (arguments as in `loss`).
 
+    Args:
+        x: n sequences of length kappa
+        y: n labels
+        a: d entries of A
+        b: d entries of B
+        c: d entries of C
+
     Source: Proposition 1 of chapter "Which way does training move?".
     """
     residuals = np.array(_residuals(x, y, a, b, c), dtype=object)
@@ -164,7 +207,16 @@ def velocity(
 def negative_gradient(
     x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries
 ) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
-    """Return minus the derivatives of `loss` by a, b, c (symbols), by SymPy: what `velocity` must equal."""
+    """Return minus the derivatives of `loss` by a, b, c (symbols), by SymPy: what `velocity` must
+    equal.
+
+    Args:
+        x: n sequences of length kappa
+        y: n labels
+        a: d entries of A
+        b: d entries of B
+        c: d entries of C
+    """
     value = loss(x, y, a, b, c)
     for name, group in (("a", a), ("b", b), ("c", c)):
         for symbol in group:
@@ -177,18 +229,23 @@ def negative_gradient(
 
 
 def proposition_1(parameter: str) -> sp.Eq:
-    """Return Proposition 1 for symbolic kappa, d, n: -dL/d(parameter)_j, differentiated by SymPy, = the formula.
+    """Return Proposition 1 for symbolic kappa, d, n: -dL/d(parameter)_j, differentiated by SymPy, =
+    the formula.
 
-    parameter: "a", "b" or "c". delta_i stands for the residual in the result; j is any index from 1 to d.
+    Args:
+        parameter: "a", "b" or "c". delta_i stands for the residual in the result; j is any index
+            from 1 to d.
     """
     base = {"a": _a, "b": _b, "c": _c}[as_choice("parameter", parameter, ("a", "b", "c"))]
     markov = sp.Sum(_b[_k] * _c[_k] * _a[_k] ** _m, (_k, 1, d))  # M_m
     answer = sp.Sum(_x[_i, kappa - _m] * markov, (_m, 0, kappa - 1))  # phi(x_i)
     slope = _collapse_deltas(sp.diff(answer, base[_j]))
-    # dL/dphi_i = -2 delta_i / n: the residual is replaced by its name, so that no two sums share an index
+    # dL/dphi_i = -2 delta_i / n: the residual is replaced by its name, so that no two sums share an
+    # index
     derived = sp.Sum(2 * _delta[_i] * slope, (_i, 1, n)) / n
     if parameter == "a":
-        coefficient = 2 * (_l + 1) / n * sp.Sum(_delta[_i] * _x[_i, kappa - _l - 1], (_i, 1, n))  # gamma_l
+        # gamma_l
+        coefficient = 2 * (_l + 1) / n * sp.Sum(_delta[_i] * _x[_i, kappa - _l - 1], (_i, 1, n))
         formula = _b[_j] * _c[_j] * sp.Sum(coefficient * _a[_j] ** _l, (_l, 0, kappa - 2))
         derived = _shift_lag(derived)
     else:
@@ -198,15 +255,22 @@ def proposition_1(parameter: str) -> sp.Eq:
 
 
 def conservation() -> sp.Eq:
-    """Return d(b_j^2 - c_j^2)/dt = 0 along the flow, db_j/dt and dc_j/dt derived by SymPy for symbolic kappa, d, n."""
+    """Return d(b_j^2 - c_j^2)/dt = 0 along the flow, db_j/dt and dc_j/dt derived by SymPy for
+    symbolic kappa, d, n.
+    """
     db, dc = proposition_1("b").lhs, proposition_1("c").lhs
     return sp.Eq(2 * _b[_j] * db - 2 * _c[_j] * dc, sp.S.Zero, evaluate=False)
 
 
 def divided_difference(power: Scalar, first: Scalar, second: Scalar) -> sp.Expr:
-    """Return D = sum_{k=0}^{l-1} u^k v^{l-1-k} = (u^l - v^l) / (u - v), also where u = v (there it is l u^{l-1}).
+    """Return D = sum_{k=0}^{l-1} u^k v^{l-1-k} = (u^l - v^l) / (u - v), also where u = v (there it
+    is l u^{l-1}).
 
-    power: l, an integer from 0 to 10,000 (an explicit polynomial) or a symbol (an unevaluated sum).
+    Args:
+        power: l, an integer from 0 to 10,000 (an explicit polynomial) or a symbol (an unevaluated
+            sum).
+        first: u
+        second: v
     """
     _scalars(power=power, first=first, second=second)
     if isinstance(power, Integral):
@@ -216,9 +280,12 @@ def divided_difference(power: Scalar, first: Scalar, second: Scalar) -> sp.Expr:
 
 
 def order_preservation(length: int) -> sp.Eq:
-    """Return d(a_1 - a_2)/dt = (a_1 - a_2) sum_l gamma_l D_l(a_1, a_2): the gap has its own growth rate, so no crossing.
+    """Return d(a_1 - a_2)/dt = (a_1 - a_2) sum_l gamma_l D_l(a_1, a_2): the gap has its own growth
+    rate, so no crossing.
 
-    length: kappa from 2 to 1,000. D_l is the divided difference of u^l; both entries have weight w.
+    Args:
+        length: kappa from 2 to 1,000. D_l is the divided difference of u^l; both entries have
+            weight w.
     """
     first, second, weight = sp.symbols("a_1 a_2 w", real=True)
     length = as_integer("length", length, low=2, high=1000)
@@ -236,8 +303,10 @@ def order_preservation(length: int) -> sp.Eq:
 def baseline_solution(length: Scalar = kappa) -> sp.Expr:
     """Return a(tau) for da/dtau = a^{kappa-2}, a(0) = a_0 > 0, where d tau = alpha p r_p dt.
 
-    length: kappa >= 2. kappa = 2: a_0 + tau (additive); 3: a_0 e^tau (ratios kept); symbolic or >= 4:
-    (a_0^{-(kappa-3)} - (kappa-3) tau)^{-1/(kappa-3)}, which blows up at tau = a_0^{-(kappa-3)} / (kappa-3).
+    Args:
+        length: kappa >= 2. kappa = 2: a_0 + tau (additive); 3: a_0 e^tau (ratios kept); symbolic or
+            >= 4: (a_0^{-(kappa-3)} - (kappa-3) tau)^{-1/(kappa-3)}, which blows up at tau =
+            a_0^{-(kappa-3)} / (kappa-3).
     """
     start = sp.Symbol("a_0", positive=True)
     length = _length(length, low=2)
@@ -249,16 +318,26 @@ def baseline_solution(length: Scalar = kappa) -> sp.Expr:
 
 
 def baseline_race(length: Scalar = kappa) -> sp.Eq:
-    """Return da/dtau = a^{kappa-2} with SymPy's derivative of `baseline_solution` on the left."""
+    """Return da/dtau = a^{kappa-2} with SymPy's derivative of `baseline_solution` on the left.
+
+    Args:
+        length: kappa, a number or a symbol
+    """
     solution = baseline_solution(length)
     derived = sp.powsimp(sp.simplify(sp.diff(solution, tau)))
     return sp.Eq(derived, solution ** (length - 2), evaluate=False)
 
 
 def baseline_conserved(entry: Scalar, length: Scalar = kappa) -> sp.Expr:
-    """Return u(a), whose differences between entries baseline training conserves: u falls at the same rate for all.
+    """Return u(a), whose differences between entries baseline training conserves: u falls at the
+    same rate for all.
 
-    a^{-(kappa-3)} for kappa >= 4 (rate -(kappa-3) per tau), log a for kappa = 3 and a for kappa = 2 (rate +1 per tau).
+    a^{-(kappa-3)} for kappa >= 4 (rate -(kappa-3) per tau), log a for kappa = 3 and a for kappa = 2
+    (rate +1 per tau).
+
+    Args:
+        entry: a, one entry of A
+        length: kappa, a number or a symbol
     """
     _scalars(entry=entry)
     length = _length(length, low=2)
@@ -270,9 +349,13 @@ def baseline_conserved(entry: Scalar, length: Scalar = kappa) -> sp.Expr:
 
 
 def baseline_factor(first: Scalar, other: Scalar, length: Scalar = kappa) -> sp.Expr:
-    """Return F_j = (abar_j^{-(kappa-3)} - abar_1^{-(kappa-3)})^{-1/(kappa-3)}: entry j ends at or below epsilon F_j.
+    """Return F_j = (abar_j^{-(kappa-3)} - abar_1^{-(kappa-3)})^{-1/(kappa-3)}: entry j ends at or
+    below epsilon F_j.
 
-    first: abar_1, the largest entry of the start's shape; other: abar_j in (0, abar_1). length: kappa >= 4 or symbolic.
+    Args:
+        first: abar_1, the largest entry of the start's shape
+        other: abar_j in (0, abar_1).
+        length: kappa >= 4 or symbolic.
     """
     _scalars(first=first, other=other)
     power = _length(length, low=4) - 3
@@ -280,10 +363,12 @@ def baseline_factor(first: Scalar, other: Scalar, length: Scalar = kappa) -> sp.
 
 
 def baseline_limit() -> sp.Eq:
-    """Return the exact limit of entry j, from the conserved difference, as epsilon F_j times its correction.
+    """Return the exact limit of entry j, from the conserved difference, as epsilon F_j times its
+    correction.
 
     Left: (u + abar_j-difference / epsilon^{kappa-3})^{-1/(kappa-3)} with u = a_1(inf)^{-(kappa-3)};
-    right: epsilon F (1 + (epsilon F)^{kappa-3} u)^{-1/(kappa-3)}, so a_j(inf) = epsilon F_j + O(epsilon^{kappa-2}).
+    right: epsilon F (1 + (epsilon F)^{kappa-3} u)^{-1/(kappa-3)}, so a_j(inf) = epsilon F_j +
+    O(epsilon^{kappa-2}).
     """
     u, factor = sp.symbols("u F", positive=True)  # F^{-(kappa-3)} is the difference of the shape
     power = kappa - 3
@@ -295,7 +380,9 @@ def baseline_limit() -> sp.Eq:
 def baseline_error_constant(shape: Entries, length: Scalar = kappa) -> sp.Expr:
     """Return sum_{j>=2} F_j: the baseline error is this times epsilon, plus O(epsilon^{kappa-2}).
 
-    shape: abar_1 > abar_2 >= ... > 0 (at least two entries). length: kappa >= 4 or symbolic.
+    Args:
+        shape: abar_1 > abar_2 >= ... > 0 (at least two entries).
+        length: kappa >= 4 or symbolic.
     """
     _lists(shape=shape)
     if len(shape) < 2:
@@ -304,7 +391,12 @@ def baseline_error_constant(shape: Entries, length: Scalar = kappa) -> sp.Expr:
 
 
 def fit_time(length: Scalar = kappa) -> sp.Expr:
-    """Return the leading term of the time to fit baseline data, (epsilon abar_1)^{-(kappa-3)} / (alpha p (kappa-3))."""
+    """Return the leading term of the time to fit baseline data, (epsilon abar_1)^{-(kappa-3)} /
+    (alpha p (kappa-3)).
+
+    Args:
+        length: kappa, a number or a symbol
+    """
     length = _length(length, low=4)
     return (epsilon * sp.Symbol("abar_1", positive=True)) ** -(length - 3) / (
         alpha * (length - 1) * (length - 3)
@@ -315,14 +407,26 @@ def fit_time(length: Scalar = kappa) -> sp.Expr:
 
 
 def theorem_loss(a: Entries, length: Scalar = kappa) -> sp.Expr:
-    """Return (alpha r_p^2 + beta r_1^2) / 2, r_m = 1 - sum_k a_k^m: all that the loss is in the theorem's setting."""
+    """Return (alpha r_p^2 + beta r_1^2) / 2, r_m = 1 - sum_k a_k^m: all that the loss is in the
+    theorem's setting.
+
+    Args:
+        a: d entries of A
+        length: kappa, a number or a symbol
+    """
     _lists(a=a)
     length = _length(length, low=2)
     return (alpha * _missing(a, length - 1) ** 2 + beta * _missing(a, 1) ** 2) / 2
 
 
 def theorem_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
-    """Return da_j/dt = alpha p a_j^q r_p + beta r_1 for each entry (minus the gradient of `theorem_loss`)."""
+    """Return da_j/dt = alpha p a_j^q r_p + beta r_1 for each entry (minus the gradient of
+    `theorem_loss`).
+
+    Args:
+        a: d entries of A
+        length: kappa, a number or a symbol
+    """
     _lists(a=a)
     length = _length(length, low=2)
     common = beta * _missing(a, 1)
@@ -331,20 +435,34 @@ def theorem_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
 
 
 def exponential_dynamics(a: Entries, length: Scalar = kappa) -> tuple[sp.Expr, ...]:
-    """Return da_j/dt for the parametrization a_j = exp(s_j): a_j^2 times `theorem_dynamics`."""
+    """Return da_j/dt for the parametrization a_j = exp(s_j): a_j^2 times `theorem_dynamics`.
+
+    Args:
+        a: d entries of A
+        length: kappa, a number or a symbol
+    """
     _lists(a=a)
     return tuple(a_j**2 * speed for a_j, speed in zip(a, theorem_dynamics(a, length), strict=True))
 
 
 def gap_identity() -> sp.Eq:
-    """Return d(a_i - a_j)/dt = alpha p (a_i^q - a_j^q) r_p for symbolic kappa and d: the special term cancels."""
+    """Return d(a_i - a_j)/dt = alpha p (a_i^q - a_j^q) r_p for symbolic kappa and d: the special
+    term cancels.
+    """
     left = _indexed_speed(_i) - _indexed_speed(_j)
     pull = alpha * (kappa - 1) * (1 - sp.Sum(_a[_k] ** (kappa - 1), (_k, 1, d)))
     return sp.Eq(left, pull * (_a[_i] ** (kappa - 2) - _a[_j] ** (kappa - 2)), evaluate=False)
 
 
 def saddle_function(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
-    """Return h(s) = alpha p s^q (1 - d s^p) + beta (1 - d s), zero exactly at the critical points (s, ..., s)."""
+    """Return h(s) = alpha p s^q (1 - d s^p) + beta (1 - d s), zero exactly at the critical points
+    (s, ..., s).
+
+    Args:
+        point: s, the common value of all entries
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
+    """
     _scalars(point=point, state_dim=state_dim)
     length = _length(length, low=2)
     pull = alpha * (length - 1) * point ** (length - 2)
@@ -352,14 +470,25 @@ def saddle_function(point: Scalar = s, *, length: Scalar = kappa, state_dim: Sca
 
 
 def saddle_slope(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
-    """Return h'(s) = alpha p (q s^{q-1} - (2q+1) d s^{2q}) - beta d."""
+    """Return h'(s) = alpha p (q s^{q-1} - (2q+1) d s^{2q}) - beta d.
+
+    Args:
+        point: s, the common value of all entries
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
+    """
     _scalars(point=point, state_dim=state_dim)
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
     return alpha * p * (q * point ** (q - 1) - (2 * q + 1) * state_dim * point ** (2 * q)) - beta * state_dim
 
 
 def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
-    """Return s_m = ((q-1) / (2 (2q+1) d))^{1/p}, where h' is largest (length: kappa >= 4)."""
+    """Return s_m = ((q-1) / (2 (2q+1) d))^{1/p}, where h' is largest (length: kappa >= 4).
+
+    Args:
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
+    """
     _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
     return sp.Rational(1, 2) ** (1 / sp.sympify(p)) * ((q - 1) / ((2 * q + 1) * sp.sympify(state_dim))) ** (
@@ -368,9 +497,13 @@ def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
 
 
 def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
-    """Return p^2 s_m^{q-1} / (2 d): if beta / alpha is above it, h' < 0 everywhere and there is one saddle.
+    """Return p^2 s_m^{q-1} / (2 d): if beta / alpha is above it, h' < 0 everywhere and there is one
+    saddle.
 
-    length: odd kappa >= 5 (or symbolic). The condition is sufficient for one saddle, not necessary.
+    Args:
+        length: odd kappa >= 5 (or symbolic). The condition is sufficient for one saddle, not
+            necessary.
+        state_dim: d, a number or a symbol
     """
     _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
@@ -380,9 +513,16 @@ def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr
 def saddle_spectrum(
     point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar = d
 ) -> tuple[sp.Expr, sp.Expr]:
-    """Return (lambda, mu): at (s, ..., s) the Jacobian is lambda I - mu 1 1^T, with lambda - d mu = h'(s).
+    """Return (lambda, mu): at (s, ..., s) the Jacobian is lambda I - mu 1 1^T, with lambda - d mu =
+    h'(s).
 
-    lambda = alpha p q s^{q-1} (1 - d s^p), on all shapes that sum to 0; mu = alpha p^2 s^{2q} + beta.
+    lambda = alpha p q s^{q-1} (1 - d s^p), on all shapes that sum to 0; mu = alpha p^2 s^{2q} +
+    beta.
+
+    Args:
+        point: s, the common value of all entries
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
     """
     _scalars(point=point, state_dim=state_dim)
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
@@ -393,7 +533,9 @@ def saddle_spectrum(
 
 
 def jacobian_at_saddle() -> sp.Eq:
-    """Return d(da_j/dt)/da_k at a = (s, ..., s), by SymPy for symbolic kappa and d, = lambda delta_jk - mu."""
+    """Return d(da_j/dt)/da_k at a = (s, ..., s), by SymPy for symbolic kappa and d, = lambda
+    delta_jk - mu.
+    """
     other = sp.Symbol("r", integer=True)  # the index by which we differentiate
     slope = _collapse_deltas(sp.diff(_indexed_speed(_j), _a[other]))
     at_saddle = slope.replace(lambda e: isinstance(e, sp.Indexed), lambda e: s).doit()
@@ -405,9 +547,14 @@ def jacobian_at_saddle() -> sp.Eq:
 
 
 def interpolator_price(a: Entries, length: Scalar = kappa) -> sp.Eq:
-    """Return M_2 - sum_j a_j^p = sum_j a_j^2 (1 - a_j^{kappa-3}); an interpolator of the baseline has sum_j a_j^p = 1.
+    """Return M_2 - sum_j a_j^p = sum_j a_j^2 (1 - a_j^{kappa-3}); an interpolator of the baseline
+    has sum_j a_j^p = 1.
 
     For odd kappa >= 5 every term on the right is >= 0 there, and zero only if a_j is 0, 1 or -1.
+
+    Args:
+        a: d entries of A
+        length: kappa, a number or a symbol
     """
     _lists(a=a)
     length = _length(length, low=4)
@@ -416,21 +563,37 @@ def interpolator_price(a: Entries, length: Scalar = kappa) -> sp.Eq:
 
 
 def magnitude_bound(largest: Scalar, length: Scalar = kappa) -> sp.Expr:
-    """Return m^{-(kappa-3)} - 1, the least M_2 - 1 of an interpolator whose largest abs(a_j) is m (odd kappa >= 5)."""
+    """Return m^{-(kappa-3)} - 1, the least M_2 - 1 of an interpolator whose largest abs(a_j) is m
+    (odd kappa >= 5).
+
+    Args:
+        largest: m in (0, 1], the largest abs(a_j)
+        length: kappa, a number or a symbol
+    """
     _scalars(largest=largest)
     return sp.sympify(largest) ** -(_length(length, low=4) - 3) - 1
 
 
 def tie_bound(tied: Scalar = 2, length: Scalar = kappa) -> sp.Expr:
-    """Return r^{(kappa-3)/(kappa-1)} - 1, the least M_2 - 1 of an interpolator with r entries tied for the largest abs(a_j)."""
+    """Return r^{(kappa-3)/(kappa-1)} - 1, the least M_2 - 1 of an interpolator with r entries tied
+    for the largest abs(a_j).
+
+    Args:
+        tied: r, how many entries are tied
+        length: kappa, a number or a symbol
+    """
     _scalars(tied=tied)
     length = _length(length, low=4)
     return sp.sympify(tied) ** ((length - 3) / (length - 1)) - 1
 
 
 def near_tie_bound(gap: Scalar, length: Scalar = kappa) -> sp.Expr:
-    """Return (2^{-1/p} + gap)^{-(kappa-3)} - 1, the least Gen_{kappa+1} of an interpolator of the baseline
-    whose two largest entries differ by at most `gap` (odd kappa >= 5).
+    """Return (2^{-1/p} + gap)^{-(kappa-3)} - 1, the least Gen_{kappa+1} of an interpolator of the
+    baseline whose two largest entries differ by at most `gap` (odd kappa >= 5).
+
+    Args:
+        gap: how far the two largest entries may differ, >= 0
+        length: kappa, a number or a symbol
     """
     _scalars(gap=gap)
     length = _length(length, low=4)
@@ -438,7 +601,13 @@ def near_tie_bound(gap: Scalar, length: Scalar = kappa) -> sp.Expr:
 
 
 def sign_identity(a: Entries, length: Scalar = kappa) -> sp.Eq:
-    """Return sum a_j - sum a_j^p = sum a_j (1 - a_j^{kappa-2}): if both sums are 1 and all a_j >= 0, A is one-hot."""
+    """Return sum a_j - sum a_j^p = sum a_j (1 - a_j^{kappa-2}): if both sums are 1 and all a_j >=
+    0, A is one-hot.
+
+    Args:
+        a: d entries of A
+        length: kappa, a number or a symbol
+    """
     _lists(a=a)
     length = _length(length, low=3)
     left = sp.Add(*a) - sp.Add(*(a_j ** (length - 1) for a_j in a))
@@ -449,7 +618,14 @@ def sign_identity(a: Entries, length: Scalar = kappa) -> sp.Eq:
 
 
 def order_error(*, length: Scalar = kappa, state_dim: Scalar = d, lag: Scalar = 1) -> sp.Expr:
-    """Return d^{1-lag/p} - 1, the limit of M_lag - 1 if special sequences come first and baseline ones after them."""
+    """Return d^{1-lag/p} - 1, the limit of M_lag - 1 if special sequences come first and baseline
+    ones after them.
+
+    Args:
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
+        lag: the lag that is looked at, a number or a symbol
+    """
     _scalars(state_dim=state_dim, lag=lag)
     if not isinstance(lag, sp.Expr) or lag.is_number:
         as_integer("lag", lag, low=0, high=MAX_LENGTH)
@@ -457,9 +633,11 @@ def order_error(*, length: Scalar = kappa, state_dim: Scalar = d, lag: Scalar = 
 
 
 def antidote_constant(factors: Entries) -> sp.Expr:
-    """Return sum_{j>=2} (F_j - mean F)^2: the error / epsilon^2 left when special data follows a finished baseline training.
+    """Return sum_{j>=2} (F_j - mean F)^2: the error / epsilon^2 left when special data follows a
+    finished baseline training.
 
-    factors: F_2 .. F_d of `baseline_factor`.
+    Args:
+        factors: F_2 .. F_d of `baseline_factor`.
     """
     _lists(factors=factors)
     if not len(factors):
@@ -469,7 +647,13 @@ def antidote_constant(factors: Entries) -> sp.Expr:
 
 
 def escape_time(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
-    """Return log(1/epsilon) / lambda, the leading term of the time that the saddle (s, ..., s) holds the student."""
+    """Return log(1/epsilon) / lambda, the leading term of the time that the saddle (s, ..., s)
+    holds the student.
+
+    Args:
+        length: kappa, a number or a symbol
+        state_dim: d, a number or a symbol
+    """
     _scalars(state_dim=state_dim)
     return sp.log(1 / epsilon) / saddle_spectrum(length=length, state_dim=state_dim)[0]
 
@@ -567,7 +751,9 @@ def _shift_lag(expression: sp.Expr) -> sp.Expr:
 
 
 def _flatten(expression: sp.Expr) -> sp.Expr:
-    """Write products of factors and nested sums (over distinct indices) as sums with all factors inside."""
+    """Write products of factors and nested sums (over distinct indices) as sums with all factors
+    inside.
+    """
     expression = sp.expand(expression)
     if isinstance(expression, sp.Add):
         return sp.Add(*(_flatten(term) for term in expression.args))
@@ -580,7 +766,9 @@ def _flatten(expression: sp.Expr) -> sp.Expr:
 
 
 def _absorb(factor: sp.Expr, expression: sp.Expr, limits: tuple[Any, ...]) -> sp.Expr:
-    """Return the sum over `limits` of factor times each term, a term that is a sum being merged into it."""
+    """Return the sum over `limits` of factor times each term, a term that is a sum being merged
+    into it.
+    """
     total = sp.S.Zero
     for term in sp.Add.make_args(expression):
         every, summand = limits, term

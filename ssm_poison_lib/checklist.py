@@ -1,8 +1,9 @@
 """The practitioner's checklist: what the theory says about somebody's own sequences and start.
 
-The theory covers one setting (B = C^T = ones fixed, a teacher whose impulse response is 1 from lag 1 on, sequences that show
-lags one by one). Inside it a verdict rests on a theorem or on the book's measurements, and says on which; where neither
-decides it is "undecided"; outside the setting the report says that, and why. Nothing here trains a student.
+The theory covers one setting (B = C^T = ones fixed, a teacher whose impulse response is 1 from lag
+1 on, sequences that show lags one by one). Inside it a verdict rests on a theorem or on the book's
+measurements, and says on which; where neither decides it is "undecided"; outside the setting the
+report says that, and why. Nothing here trains a student.
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = ["ORDERS", "Report", "Verdict", "examine", "race_limit"]
 
-#: The orders that `examine` knows: all data together; each kind alone to its end; baseline to its end, then all data.
+#: The orders that `examine` knows: all data together; each kind alone to its end; baseline to its
+#: end, then all data.
 ORDERS = ("mixed", "special, then baseline", "baseline, then both")
 
 _LAGS = (
-    20  # errors are Gen_K, not normalised, K = 20 as in the theorem's setting, or kappa + 1 if that is more
+    # errors are Gen_K, not normalised, K = 20 as in the theorem's setting, or kappa + 1 if that is
+    # more
+    20
 )
 _LARGE = 0.1  # the error above which a verdict says that training fails
-_SAME = 1e-9  # relative deviation that counts as none: an off-diagonal entry of G, a label, a value of the response
-# The measured rule for lag 1 beside the baseline (section "A checklist" of chapter "Where does the poison bite?"): the largest
-# error that `race_limit` may predict for "spared", the smallest for "poisoned", how clearly one end must win, and
-# the ranges in which flows were compared with it.
+# relative deviation that counts as none: an off-diagonal entry of G, a label, a value of the
+# response
+_SAME = 1e-9
+# The measured rule for lag 1 beside the baseline (section "A checklist" of chapter "Where does the
+# poison bite?"): the largest error that `race_limit` may predict for "spared", the smallest for
+# "poisoned", how clearly one end must win, and the ranges in which flows were compared with it.
 _SPARED, _POISONED, _LEAD = 0.04, 0.5, 0.5
 _LENGTHS, _DIMS, _DOSE, _PULL, _SPREAD, _RATE = (5, 15), (3, 60), 1e5, 1.0, 10.0, 1e-16
 
@@ -41,7 +47,9 @@ Vector = Float[np.ndarray, " d"]
 
 
 class Verdict(StrEnum):
-    """What is to be expected; "large" is an error Gen_K (lag 0 left out, not normalised, K = 20 or kappa + 1) above 0.1."""
+    """What is to be expected; "large" is an error Gen_K (lag 0 left out, not normalised, K = 20 or
+    kappa + 1) above 0.1.
+    """
 
     GENERALIZES = "generalizes"
     """The error is small: proved."""
@@ -63,15 +71,27 @@ class Verdict(StrEnum):
 class Report:
     """What `examine` found; print it for a page to read.
 
-    gram: (kappa, kappa), G = (2/n) sum_i x_i x_i^T by lags. lags: those that the sequences show. leading_power: l, the smallest
-    power of a_j in its velocity at the start, one less than the smallest lag shown beyond 0 (0 additive, 1 multiplicative, 2 or
-    more super-linear; None: A does not move). order: a name in `ORDERS`. scale: eps, the largest entry of the start. tie_gap: g,
-    the relative gap of its two largest entries. spread_gap: their gap relative to the spread of all entries.
-    race_threshold: d^{-(kappa-3)}, the gap that decides with special sequences. scale_threshold: eps^{kappa-3}, the one
-    without. dose: beta / alpha, NaN without baseline sequences. baseline_error: Gen_K after training on the baseline sequences
-    alone, by the closed form, NaN where it does not hold. predicted_errors: smallest and largest Gen_K that `race_limit`
-    predicts, NaN where it is not used. verdict, basis: "proved", "measured" or "none". reasons: why. hypotheses: what the verdict
-    takes for granted.
+    Attributes:
+        gram: (kappa, kappa), G = (2/n) sum_i x_i x_i^T by lags.
+        lags: those that the sequences show.
+        leading_power: l, the smallest power of a_j in its velocity at the start, one less than the
+            smallest lag shown beyond 0 (0 additive, 1 multiplicative, 2 or more super-linear; None:
+            A does not move).
+        order: a name in `ORDERS`.
+        scale: eps, the largest entry of the start.
+        tie_gap: g, the relative gap of its two largest entries.
+        spread_gap: their gap relative to the spread of all entries.
+        race_threshold: d^{-(kappa-3)}, the gap that decides with special sequences.
+        scale_threshold: eps^{kappa-3}, the one without.
+        dose: beta / alpha, NaN without baseline sequences.
+        baseline_error: Gen_K after training on the baseline sequences alone, by the closed form,
+            NaN where it does not hold.
+        predicted_errors: smallest and largest Gen_K that `race_limit` predicts, NaN where it is not
+            used.
+        verdict: "proved", "measured" or "none".
+        basis: "proved", "measured" or "none".
+        reasons: why.
+        hypotheses: what the verdict takes for granted.
     """
 
     gram: Float[np.ndarray, "kappa kappa"]
@@ -137,18 +157,29 @@ def examine(
 ) -> Report:
     """Return what the book's theory says about a training set and a start.
 
-    data: a `TrainingSet`, or the (n, kappa) sequences themselves with `labels` (n,). A0: (d,) starting diagonal of A.
-    B, C: (d,) the other weights (default: ones). tie_gap: the relative gap of the two largest entries, if it is below the
-    rounding of A0. parametrization: a name in `PARAMETRIZATIONS`. trained: "A", or "ABC" if B and C move too. linear: False if
-    the SSM is part of a nonlinear network. order: a name in `ORDERS`, in which the data are seen; a phase lasts until nothing
-    moves. Short turns of both kinds are "mixed".
+    Args:
+        data: a `TrainingSet`, or the (n, kappa) sequences themselves with `labels` (n,).
+        A0: (d,) starting diagonal of A.
+        labels: (n,) labels of sequences given as an array; with a `TrainingSet` they are its own
+        B: (d,) the other weights (default: ones).
+        C: (d,) the other weights (default: ones).
+        tie_gap: the relative gap of the two largest entries, if it is below the rounding of A0.
+        parametrization: a name in `PARAMETRIZATIONS`.
+        trained: "A", or "ABC" if B and C move too.
+        linear: False if the SSM is part of a nonlinear network.
+        order: a name in `ORDERS`, in which the data are seen; a phase lasts until nothing moves.
+            Short turns of both kinds are "mixed".
 
-    Returns a `Report`. Its verdict never claims more than a theorem of the book or, marked as "measured", the measured range.
+    Returns:
+        a `Report`. Its verdict never claims more than a theorem of the book or, marked as
+        "measured", the measured range.
 
-    Raises ValueError for arguments of other shapes or ranges, or labels given twice or not at all, TypeError for data of
-    another class.
+    Raises:
+        ValueError: for arguments of other shapes or ranges, or labels given twice or not at all.
+        TypeError: for data of another class.
 
-    Source: section "A checklist" of chapter "Where does the poison bite?"; the reasons name the theorems by their labels.
+    Source: section "A checklist" of chapter "Where does the poison bite?"; the reasons name the
+    theorems by their labels.
     """
     x, y, teacher = _training(data, labels)
     a = as_array("A0", A0, ndim=1)
@@ -223,22 +254,30 @@ def race_limit(
     gaps: ArrayLike | None = None,
     reference: str = "median",
 ) -> tuple[Vector, float] | None:
-    """Predict the limit of training on lags 1 and kappa - 1 together, by one scalar root instead of a flow.
+    """Predict the limit of training on lags 1 and kappa - 1 together, by one scalar root instead of
+    a flow.
 
-    A0: (d,) start in descending order, d >= 3; length: odd kappa >= 5; dose: beta / alpha > 0; gaps: (d-1,) exact differences
-    a_j - a_{j+1} >= 0 if they are below the rounding of A0. reference: "median" or "mean", the entry that is taken to stay at the
-    saddle s.
+    The drag takes all entries to s. From there each one, in units of s and of the race's own time,
+    is taken to obey db/dtau = b^q - 1: its deviation from the reference decides when it would run
+    to plus or minus infinity. The race ends when sum a_j^p = 1, after all entries are shifted alike
+    to sum a_j = 1.
 
-    The drag takes all entries to s. From there each one, in units of s and of the race's own time, is taken to obey
-    db/dtau = b^q - 1: its deviation from the reference decides when it would run to plus or minus infinity. The race ends when
-    sum a_j^p = 1, after all entries are shifted alike to sum a_j = 1.
+    Args:
+        A0: (d,) start in descending order, d >= 3
+        length: odd kappa >= 5
+        dose: beta / alpha > 0
+        gaps: (d-1,) exact differences a_j - a_{j+1} >= 0 if they are below the rounding of A0.
+        reference: "median" or "mean", the entry that is taken to stay at the saddle s.
 
-    Returns the predicted limit (d,), and the lead: by how much of that time the largest entry blows up before the smallest
-    one (negative: the smallest wins). None if the formula does not apply: all entries are equal, the mean of the start is
-    not carried to s, or the start is already past the end of the race. An approximation: where the lead is clear, errors
-    near 0.1 were measured to be within a factor of about 3.
+    Returns:
+        the predicted limit (d,), and the lead: by how much of that time the largest entry blows up
+        before the smallest one (negative: the smallest wins). None if the formula does not apply:
+        all entries are equal, the mean of the start is not carried to s, or the start is already
+        past the end of the race. An approximation: where the lead is clear, errors near 0.1 were
+        measured to be within a factor of about 3.
 
-    Raises ValueError for arguments of other shapes or ranges.
+    Raises:
+        ValueError: for arguments of other shapes or ranges.
 
     Source: section "A checklist" of chapter "Where does the poison bite?". B = C^T = ones.
     """
@@ -298,7 +337,9 @@ def _top_gap(a: Vector, given: float | None) -> float:
 
 @dataclass(frozen=True)
 class _State:
-    """Entries of A in descending order, and the gaps between neighbours, exact however small they are."""
+    """Entries of A in descending order, and the gaps between neighbours, exact however small they
+    are.
+    """
 
     entries: Vector
     gaps: Float[np.ndarray, " gaps"]
@@ -357,7 +398,8 @@ def _none(verdict: Verdict, *reasons: str) -> _Answer:
 def _phase(state: _State, lag: int, parametrization: str) -> _State | None:
     """Return where training on one lag alone ends; None where the book has no formula.
 
-    The closed form in logarithms (any length, any gap) for free entries and exp, `phase_limit` for the others.
+    The closed form in logarithms (any length, any gap) for free entries and exp, `phase_limit` for
+    the others.
     """
     a, gaps = state.entries, state.gaps
     if parametrization == "free" and lag == 1:
@@ -377,9 +419,11 @@ def _phase(state: _State, lag: int, parametrization: str) -> _State | None:
 
 
 def _closed_form(state: _State, lag: int, n: int) -> _State:
-    """Return the point with sum |a_j|^lag = 1 and the same differences of |a_j|^-n (n = 0: the same ratios) and signs.
+    """Return the point with sum |a_j|^lag = 1 and the same differences of |a_j|^-n (n = 0: the same
+    ratios) and signs.
 
-    The magnitudes of each sign are one chain, followed from its largest on by logarithms of neighbours' ratios.
+    The magnitudes of each sign are one chain, followed from its largest on by logarithms of
+    neighbours' ratios.
     """
     a, d = state.entries, len(state.entries)
     up, down = int((a > 0).sum()), int((a < 0).sum())
@@ -529,7 +573,8 @@ def _special_first(case: _Case) -> _Answer:
 def _baseline_first(case: _Case) -> _Answer:
     """Baseline alone to its end, then everything, from a start without an exact tie.
 
-    What `_mixed` can prove holds from every start of the same signs, also from where the baseline phase ends.
+    What `_mixed` can prove holds from every start of the same signs, also from where the baseline
+    phase ends.
     """
     answer = _mixed(case, measured=False)
     if answer is not None and (
@@ -547,12 +592,14 @@ def _baseline_first(case: _Case) -> _Answer:
 
 
 def _antidote_bound(a: Vector, length: int) -> float:
-    """Return a bound on Gen_K after training on lags 1 and p from `a`, which fits lag p and is near e_1; inf if there is none.
+    """Return a bound on Gen_K after training on lags 1 and p from `a`, which fits lag p and is near
+    e_1; inf if there is none.
 
-    Let R be the integral of beta |r_1| and P that of alpha p |r_p|. As long as no entry moves by more than x, so that
-    S_1 bounds sum a^q from above and S_2 sum a^{2q} from below, d/dt |r_1| <= -d beta |r_1| + S_1 alpha p |r_p| and
-    d/dt |r_p| <= -S_2 alpha p^2 |r_p| + p S_1 beta |r_1| give P <= S_1 / S_2 R and R <= |r_1(0)| / (d - S_1^2 / S_2), and
-    a_j moves by at most |a_j|^q P + R. Where that is below x, no entry ever moves by x. The dose does not matter.
+    Let R be the integral of beta |r_1| and P that of alpha p |r_p|. As long as no entry moves by
+    more than x, so that S_1 bounds sum a^q from above and S_2 sum a^{2q} from below, d/dt |r_1| <=
+    -d beta |r_1| + S_1 alpha p |r_p| and d/dt |r_p| <= -S_2 alpha p^2 |r_p| + p S_1 beta |r_1| give
+    P <= S_1 / S_2 R and R <= |r_1(0)| / (d - S_1^2 / S_2), and a_j moves by at most |a_j|^q P + R.
+    Where that is below x, no entry ever moves by x. The dose does not matter.
     """
     p, q, d = length - 1, length - 2, len(a)
     x = np.geomspace(1e-12, 0.5, 400)[:, None]
@@ -578,10 +625,11 @@ def _antidote_bound(a: Vector, length: int) -> float:
 
 
 def _teacher_from_anywhere(case: _Case) -> bool:
-    """Say whether training on all data leads to the teacher from every positive start without a tie at the top.
+    """Say whether training on all data leads to the teacher from every positive start without a tie
+    at the top.
 
-    By theorem so does every single other lag m; but losers below 1e-12 in a_j^m no longer move in float64, and the verdict is
-    for people who train: they must be negligible.
+    By theorem so does every single other lag m; but losers below 1e-12 in a_j^m no longer move in
+    float64, and the verdict is for people who train: they must be negligible.
     """
     if PARAMETRIZATIONS[case.parametrization].low >= 0.0:
         return case.others == [1]
@@ -595,7 +643,9 @@ def _teacher_from_anywhere(case: _Case) -> bool:
 
 
 def _mixed(case: _Case, *, measured: bool = True) -> _Answer | None:
-    """All data together, from a start without an exact tie; None where only the measured rule knows, and is not wanted."""
+    """All data together, from a start without an exact tie; None where only the measured rule
+    knows, and is not wanted.
+    """
     others, p, free = case.others, case.length - 1, case.parametrization == "free"
     fit = f"a positive fit of lags {others[0]} and {p} is the teacher (thm-sign)"
     if _teacher_from_anywhere(case):
@@ -646,7 +696,9 @@ def _exact_tie(case: _Case) -> _Answer:
 
 
 def _theorem_setting(case: _Case) -> _Answer:
-    """Lags 1 and kappa - 1, odd kappa >= 5, d >= 3, free entries without an exact tie: the measured rule."""
+    """Lags 1 and kappa - 1, odd kappa >= 5, d >= 3, free entries without an exact tie: the measured
+    rule.
+    """
     a, length = case.start.entries, case.length
     p, q, d = length - 1, length - 2, len(a)
     hint = "only a flow tells: flows.theorem_flows"
@@ -705,7 +757,9 @@ def _theorem_setting(case: _Case) -> _Answer:
 
 @dataclass(frozen=True)
 class _Arrival:
-    """The saddle s to which the drag carries the entries, h'(s), and by what power of e the gaps grow on the way to 0.01 s."""
+    """The saddle s to which the drag carries the entries, h'(s), and by what power of e the gaps
+    grow on the way to 0.01 s.
+    """
 
     s: float
     slope: float
@@ -713,7 +767,9 @@ class _Arrival:
 
 
 def _arrival(a: Vector, length: int, dose: float) -> _Arrival | None:
-    """Return where the mean of the entries is carried: the smallest zero of h, None if another zero comes first."""
+    """Return where the mean of the entries is carried: the smallest zero of h, None if another zero
+    comes first.
+    """
     d, p, q = len(a), length - 1, length - 2
 
     def h(m: Float[np.ndarray, "*m"]) -> Float[np.ndarray, "*m"]:
@@ -752,7 +808,8 @@ def _race(
         logs = np.maximum(np.log(np.abs(center - below)), -700.0) + arrival.growth - np.log(arrival.s)
     left = _time_left(logs, above, q)
     later = left - left[0]
-    close = below < 1e-3 * center  # near ties: by the derivative, no difference of nearly equal times
+    # near ties: by the derivative, no difference of nearly equal times
+    close = below < 1e-3 * center
     y = np.exp(min(logs[0], 100.0))
     later[close] = -np.log1p(-below[close] / center) * y / np.expm1(q * np.log1p(y))
     first = min(0.0, float(later[-1]))
@@ -773,7 +830,9 @@ def _race(
 
 @lru_cache(maxsize=16)
 def _blow_up_times(q: int) -> tuple[Float[np.ndarray, " grid"], ...]:
-    """Return a grid of log |b - 1| and the log times that db/dtau = b^q - 1 needs from there to infinity, up and down."""
+    """Return a grid of log |b - 1| and the log times that db/dtau = b^q - 1 needs from there to
+    infinity, up and down.
+    """
     logs = np.linspace(-30.0, 30.0, 6001)
     y = np.exp(logs)
     up = y / np.expm1(q * np.log1p(y))

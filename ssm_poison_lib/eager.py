@@ -1,6 +1,7 @@
 """An SSM in a network as a PyTorch module, trained by a plain loop: the compiled loops' reference.
 
-A module of its own, because PyTorch takes a second or two to load and nothing else of the library needs it.
+A module of its own, because PyTorch takes a second or two to load and nothing else of the library
+needs it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ __all__ = ["SSMNetwork", "train_eagerly"]
 class SSMNetwork(torch.nn.Module):
     """A `Network` as a PyTorch module; A is kept as a full d x d matrix, diagonal at the start.
 
-    network: the starting weights; precision: "float64" or "float32". The full matrix is there because the authors' step
-    size counts the gradient of its off-diagonal entries too; `to_network` refuses a matrix that has left the diagonal.
+    Args:
+        network: the starting weights
+        precision: "float64" or "float32". The full matrix is there because the authors' step size
+            counts the gradient of its off-diagonal entries too; `to_network` refuses a matrix that
+            has left the diagonal.
     """
 
     def __init__(self, network: Network, precision: str = "float64") -> None:
@@ -39,7 +43,11 @@ class SSMNetwork(torch.nn.Module):
         self.mlp = torch.nn.ParameterList(torch.tensor(np.array(layer), dtype=dtype) for layer in network.mlp)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the outputs, shape (n,), for inputs x of shape (n, kappa), stepping through time."""
+        """Return the outputs, shape (n,), for inputs x of shape (n, kappa), stepping through time.
+
+        Args:
+            x: (n, kappa) input sequences
+        """
         state = x.new_zeros((x.shape[0], len(self.B)))  # (n, d)
         for t in range(x.shape[1]):
             state = state @ self.A.T + x[:, t, None] * self.B
@@ -77,10 +85,20 @@ def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
 def train_eagerly(
     start: DiagonalSSM | Network, data: TrainingSet, rule: Rule, epochs: int
 ) -> tuple[Network, Float[np.ndarray, " epochs"], int | None]:
-    """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the compiled loops.
+    """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the
+    compiled loops.
 
-    Arguments as for `Descent`; epochs: how many to do (no more after a stop than rule.epochs_after_stop).
-    Returns the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch or None.
+    Arguments as for `Descent`;
+
+    Args:
+        start: the network at the start
+        data: what to train on
+        rule: how to train
+        epochs: how many to do (no more after a stop than rule.epochs_after_stop).
+
+    Returns:
+        the last weights, the loss after each epoch (before a reset of B and C) and the stop epoch
+        or None.
     """
     epochs = as_integer("epochs", epochs, low=1, high=MAX_COUNT)
     as_instance("data", data, TrainingSet)
@@ -106,7 +124,8 @@ def train_eagerly(
                     rate = math.sqrt(1 - 0.999**epoch) / (1 - 0.9**epoch)
                     update = rate * first / (torch.sqrt(second) + 1e-7)
                 weights.sub_(step * update)
-            module.A.copy_(torch.diag(torch.diag(module.A)))  # the projection back to diagonal matrices
+            # the projection back to diagonal matrices
+            module.A.copy_(torch.diag(torch.diag(module.A)))
             losses.append(float(torch.mean((module(x) - y) ** 2)))
             if rule.reset_BC:
                 module.B.fill_(1.0)

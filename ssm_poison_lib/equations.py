@@ -35,8 +35,9 @@ Matrix = Float[np.ndarray, "p p"]
 def powers(A: Shaped[np.ndarray, "*n d"], length: int) -> Shaped[np.ndarray, "*n kappa d"]:
     """Return a_j^m, lags m = 0 .. kappa-1 down, entries j across (0^0 = 1).
 
-    - A: (*n, d) entries, real, complex or symbolic.
-    - length: kappa.
+    Args:
+        A: (*n, d) entries, real, complex or symbolic.
+        length: kappa.
     """
     return np.asarray(A[..., None, :] ** np.arange(length)[:, None])
 
@@ -46,9 +47,10 @@ def residual(
 ) -> tuple[Float[np.ndarray, " kappa"], Float[np.ndarray, "kappa d"]]:
     """Return M* - M and the powers a_j^m that it is made of.
 
-    - A: (d,) entries.
-    - w: (d,) weights b_j c_j.
-    - target: (kappa,) the teacher's impulse response M*.
+    Args:
+        A: (d,) entries.
+        w: (d,) weights b_j c_j.
+        target: (kappa,) the teacher's impulse response M*.
     """
     power = powers(A, len(target))
     return target - power @ w, power
@@ -59,8 +61,9 @@ def pull(
 ) -> tuple[Shaped[np.ndarray, "*n d"], Shaped[np.ndarray, "*n d"]]:
     """Return sum_m m e_m a_j^(m-1) and sum_m e_m a_j^m: minus the loss's slopes, weight 1.
 
-    - power: (*n, kappa, d) as `powers` gives them.
-    - e: (*n, kappa) minus the derivative of the loss by M_m.
+    Args:
+        power: (*n, kappa, d) as `powers` gives them.
+        e: (*n, kappa) minus the derivative of the loss by M_m.
     """
     lags = np.arange(1, power.shape[-2])
     by_a = (lags * e[..., 1:])[..., None, :] @ power[..., :-1, :]
@@ -78,10 +81,13 @@ def velocity(
 ) -> tuple[Vector, Vector, Vector]:
     """Return (da/dt, db/dt, dc/dt), minus the gradient of the loss; those trained are what counts.
 
-    - A, B, C: (d,) entries of the student.
-    - G: (kappa, kappa) Gram matrix of the sequences, by lag.
-    - target: (kappa,) the teacher's impulse response M*.
-    - slope: (d,) f'(s) where a = f(s) is trained through s: the first result is then ds/dt.
+    Args:
+        A: (d,) entries of the student.
+        B: (d,) entries of the student.
+        C: (d,) entries of the student.
+        G: (kappa, kappa) Gram matrix of the sequences, by lag.
+        target: (kappa,) the teacher's impulse response M*.
+        slope: (d,) f'(s) where a = f(s) is trained through s: the first result is then ds/dt.
 
     Source: Proposition 1 of chapter "Which way does training move?" and the chain rule.
     """
@@ -103,11 +109,17 @@ def jacobian(
 ) -> Matrix:
     """Return the Jacobian of `velocity`, minus the Hessian of the loss.
 
-    - A, B, C, G, target, slope: as in `velocity`.
-    - train: "A" gives (d, d), "ABC" gives (3d, 3d).
-    - curve: (d,) f''(s) where a = f(s) is trained through s.
-
     With D = dM/d(parameters) it is -D^T G D plus a part that couples only the a, b, c of one j.
+
+    Args:
+        A: as in `velocity`.
+        B: as in `velocity`.
+        C: as in `velocity`.
+        G: as in `velocity`.
+        target: as in `velocity`.
+        slope: as in `velocity`.
+        train: "A" gives (d, d), "ABC" gives (3d, 3d).
+        curve: (d,) f''(s) where a = f(s) is trained through s.
     """
     d, w, lags = len(A), B * C, np.arange(len(target))
     missing, power = residual(A, w, target)
@@ -146,10 +158,13 @@ def gap_velocity(
     (l+1) e_{l+1} and D_l = (x^l - y^l) / (x - y), x = a_j, y = a_{j+1}, is built by
     D_{l+1} = x^l + y D_l without a subtraction.
 
-    - theta: (p,) the largest entry, then log(a_j - a_{j+1}) of the p distinct values.
-    - counts: (p,) how many entries share each value.
-    - w: weight b_j c_j, the same for all.
-    - G, target: as in `velocity`.
+    Args:
+        theta: (p,) the largest entry, then log(a_j - a_{j+1}) of the p distinct values.
+        counts: (p,) how many entries share each value.
+        w: weight b_j c_j, the same for all.
+        G: as in `velocity`.
+        target: as in `velocity`.
+        with_jacobian: whether the Jacobian is computed too
     """
     gaps, lags = np.exp(theta[1:]), np.arange(len(target))
     a = theta[0] - np.concatenate([[0.0], np.cumsum(gaps)])

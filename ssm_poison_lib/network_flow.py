@@ -34,11 +34,20 @@ _STOPPED = {
 
 @dataclass(frozen=True, eq=False)
 class NetworkTrajectory:
-    """A network's gradient flow at T given times and at the first step with a loss at or below each of K marks.
+    """A network's gradient flow at T given times and at the first step with a loss at or below each
+    of K marks.
 
-    times: (T,); weights: (T, P) all weights there; loss: (T,). at_loss: (K, P), NaN where the loss never came so low.
-    stopped: "end time", "loss" (at rest: loss <= loss_tol) or "evaluations" (the limit came first: not at rest); end: the
-    time then reached; later rows repeat the last weights. evaluations: of the gradient. d, width: sizes of the network.
+    Attributes:
+        times: (T,)
+        weights: (T, P) all weights there
+        loss: (T,).
+        at_loss: (K, P), NaN where the loss never came so low.
+        stopped: "end time", "loss" (at rest: loss <= loss_tol) or "evaluations" (the limit came
+            first: not at rest)
+        end: the time then reached; later rows repeat the last weights.
+        evaluations: of the gradient.
+        d: sizes of the network.
+        width: sizes of the network.
     """
 
     times: Float[np.ndarray, " T"]
@@ -52,11 +61,19 @@ class NetworkTrajectory:
     width: int
 
     def network(self, row: int = -1) -> Network:
-        """Return all weights at one of the times, by default the last."""
+        """Return all weights at one of the times, by default the last.
+
+        Args:
+            row: index into times; negative ones count from the end
+        """
         return unflatten(self.weights[row], self.d, self.width)
 
     def network_at_loss(self, mark: int) -> Network | None:
-        """Return all weights where the loss first came down to a mark, None if it never did."""
+        """Return all weights where the loss first came down to a mark, None if it never did.
+
+        Args:
+            mark: index into the losses of log_at_loss
+        """
         row = self.at_loss[mark]
         return None if np.isnan(row[0]) else unflatten(row, self.d, self.width)
 
@@ -74,17 +91,30 @@ def network_flow(
 ) -> NetworkTrajectory:
     """Follow the flow d(weights)/dt = -gradient of the loss, for A, B, C and the MLP together.
 
-    start: a network with two hidden layers of one width; times: (T,) > 0, increasing; log_at_loss: decreasing losses. rtol, atol:
-    error allowed per step and weight (root mean square). The flow is at rest at a loss of at most loss_tol.
+    The method is a Runge-Kutta-Chebyshev pair of order 2: a flow down a loss has a Jacobian with
+    real eigenvalues, for which s stages allow steps that grow as s^2. A ReLU kink is stepped over
+    under the same error control.
 
-    The method is a Runge-Kutta-Chebyshev pair of order 2: a flow down a loss has a Jacobian with real eigenvalues, for which s
-    stages allow steps that grow as s^2. A ReLU kink is stepped over under the same error control.
+    Args:
+        start: a network with two hidden layers of one width
+        data: sequences and labels
+        times: (T,) > 0, increasing
+        log_at_loss: decreasing losses
+        rtol: relative error allowed per step and weight (root mean square)
+        atol: absolute error allowed likewise
+        loss_tol: the flow is at rest at a loss of at most this
+        max_evaluations: most gradients that it may take
 
-    Returns a `NetworkTrajectory`. Raises ValueError for a start without two hidden layers, or wrong times; TypeError for objects
-    of other classes; FlowError when the step size vanishes.
+    Returns:
+        a `NetworkTrajectory`.
 
-    Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the gradient is that of
-    proposition "The factor xi" in chapter "The same inside a network".
+    Raises:
+        ValueError: for a start without two hidden layers, or wrong times.
+        TypeError: for objects of other classes.
+        FlowError: when the step size vanishes.
+
+    Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the
+    gradient is that of proposition "The factor xi" in chapter "The same inside a network".
     """
     as_instance("data", data, TrainingSet)
     if len(as_instance("start", start, Network).mlp) != 3 or len({*start.mlp[1].shape}) > 1:

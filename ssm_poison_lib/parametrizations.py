@@ -1,11 +1,13 @@
 """Gradient flow when A is not trained itself but through parameters s: a_j = f(s_j).
 
-By the chain rule ds_j/dt = f'(s_j) v_j, v_j the velocity of a free entry, so a_j moves with f'(s_j)^2 v_j: the same data, the
-same minima in reach, another geometry. A parametrization also limits which entries can be reached at all.
+By the chain rule ds_j/dt = f'(s_j) v_j, v_j the velocity of a free entry, so a_j moves with
+f'(s_j)^2 v_j: the same data, the same minima in reach, another geometry. A parametrization also
+limits which entries can be reached at all.
 
-While the data show one lag m alone (special sequences: 1, baseline ones: p), v_j is the same function of time for all entries
-times a_j^(m-1), so the differences of an integral of ds / (f'(s) f(s)^(m-1)) are conserved, and where such a phase ends is the
-root of one scalar equation: `phase_limit`.
+While the data show one lag m alone (special sequences: 1, baseline ones: p), v_j is the same
+function of time for all entries times a_j^(m-1), so the differences of an integral of ds / (f'(s)
+f(s)^(m-1)) are conserved, and where such a phase ends is the root of one scalar equation:
+`phase_limit`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from ssm_poison_lib.flow import FlowError
 
 __all__ = ["PARAMETRIZATIONS", "Parametrization", "parametrized_flow", "phase_entries", "phase_limit"]
 
-_FITTED = 1e-24  # the loss at which a flow has arrived: after it LSODA would only follow rounding errors
+# the loss at which a flow has arrived: after it LSODA would only follow rounding errors
+_FITTED = 1e-24
 
 Map = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 Conserved = Callable[[Float[np.ndarray, "..."], int], Float[np.ndarray, "..."]]
@@ -46,14 +49,21 @@ Conserved = Callable[[Float[np.ndarray, "..."], int], Float[np.ndarray, "..."]]
 class Parametrization:
     """An entry of A as a monotone function of a trained number s.
 
-    entry: s -> a. parameter: a -> s, its inverse. slope: a -> f'(s) as a function of a. low, high: the open interval of the
-    entries that it can give. used_by: models whose real entries are made so, by the table of chapter "What is a state space
-    model?" (their other differences from this book's model are listed there).
-    For positive entries: log_entry: s -> log a, which keeps its digits where a is close to 1. conserved: (s, m) -> an integral
-    of ds / (f'(s) f(s)^(m-1)), whose differences between entries are conserved while the data show lag m >= 1 alone. last: the
-    parameter of an entry so close to 1 that float64 has no closer one.
+    Attributes:
+        entry: s -> a.
+        parameter: a -> s, its inverse.
+        slope: a -> f'(s) as a function of a.
+        low: the open interval of the entries that it can give.
+        high: the open interval of the entries that it can give.
+        used_by: models whose real entries are made so, by the table of chapter "What is a state
+            space model?" (their other differences from this book's model are listed there). For
+            positive entries: log_entry: s -> log a, which keeps its digits where a is close to 1.
+        conserved: (s, m) -> an integral of ds / (f'(s) f(s)^(m-1)), whose differences between
+            entries are conserved while the data show lag m >= 1 alone.
+        last: the parameter of an entry so close to 1 that float64 has no closer one.
 
-    Raises TypeError or ValueError if a field is no function, no number or no text.
+    Raises:
+        TypeError: or ValueError if a field is no function, no number or no text.
     """
 
     entry: Map
@@ -91,7 +101,8 @@ def _conserved_double_exp(s: np.ndarray, lag: int) -> np.ndarray:
 
 
 def _conserved_tanh(s: np.ndarray, lag: int) -> np.ndarray:
-    # I_k and J_k, integrals of da a^-k (1-a^2)^-2 and da a^-k (1-a^2)^-1: I_k = I_{k-2} + J_k, J_k = J_{k-2} - a^(1-k) / (k-1).
+    # I_k and J_k, integrals of da a^-k (1-a^2)^-2 and da a^-k (1-a^2)^-1: I_k = I_{k-2} + J_k, J_k
+    # = J_{k-2} - a^(1-k) / (k-1).
     a, power = np.tanh(s), (lag - 1) % 2
     if power:
         simple = np.log(np.sinh(s))
@@ -166,16 +177,25 @@ def parametrized_flow(
     max_steps: int = 200_000,
     decay: float = 0.0,
 ) -> Float[np.ndarray, "T d"]:
-    """Return the entries of A at given times of the gradient flow in s, a_j = f(s_j), B = C^T = ones fixed.
+    """Return the entries of A at given times of the gradient flow in s, a_j = f(s_j), B = C^T =
+    ones fixed.
 
-    A0: (d,) start, within the parametrization's interval; G: (kappa, kappa), `TrainingSet.gram()`; target: (kappa,), the
-    teacher's impulse response; parametrization: a name in `PARAMETRIZATIONS`; times: (T,) increasing, > 0. rtol, atol:
-    tolerances of SciPy's LSODA for s. max_steps: most steps it may take. decay: >= 0, weight of the penalty decay/2 sum a_j^2.
-    A flow without decay whose loss reaches 1e-24 stays where it is.
-    Ties are followed as differences of the s_j: near ties below about 1e-8 need `flows.many_flows`, which knows free entries
-    only.
+    Args:
+        A0: (d,) start, within the parametrization's interval
+        G: (kappa, kappa), `TrainingSet.gram()`
+        target: (kappa,), the teacher's impulse response
+        parametrization: a name in `PARAMETRIZATIONS`
+        times: (T,) increasing, > 0
+        rtol: relative tolerance of SciPy's LSODA for s
+        atol: absolute tolerance of SciPy's LSODA for s
+        max_steps: most steps it may take.
+        decay: >= 0, weight of the penalty decay/2 sum a_j^2. A flow without decay whose loss
+            reaches 1e-24 stays where it is. Ties are followed as differences of the s_j: near ties
+            below about 1e-8 need `flows.many_flows`, which knows free entries only.
 
-    Raises ValueError for arguments out of range, FlowError if the solver fails or needs more than max_steps steps.
+    Raises:
+        ValueError: for arguments out of range.
+        FlowError: if the solver fails or needs more than max_steps steps.
 
     Source: Proposition 1 of chapter "Which way does training move?" and the chain rule.
     """
@@ -235,11 +255,15 @@ def phase_entries(
 ) -> Float[np.ndarray, "n d"]:
     """Return the entries at the moment of a phase at which the largest one has a given value.
 
-    A0: (d,) or (n, d) positive starts, within the parametrization's interval; largest: a number or (n,), at least the largest
-    entry of each start and within the interval; parametrization: a name in `PARAMETRIZATIONS`; lag: m >= 1, the only lag that
-    the data of the phase show (1: special sequences alone, kappa - 1: baseline ones alone). B = C^T = ones fixed.
+    Args:
+        A0: (d,) or (n, d) positive starts, within the parametrization's interval
+        largest: a number or (n,), at least the largest entry of each start and within the interval
+        parametrization: a name in `PARAMETRIZATIONS`
+        lag: m >= 1, the only lag that the data of the phase show (1: special sequences alone, kappa
+            - 1: baseline ones alone). B = C^T = ones fixed.
 
-    Raises ValueError for arguments out of range, also where the conserved quantity leaves float64.
+    Raises:
+        ValueError: for arguments out of range, also where the conserved quantity leaves float64.
 
     Source: section "One number decides a phase" of chapter "Does the order of the data matter?".
     """
@@ -261,19 +285,26 @@ def phase_entries(
 def phase_limit(
     A0: ArrayLike, parametrization: str, *, lag: int, gaps: ArrayLike | None = None
 ) -> Float[np.ndarray, "n d"]:
-    """Return where a phase ends whose data show one lag alone: the limit of the flow of s, a_j = f(s_j), B = C^T = ones fixed.
+    """Return where a phase ends whose data show one lag alone: the limit of the flow of s, a_j =
+    f(s_j), B = C^T = ones fixed.
 
-    A0: (d,) or (n, d) positive starts with sum a_j^lag < 1, within the parametrization's interval; parametrization: a name in
-    `PARAMETRIZATIONS`; lag: m >= 1 (1: special sequences alone, kappa - 1: baseline ones alone). The teacher's impulse response
-    is 1 at that lag. gaps: (d-1,) or (n, d-1) exact differences a_j - a_{j+1} >= 0 of descending starts whose near ties are
-    below the rounding of A0 (see `flows.near_tie_starts`).
+    One scalar equation, sum a_j^m = 1, for the largest entry of each start; the others follow from
+    the conserved differences. An entry that rounds to 1 where the interval ends at 1 is returned as
+    the float below 1, so that it can start another phase. With tanh and lag m the losers of starts
+    below about 1e-8 (m = 6), 1e-7 (m = 8) are lost to rounding: for them two quantities of the size
+    of a^(2-m) cancel.
 
-    One scalar equation, sum a_j^m = 1, for the largest entry of each start; the others follow from the conserved differences. An
-    entry that rounds to 1 where the interval ends at 1 is returned as the float below 1, so that it can start another phase.
-    With tanh and lag m the losers of starts below about 1e-8 (m = 6), 1e-7 (m = 8) are lost to rounding: for them two quantities
-    of the size of a^(2-m) cancel.
+    Args:
+        A0: (d,) or (n, d) positive starts with sum a_j^lag < 1, within the parametrization's
+            interval
+        parametrization: a name in `PARAMETRIZATIONS`
+        lag: m >= 1 (1: special sequences alone, kappa - 1: baseline ones alone). The teacher's
+            impulse response is 1 at that lag.
+        gaps: (d-1,) or (n, d-1) exact differences a_j - a_{j+1} >= 0 of descending starts whose
+            near ties are below the rounding of A0 (see `flows.near_tie_starts`).
 
-    Raises ValueError for arguments out of range, also where the conserved quantity leaves float64.
+    Raises:
+        ValueError: for arguments out of range, also where the conserved quantity leaves float64.
 
     Source: section "One number decides a phase" of chapter "Does the order of the data matter?".
     """
@@ -296,7 +327,8 @@ def phase_limit(
         if (np.abs(differences - exact) > 1e-15 * starts[:, :1] + 1e-9 * exact).any():
             raise ValueError("gaps must agree with A0, which must be descending")
         middle = starts[:, 1:] + exact / 2.0
-        near = exact / (kind.slope(middle) ** 2 * middle ** (lag - 1))  # of second order in a relative gap
+        # of second order in a relative gap
+        near = exact / (kind.slope(middle) ** 2 * middle ** (lag - 1))
         steps = np.where(exact < 1e-5 * middle, near, np.diff(behind, axis=1))
         behind = np.concatenate([np.zeros((len(starts), 1)), np.cumsum(steps, axis=1)], axis=1)
 
@@ -307,7 +339,8 @@ def phase_limit(
         logs[np.arange(len(i)), largest[i]] = -np.inf
         return np.asarray(-np.expm1(top) - np.exp(logs).sum(axis=1))
 
-    with np.errstate(over="ignore", divide="ignore"):  # at the bracket's far end only the sign counts
+    # at the bracket's far end only the sign counts
+    with np.errstate(over="ignore", divide="ignore"):
         root = find_root(lacking, (s0[rows, largest], np.full(len(rows), kind.last)), args=(rows,))
         if not root.success.all():
             raise FlowError(f"no root for row {int(np.flatnonzero(~root.success)[0])} of A0")
@@ -337,14 +370,19 @@ def _positive_starts(kind: Parametrization, name: str, A0: ArrayLike, lag: int) 
 
 
 def _behind(kind: Parametrization, s0: Float[np.ndarray, "n d"], lag: int) -> Float[np.ndarray, "n d"]:
-    """Return by how much the conserved quantity of each entry is behind that of the largest: >= 0, and constant."""
+    """Return by how much the conserved quantity of each entry is behind that of the largest: >= 0,
+    and constant.
+    """
     quantity = kind.conserved(s0, lag)
     return np.asarray(quantity.max(axis=1, keepdims=True) - quantity)
 
 
 def _at(kind: Parametrization, s0: np.ndarray, behind: np.ndarray, s1: np.ndarray, lag: int) -> np.ndarray:
-    """Return the parameters of all entries when that of the largest is s1: their conserved quantities moved by one number."""
-    # arcsinh is close to linear around 0 and a logarithm far from it: the quantity runs over sixty decades of both signs.
+    """Return the parameters of all entries when that of the largest is s1: their conserved
+    quantities moved by one number.
+    """
+    # arcsinh is close to linear around 0 and a logarithm far from it: the quantity runs over sixty
+    # decades of both signs.
     target = np.arcsinh(kind.conserved(s1, lag)[:, None] - behind)
     low, high = s0, np.broadcast_to(s1[:, None], s0.shape)
 
@@ -352,7 +390,8 @@ def _at(kind: Parametrization, s0: np.ndarray, behind: np.ndarray, s1: np.ndarra
         return np.asarray(np.arcsinh(kind.conserved(s, lag)) - wanted)
 
     root = find_root(off, (low, high), args=(target,))
-    # Where rounding leaves no change of sign the entry is at an end: it has not moved, or is with the largest.
+    # Where rounding leaves no change of sign the entry is at an end: it has not moved, or is with
+    # the largest.
     nearer = np.where(np.abs(off(low, target)) <= np.abs(off(high, target)), low, high)
     s = np.where(root.success, root.x, nearer)
     return np.asarray(np.where(behind == 0.0, high, s))

@@ -42,11 +42,15 @@ def fixed_sequences(
 ) -> Float[np.ndarray, "n length"]:
     """Return sequences that are zero outside `positions`, with given coefficients there.
 
-    length: kappa, from 1 to a million. positions: k distinct 1-based positions. coefficients: a number (one
-    sequence, the same value at each position), (n,) (n sequences, one value each) or (n, k).
+    Args:
+        length: kappa, from 1 to a million.
+        positions: k distinct 1-based positions.
+        coefficients: a number (one sequence, the same value at each position), (n,) (n sequences,
+            one value each) or (n, k).
 
-    Raises ValueError for positions outside 1..kappa, zero sequences, coefficients of another shape, or
-    more than 2^28 entries in all.
+    Raises:
+        ValueError: for positions outside 1..kappa, zero sequences, coefficients of another shape,
+            or more than 2^28 entries in all.
 
     >>> fixed_sequences(5, (1, 3), [2.0, -1.0])
     array([[ 2.,  0.,  2.,  0.,  0.],
@@ -70,10 +74,18 @@ def fixed_sequences(
 def gaussian_sequences(
     length: int, positions: Iterable[int], count: int, *, seed: Seed, scale: float = 1.0
 ) -> Float[np.ndarray, "n length"]:
-    """Return `count` sequences with independent Gaussian entries of standard deviation `scale` at `positions`, zero elsewhere.
+    """Return `count` sequences with independent Gaussian entries of standard deviation `scale` at
+    `positions`, zero elsewhere.
 
-    length: kappa >= 1; positions: distinct, 1-based; count: n >= 1; seed: int, Generator or RandomState;
-    scale: in (0, 1e300]. Raises ValueError as `fixed_sequences` does.
+    Args:
+        length: kappa >= 1
+        positions: distinct, 1-based
+        count: n >= 1
+        seed: int, Generator or RandomState
+        scale: in (0, 1e300].
+
+    Raises:
+        ValueError: as `fixed_sequences` does.
     """
     length = as_integer("length", length, low=1, high=MAX_LENGTH)
     positions = as_positions("positions", positions, length=length)
@@ -85,17 +97,23 @@ def gaussian_sequences(
 
 
 def baseline_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.ndarray, "n length"]:
-    """Return the theorem's baseline sequences: multiples of e_1 (non-zero at the first position only).
+    """Return the theorem's baseline sequences: multiples of e_1 (non-zero at the first position
+    only).
 
-    length: kappa >= 2 (at kappa = 1 the first position is the last, and A never moves). coefficients: number or (n,).
+    Args:
+        length: kappa >= 2 (at kappa = 1 the first position is the last, and A never moves).
+        coefficients: number or (n,).
     """
     return fixed_sequences(as_integer("length", length, low=2, high=MAX_LENGTH), (1,), coefficients)
 
 
 def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.ndarray, "n length"]:
-    """Return the theorem's special sequences: multiples of e_{kappa-1} (non-zero at the next-to-last position only).
+    """Return the theorem's special sequences: multiples of e_{kappa-1} (non-zero at the
+    next-to-last position only).
 
-    length: kappa >= 2, so that a next-to-last position exists. coefficients: number or (n,).
+    Args:
+        length: kappa >= 2, so that a next-to-last position exists.
+        coefficients: number or (n,).
 
     >>> special_sequences(4)
     array([[0., 0., 1., 0.]])
@@ -109,7 +127,11 @@ class Teacher(Protocol):
     """What can label sequences: a `DiagonalSSM`, a `Network`, or any object with this one method."""
 
     def last_output(self, x: ArrayLike, /) -> Float[np.ndarray, " n"]:
-        """Return the last output for each of the sequences x of shape (n, kappa), shape (n,)."""
+        """Return the last output for each of the sequences x of shape (n, kappa), shape (n,).
+
+        Args:
+            x: (n, kappa) input sequences
+        """
         ...
 
 
@@ -124,14 +146,19 @@ class _Scaled(Protocol):
 class TrainingSet:
     """Input sequences with the labels that a teacher gives them; there is no way to hand labels in.
 
-    x: (n, kappa) or (kappa,) inputs.
-    teacher: labels them, see `Teacher`.
-    y: (n,) its last outputs, computed here.
-
     All arrays are read-only copies.
 
-    Raises TypeError for a teacher without `last_output`, ValueError for an empty or non-finite x, or
-    labels that overflow or are not one number per sequence.
+    Args:
+        x: (n, kappa) or (kappa,) inputs.
+        teacher: labels them, see `Teacher`.
+
+    Attributes:
+        y: (n,) its last outputs, computed here.
+
+    Raises:
+        TypeError: for a teacher without `last_output`.
+        ValueError: for an empty or non-finite x, or labels that overflow or are not one number per
+            sequence.
     """
 
     x: Float[np.ndarray, "n kappa"]
@@ -159,10 +186,14 @@ class TrainingSet:
         return int(self.x.shape[0])
 
     def gram(self) -> Float[np.ndarray, "kappa kappa"]:
-        """Return G = (2/n) sum_i r_i r_i^T, where r_i is x_i reversed, so that rows and columns are lags 0..kappa-1.
+        """Return G = (2/n) sum_i r_i r_i^T, where r_i is x_i reversed, so that rows and columns are
+        lags 0..kappa-1.
 
-        With it the loss is (M* - M)^T G (M* - M) / 2 and its gradient flow needs nothing else of the data.
-        Raises ValueError if kappa is above 16,384 (G would not fit in memory), or an entry overflows.
+        With it the loss is (M* - M)^T G (M* - M) / 2 and its gradient flow needs nothing else of
+        the data.
+
+        Raises:
+            ValueError: if kappa is above 16,384 (G would not fit in memory), or an entry overflows.
         """
         as_integer("kappa", self.length, low=1, high=math.isqrt(MAX_ENTRIES))
         lagged = self.x[:, ::-1]
@@ -172,14 +203,20 @@ class TrainingSet:
 
 
 def as_teacher(value: Teacher) -> Teacher:
-    """Return an object with `last_output` as it is; a TypeError names anything else."""
+    """Return an object with `last_output` as it is; a TypeError names anything else.
+
+    Args:
+        value: an object with `last_output`
+    """
     if isinstance(value, type) or not isinstance(value, Teacher):
         raise TypeError(f"teacher must have a method last_output(x); got {shown(value)}")
     return value
 
 
 def _labels(teacher: Teacher, x: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
-    """Return a teacher's own answers to x, one finite number for each sequence, in an array of their own."""
+    """Return a teacher's own answers to x, one finite number for each sequence, in an array of
+    their own.
+    """
     y = np.array(as_array("the teacher's outputs", teacher.last_output(x), ndim=1))
     if len(y) != len(x):
         raise ValueError(f"the teacher's outputs must be one per sequence, {len(x)}; got {len(y)}")
@@ -189,10 +226,15 @@ def _labels(teacher: Teacher, x: Float[np.ndarray, "n kappa"]) -> Float[np.ndarr
 def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
     """Return one training set with the sequences of all, in order.
 
-    first, others: training sets of one length and one teacher: the same object, or an equal one (systems and
-      networks are equal if all their weights are).
+    Args:
+        first: training sets of one length and one teacher: the same object, or an equal one
+            (systems and networks are equal if all their weights are).
+        others: training sets of one length and one teacher: the same object, or an equal one
+            (systems and networks are equal if all their weights are).
 
-    Raises ValueError for different lengths or teachers, TypeError for anything but training sets.
+    Raises:
+        ValueError: for different lengths or teachers.
+        TypeError: for anything but training sets.
     """
     as_instance("first", first, TrainingSet)
     for other in others:
@@ -207,17 +249,19 @@ def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
 
 
 def check_labels(x: ArrayLike, y: ArrayLike, teacher: Teacher, *, rtol: float = 1e-12) -> None:
-    """Raise ValueError unless every label is the teacher's own last output: the meaning of "clean label".
+    """Raise ValueError unless every label is the teacher's own last output: the meaning of "clean
+    label".
 
-    x: (n, kappa) sequences.
-    y: (n,) labels from anywhere (a file, another program).
-    teacher: who should have given them.
-    rtol: allowed deviation, relative to the scale on which an output is rounded: the teacher's
-      `output_scale`, such as the sum of abs(x_{kappa-m} M_m) of a `DiagonalSSM`; for a teacher without that
-      method the largest size of its outputs.
+    The message names the first label that differs, its value and the teacher's. TypeError if the
+    teacher has no `last_output`, ValueError if an output overflows.
 
-    The message names the first label that differs, its value and the teacher's. TypeError if the teacher has
-    no `last_output`, ValueError if an output overflows.
+    Args:
+        x: (n, kappa) sequences.
+        y: (n,) labels from anywhere (a file, another program).
+        teacher: who should have given them.
+        rtol: allowed deviation, relative to the scale on which an output is rounded: the teacher's
+            `output_scale`, such as the sum of abs(x_{kappa-m} M_m) of a `DiagonalSSM`; for a
+            teacher without that method the largest size of its outputs.
     """
     teacher = as_teacher(teacher)
     x = as_array("x", x, ndim=2)

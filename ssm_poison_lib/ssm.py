@@ -26,7 +26,8 @@ from ssm_poison_lib._checks import (
 
 __all__ = ["DiagonalSSM", "impulse_response", "near_zero", "teacher", "theorem_teacher"]
 
-# The poles of the paper's teachers of dimension 1 to 4 (authors' settings); their B and C are all ones.
+# The poles of the paper's teachers of dimension 1 to 4 (authors' settings); their B and C are all
+# ones.
 _TEACHER_POLES = {
     "dim=1": (1.0,),
     "dim=2": (0.99, 0.8),
@@ -34,18 +35,22 @@ _TEACHER_POLES = {
     "dim=4": (0.99, 0.8, 0.5, 0.3),
 }
 
-# The least scale of a near-zero start: below it entries far smaller than the scale would be subnormal numbers.
+# The least scale of a near-zero start: below it entries far smaller than the scale would be
+# subnormal numbers.
 _LEAST_SCALE = 1e-290
 
 
 def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarray, " length"]:
     """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1, with 0^0 = 1.
 
-    A: (d,) diagonal of the state transition matrix; w: (d,) weights b_j c_j; length: number of lags,
-    from 1 to a million (d * length at most 2^28).
+    Args:
+        A: (d,) diagonal of the state transition matrix
+        w: (d,) weights b_j c_j
+        length: number of lags, from 1 to a million (d * length at most 2^28).
 
-    Raises ValueError if a value is not finite (some abs(a_j) > 1 raised too high), naming the first
-    such lag, and for arguments of other shapes.
+    Raises:
+        ValueError: if a value is not finite (some abs(a_j) > 1 raised too high), naming the first
+            such lag, and for arguments of other shapes.
     """
     A = as_array("A", A, ndim=1)
     w = as_array("w", w, ndim=1, last=len(A))
@@ -55,7 +60,8 @@ def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarra
         response = np.asarray((A[None, :] ** lags[:, None]) @ w)  # (length, d) @ (d,)
         lost = np.flatnonzero(~np.isfinite(response))
         if len(lost):
-            # An entry without weight does not matter; a small weight may bring a large power back into range.
+            # An entry without weight does not matter; a small weight may bring a large power back
+            # into range.
             a, half = A[w != 0], lags[lost, None] // 2
             response[lost] = (w[w != 0] * a**half * a ** (lags[lost, None] - half)).sum(axis=1)
     if not np.isfinite(response).all():
@@ -72,11 +78,15 @@ def _respond(
     x: Float[np.ndarray, "..."],
     growth: float,
 ) -> Float[np.ndarray, "..."]:
-    """Return compute(x), linear in each sequence x (..., kappa), also where only partial sums overflow.
+    """Return compute(x), linear in each sequence x (..., kappa), also where only partial sums
+    overflow.
 
-    growth: how many times its largest term a sum can be. Sequences whose result is not finite are
-    computed again, scaled down by a power of two, which is exact. Raises ValueError if a result itself
-    is beyond the range of float64.
+    Args:
+        growth: how many times its largest term a sum can be. Sequences whose result is not finite
+            are computed again, scaled down by a power of two, which is exact.
+
+    Raises:
+        ValueError: if a result itself is beyond the range of float64.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         y = np.asarray(compute(x))
@@ -92,15 +102,19 @@ def _respond(
 
 @dataclass(frozen=True, eq=False, init=False)
 class DiagonalSSM:
-    """A linear SSM with a real diagonal state transition matrix: h_t = A h_{t-1} + B x_t, y_t = C h_t, h_0 = 0.
+    """A linear SSM with a real diagonal state transition matrix: h_t = A h_{t-1} + B x_t, y_t = C
+    h_t, h_0 = 0.
 
-    A: (d,) the diagonal a_1..a_d.
-    B: (d,) input weights.
-    C: (d,) output weights.
+    Stored as read-only float64 copies; two systems are equal if A, B and C are.
+    `DiagonalSSM.ones(A)` sets B and C to ones.
 
-    Stored as read-only float64 copies; two systems are equal if A, B and C are. `DiagonalSSM.ones(A)` sets B and C to ones.
+    Args:
+        A: (d,) the diagonal a_1..a_d.
+        B: (d,) input weights.
+        C: (d,) output weights.
 
-    Raises ValueError if a shape differs, an entry is not finite, or d = 0.
+    Raises:
+        ValueError: if a shape differs, an entry is not finite, or d = 0.
 
     Source: the model of the paper; chapter "What is a state space model?".
     """
@@ -117,11 +131,14 @@ class DiagonalSSM:
 
     @classmethod
     def ones(cls, A: ArrayLike) -> DiagonalSSM:
-        """Return the SSM with diagonal A and B = C^T = (1, ..., 1), the form of the theorem's students.
+        """Return the SSM with diagonal A and B = C^T = (1, ..., 1), the form of the theorem's
+        students.
 
-        A: (d,) the diagonal of the state transition matrix.
+        Args:
+            A: (d,) the diagonal of the state transition matrix.
 
-        Raises ValueError if A has another shape, is empty, or an entry is not finite.
+        Raises:
+            ValueError: if A has another shape, is empty, or an entry is not finite.
         """
         A = as_array("A", A, ndim=1)
         return cls(A, np.ones(len(A)), np.ones(len(A)))
@@ -142,24 +159,35 @@ class DiagonalSSM:
 
     @property
     def w(self) -> Float[np.ndarray, " d"]:
-        """The weights w_j = b_j c_j, all that the outputs depend on beside A (ValueError if a product overflows)."""
+        """The weights w_j = b_j c_j, all that the outputs depend on beside A (ValueError if a
+        product overflows).
+        """
         with np.errstate(over="ignore"):
             return np.asarray(in_range("B and C", "a weight b_j c_j", self.B * self.C))
 
     def impulse_response(self, length: int) -> Float[np.ndarray, " length"]:
-        """Return M_m = C A^m B for lags m = 0 .. length-1 (see the function `impulse_response`)."""
+        """Return M_m = C A^m B for lags m = 0 .. length-1 (see the function `impulse_response`).
+
+        Args:
+            length: number of lags, >= 1
+        """
         return impulse_response(self.A, self.w, length)
 
     def output(self, x: ArrayLike, *, method: str = "convolution") -> Float[np.ndarray, "..."]:
         """Return the whole output y_1..y_kappa for one input sequence or a batch.
 
-        x: (kappa,) or (n, kappa). method: "recurrence" steps through time, O(kappa d) each; "convolution" sums
-        y_t = sum_m M_m x_{t-m} directly, O(kappa^2); "fft" does so by FFT, O(kappa log kappa).
+        Args:
+            x: (kappa,) or (n, kappa).
+            method: "recurrence" steps through time, O(kappa d) each; "convolution" sums y_t = sum_m
+                M_m x_{t-m} directly, O(kappa^2); "fft" does so by FFT, O(kappa log kappa).
 
-        Returns an array shaped like x. The three agree up to rounding; FFT's error is relative to the largest term.
+        Returns:
+            an array shaped like x. The three agree up to rounding; FFT's error is relative to the
+            largest term.
 
-        Raises ValueError for another shape, NaN, an unknown method, an impulse response that overflows ("recurrence" does not
-        need it), or an output that does.
+        Raises:
+            ValueError: for another shape, NaN, an unknown method, an impulse response that
+                overflows ("recurrence" does not need it), or an output that does.
         """
         x = as_array("x", x, ndim=(1, 2))
         method = as_choice("method", method, ("recurrence", "convolution", "fft"))
@@ -172,7 +200,8 @@ class DiagonalSSM:
             padded = next_fast_len(
                 2 * length - 1, real=True
             )  # so that the circular convolution does not wrap around
-            # A transform holds sums of all values: scaled to 1, those of the response stay in range.
+            # A transform holds sums of all values: scaled to 1, those of the response stay in
+            # range.
             scale = np.frexp(np.abs(response).max())[1] if np.abs(response).max() > 1e100 else 0
             transform = rfft(np.ldexp(response, -scale), padded)
             return np.asarray(
@@ -190,7 +219,9 @@ class DiagonalSSM:
         return _respond(convolve, x, growth)
 
     def _step_through(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-        """Return the outputs of the recurrence. Entries without weight are left out: nobody sees their state overflow."""
+        """Return the outputs of the recurrence. Entries without weight are left out: nobody sees
+        their state overflow.
+        """
         seen = (self.B != 0) & (self.C != 0)
         A, B, C = self.A[seen], self.B[seen], self.C[seen]
         y = np.empty_like(x)
@@ -203,7 +234,14 @@ class DiagonalSSM:
     def last_output(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
         """Return phi(x) = sum_m M_m x_{kappa-m}, the only output that training looks at.
 
-        x: (kappa,) or (n, kappa). Returns a 0-d array or (n,). Raises ValueError as `output` does.
+        Args:
+            x: (kappa,) or (n, kappa).
+
+        Returns:
+            a 0-d array or (n,).
+
+        Raises:
+            ValueError: as `output` does.
         """
         x = as_array("x", x, ndim=(1, 2))
         response = self.impulse_response(x.shape[-1])
@@ -212,7 +250,14 @@ class DiagonalSSM:
     def output_scale(self, x: ArrayLike) -> Float[np.ndarray, "..."]:
         """Return sum_m abs(M_m x_{kappa-m}), the scale on which `last_output` is rounded.
 
-        x: (kappa,) or (n, kappa). Returns a 0-d array or (n,). Raises ValueError if a sum overflows.
+        Args:
+            x: (kappa,) or (n, kappa).
+
+        Returns:
+            a 0-d array or (n,).
+
+        Raises:
+            ValueError: if a sum overflows.
         """
         x = as_array("x", x, ndim=(1, 2))
         with np.errstate(over="ignore"):
@@ -220,12 +265,16 @@ class DiagonalSSM:
         return np.asarray(in_range("x", "the sum of an output's terms", scale))
 
     def transfer_function(self, z: ArrayLike | complex) -> Complex[np.ndarray, "..."]:
-        """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms of y and x.
+        """Return H(z) = sum_m M_m z^{-m} = sum_j w_j z / (z - a_j), the ratio of the z-transforms
+        of y and x.
 
-        z: complex points of any shape. For abs(z) > max abs(a_j) the series converges; elsewhere H is its
-        analytic continuation.
+        Args:
+            z: complex points of any shape. For abs(z) > max abs(a_j) the series converges;
+                elsewhere H is its analytic continuation.
 
-        Raises ValueError if z is not finite or meets a pole a_j that carries weight, or if H(z) overflows.
+        Raises:
+            ValueError: if z is not finite or meets a pole a_j that carries weight, or if H(z)
+                overflows.
         """
         z = as_complex("z", z)
         w = self.w
@@ -243,10 +292,13 @@ class DiagonalSSM:
 
 
 def theorem_teacher(state_dim: int) -> DiagonalSSM:
-    """Return the theorem's teacher for students of dimension d: A* = diag(1, 0), B* = C*^T = (1, sqrt(d-1)).
+    """Return the theorem's teacher for students of dimension d: A* = diag(1, 0), B* = C*^T = (1,
+    sqrt(d-1)).
 
-    state_dim: the *student's* d, >= 2 (at d = 1 the teacher's second entry carries no weight and nothing is
-    overparameterized). The impulse response is (d, 1, 1, ...): a student with B = C^T = ones matches lag 0 by itself.
+    Args:
+        state_dim: the *student's* d, >= 2 (at d = 1 the teacher's second entry carries no weight
+            and nothing is overparameterized). The impulse response is (d, 1, 1, ...): a student
+            with B = C^T = ones matches lag 0 by itself.
 
     Source: authors' settings, "Standalone SSM per the theorem".
     """
@@ -258,10 +310,16 @@ def theorem_teacher(state_dim: int) -> DiagonalSSM:
 def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:
     """Return one of the paper's teachers by name.
 
-    name: "theorem" (needs state_dim, the student's d), or "dim=1", "dim=2", "dim=3", "dim=4": poles
-    1 | 0.99, 0.8 | 0.99, 0.8, 0.5 | 0.99, 0.8, 0.5, 0.3, with B and C all ones (no state_dim).
+    Args:
+        name: "theorem" (needs state_dim, the student's d), or "dim=1", "dim=2", "dim=3", "dim=4":
+            poles 1 | 0.99, 0.8 | 0.99, 0.8, 0.5 | 0.99, 0.8, 0.5, 0.3, with B and C all ones (no
+            state_dim).
+        state_dim: the student's d, with "theorem" and only there
 
-    Raises ValueError for another name, or a state_dim missing or not wanted. Source: authors' settings.
+    Raises:
+        ValueError: for another name, or a state_dim missing or not wanted.
+
+    Source: authors' settings.
     """
     name = as_choice("name", name, ("theorem", *_TEACHER_POLES))
     if name == "theorem":
@@ -278,15 +336,21 @@ def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:
 def near_zero(
     state_dim: int, scale: float, *, seed: Seed, tie_gap: float | None = None
 ) -> Float[np.ndarray, " d"]:
-    """Return a near-zero diagonal: d uniform draws from [0, scale), sorted from largest to smallest.
+    """Return a near-zero diagonal: d uniform draws from [0, scale), sorted from largest to
+    smallest.
 
-    state_dim: d >= 1; scale: epsilon > 0; seed: an int, a Generator, or a legacy RandomState (what the authors use).
-    tie_gap: if given, the second entry is put at a_1 - tie_gap: a near tie when tie_gap is far below scale;
-    0 asks for an exact tie.
+    Args:
+        state_dim: d >= 1
+        scale: epsilon > 0
+        seed: an int, a Generator, or a legacy RandomState (what the authors use).
+        tie_gap: if given, the second entry is put at a_1 - tie_gap: a near tie when tie_gap is far
+            below scale; 0 asks for an exact tie.
 
-    Raises ValueError if a tie is asked of d = 1, if the tie would push a_2 below a_3 (the entries would no
-    longer be sorted and "second" would not mean second), or if a_1 - a_2 would differ from tie_gap by more
-    than 1% because float64 has no digits for it: `flows.near_tie_starts` gives exact gaps of any size.
+    Raises:
+        ValueError: if a tie is asked of d = 1, if the tie would push a_2 below a_3 (the entries
+            would no longer be sorted and "second" would not mean second), or if a_1 - a_2 would
+            differ from tie_gap by more than 1% because float64 has no digits for it:
+            `flows.near_tie_starts` gives exact gaps of any size.
 
     Source: the initialization of the authors' theorem settings.
     """

@@ -11,11 +11,13 @@ __all__ = ["check_input"]
 def check_input(name: str, x: object, layer: nn.Module, shape: tuple[int | str, ...]) -> Tensor:
     """Return `x` if it is a finite tensor of this shape, with the layer's dtype and device.
 
-    name: the argument's name.
-    shape: the length of each axis, or a word for an axis of any length >= 1.
+    Args:
+        name: the argument's name.
+        shape: the length of each axis, or a word for an axis of any length >= 1.
 
-    Raises TypeError for anything but a floating point tensor; ValueError for another shape, dtype or
-    device, an empty axis, NaN or infinity.
+    Raises:
+        TypeError: for anything but a floating point tensor.
+        ValueError: for another shape, dtype or device, an empty axis, NaN or infinity.
     """
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__

@@ -1,8 +1,8 @@
 """LRU, the linear recurrent unit: complex poles inside the unit disc, one state for all channels.
 
-Letters as in Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De, "Resurrecting Recurrent Neural Networks
-for Long Sequences" (ICML 2023): poles lambda = exp(-exp(nu) + i exp(theta)), input weights B normalized by
-gamma, output weights C, skip D. H: channels, N: state dimension (complex entries).
+Letters as in Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu, De, "Resurrecting Recurrent Neural
+Networks for Long Sequences" (ICML 2023): poles lambda = exp(-exp(nu) + i exp(theta)), input weights
+B normalized by gamma, output weights C, skip D. H: channels, N: state dimension (complex entries).
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ __all__ = ["LRU"]
 class LRU(nn.Module):
     """One LRU layer: h_t = lambda h_{t-1} + gamma (B x_t), y_t = Re(C h_t) + D x_t; linear.
 
-    channels: H >= 1.
-    state_dim: N >= 1.
-    r_min, r_max: range of the starting abs(lambda), uniform on the ring; 0 <= r_min < r_max <= 1.
-    max_phase: starting phases are uniform in (0, max_phase), radians.
-    depthwise: True makes a state of N entries for every channel, with the poles shared and no gamma, as
-      the paper on poisoning has it; False (default) mixes all channels, as published.
-    seed: of the starting weights; None takes torch's own random state.
+    Args:
+        channels: H >= 1.
+        state_dim: N >= 1.
+        r_min: range of the starting abs(lambda), uniform on the ring; 0 <= r_min < r_max <= 1.
+        r_max: range of the starting abs(lambda), uniform on the ring; 0 <= r_min < r_max <= 1.
+        max_phase: starting phases are uniform in (0, max_phase), radians.
+        depthwise: True makes a state of N entries for every channel, with the poles shared and no
+            gamma, as the paper on poisoning has it; False (default) mixes all channels, as
+            published.
+        seed: of the starting weights; None takes torch's own random state.
+        depthwise: authors' code of the poisoning paper.
 
-    Raises ValueError for values out of range.
+    Raises:
+        ValueError: for values out of range.
 
-    Source: the paper named above, section 3 and appendix A; depthwise: authors' code of the poisoning paper.
+    Source: the paper named above, section 3 and appendix A
     """
 
     def __init__(
@@ -60,7 +65,8 @@ class LRU(nn.Module):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            # abs(lambda)^2 uniform in (low^2, high^2); open at both ends, where the logarithms are infinite
+            # abs(lambda)^2 uniform in (low^2, high^2); open at both ends, where the logarithms are
+            # infinite
             u, v = (torch.rand(N).clamp(1e-6, 1 - 1e-6) for _ in range(2))
             squared = u * (high**2 - low**2) + low**2
             self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(squared)))  # (N,)
@@ -69,7 +75,8 @@ class LRU(nn.Module):
                 self.B_re, self.B_im = (nn.Parameter(torch.randn(H, N)) for _ in range(2))  # (H, N)
             else:
                 size = math.sqrt(2 * H)
-                self.B_re, self.B_im = (nn.Parameter(torch.randn(N, H) / size) for _ in range(2))  # (N, H)
+                # (N, H)
+                self.B_re, self.B_im = (nn.Parameter(torch.randn(N, H) / size) for _ in range(2))
                 self.gamma_log = nn.Parameter(0.5 * torch.log(1 - squared))  # (N,)
             self.C_re, self.C_im = (nn.Parameter(torch.randn(H, N) / math.sqrt(N)) for _ in range(2))
             self.D = nn.Parameter(torch.randn(H))  # (H,)
@@ -97,9 +104,10 @@ class LRU(nn.Module):
     def forward(self, x: Tensor, method: str = "scan") -> Float[Tensor, "batch length H"]:
         """Return the output at every step, (batch, length, H).
 
-        x: (batch, length, H).
-        method: "scan" (all blocks of sqrt(length) steps at once, then their ends), "convolution" (by FFT) or
-          "recurrence" (step by step); equal up to rounding.
+        Args:
+            x: (batch, length, H).
+            method: "scan" (all blocks of sqrt(length) steps at once, then their ends),
+                "convolution" (by FFT) or "recurrence" (step by step); equal up to rounding.
         """
         x = check_input("x", x, self, ("batch", "length", self.channels))
         method = as_choice("method", method, ("scan", "convolution", "recurrence"))
@@ -113,7 +121,9 @@ class LRU(nn.Module):
         return self._read(self._convolve(drive) if method == "convolution" else self._scan(drive), x)
 
     def _convolve(self, drive: Tensor) -> Tensor:
-        """h_t = sum_m lambda^m drive_{t-m}, by FFT of twice the length so that nothing wraps around."""
+        """h_t = sum_m lambda^m drive_{t-m}, by FFT of twice the length so that nothing wraps
+        around.
+        """
         length = drive.shape[1]
         lags = torch.arange(length, device=drive.device, dtype=self.nu_log.dtype)
         powers = (lags[:, None] * self._log_poles()).exp()  # (length, N)
@@ -129,7 +139,8 @@ class LRU(nn.Module):
         blocks = -(-length // s)
         padded = torch.cat([drive, drive.new_zeros(batch, blocks * s - length, *drive.shape[2:])], dim=1)
         # Steps first: what one step of all blocks reads then lies together in memory.
-        inside = padded.unflatten(1, (blocks, s)).movedim(2, 0).contiguous()  # (s, batch, blocks, ...)
+        # (s, batch, blocks, ...)
+        inside = padded.unflatten(1, (blocks, s)).movedim(2, 0).contiguous()
         pole, state, within = self.poles(), torch.zeros_like(inside[0]), []
         for entering in inside.unbind():
             state = torch.addcmul(entering, pole, state)  # entering + pole * state
@@ -146,7 +157,11 @@ class LRU(nn.Module):
         return states.movedim(0, 2).flatten(1, 2)[:, :length]
 
     def initial_state(self, batch: int) -> Complex[Tensor, "batch ..."]:
-        """Return the state before the first step, zeros (batch, N), depthwise (batch, H, N)."""
+        """Return the state before the first step, zeros (batch, N), depthwise (batch, H, N).
+
+        Args:
+            batch: number of sequences, >= 1
+        """
         batch = as_integer("batch", batch, low=1)
         shape = (self.channels, self.state_dim) if self.depthwise else (self.state_dim,)
         return self.poles().new_zeros((batch, *shape))
@@ -154,7 +169,13 @@ class LRU(nn.Module):
     def step(
         self, x: Tensor, state: Complex[Tensor, "batch ..."]
     ) -> tuple[Float[Tensor, "batch H"], Complex[Tensor, "batch ..."]]:
-        """Return the output at one time step and the next state: x (batch, H), state as in `initial_state`."""
+        """Return the output at one time step and the next state: x (batch, H), state as in
+        `initial_state`.
+
+        Args:
+            x: (batch, H), the inputs of one time step
+            state: as `initial_state` makes it
+        """
         x = check_input("x", x, self, ("batch", self.channels))
         state = self.poles() * state + self._drive(x)
         return self._read(state, x), state

@@ -1,8 +1,8 @@
 """Mamba-2: a state space model whose decay, input and output weights depend on the input.
 
-Letters as in Dao, Gu, "Transformers are SSMs" (ICML 2024): per head h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,
-y_t = C_t h_t + D x_t, with dt, B, C read off the input. H: channels (d_model), E = expand H: inner channels,
-K heads of P = head_dim channels (K P = E), N: state dimension, Q: chunk.
+Letters as in Dao, Gu, "Transformers are SSMs" (ICML 2024): per head h_t = exp(dt_t A) h_{t-1} +
+dt_t B_t x_t, y_t = C_t h_t + D x_t, with dt, B, C read off the input. H: channels (d_model), E =
+expand H: inner channels, K heads of P = head_dim channels (K P = E), N: state dimension, Q: chunk.
 """
 
 from __future__ import annotations
@@ -23,17 +23,20 @@ State = tuple[Float[Tensor, "batch width conv"], Float[Tensor, "batch K P N"]]
 
 
 class Mamba2(nn.Module):
-    """One Mamba-2 layer (one group): projection, short convolution, selective SSM, gated norm, projection.
+    """One Mamba-2 layer (one group): projection, short convolution, selective SSM, gated norm,
+    projection.
 
-    channels: H >= 1.
-    state_dim: N >= 1.
-    head_dim: P, a divisor of expand * channels.
-    expand: E / H >= 1.
-    conv_width: taps of the causal convolution, >= 1.
-    chunk: Q >= 1, steps that the chunked form treats at once.
-    seed: of the starting weights; None takes torch's own random state.
+    Args:
+        channels: H >= 1.
+        state_dim: N >= 1.
+        head_dim: P, a divisor of expand * channels.
+        expand: E / H >= 1.
+        conv_width: taps of the causal convolution, >= 1.
+        chunk: Q >= 1, steps that the chunked form treats at once.
+        seed: of the starting weights; None takes torch's own random state.
 
-    Raises ValueError for values out of range.
+    Raises:
+        ValueError: for values out of range.
 
     Source: the paper named above, sections 6 and 7.
     """
@@ -67,7 +70,8 @@ class Mamba2(nn.Module):
             self.in_proj = nn.Linear(H, 2 * E + 2 * N + K, bias=False)  # z, x, B, C, dt
             self.conv = nn.Conv1d(E + 2 * N, E + 2 * N, width, groups=E + 2 * N)
             dt = torch.exp(torch.rand(K) * math.log(1e-1 / 1e-3) + math.log(1e-3))
-            self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # (K,), softplus of it is dt
+            # (K,), softplus of it is dt
+            self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
             self.A_log = nn.Parameter(torch.log(1 + 15 * torch.rand(K)))  # (K,), A = -exp(A_log)
             self.D = nn.Parameter(torch.ones(K))  # (K,)
             self.norm_weight = nn.Parameter(torch.ones(E))  # (E,)
@@ -77,9 +81,10 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, method: str = "chunked") -> Float[Tensor, "batch length H"]:
         """Return the output at every step, (batch, length, H).
 
-        x: (batch, length, H).
-        method: "chunked", "quadratic" (one chunk: a masked attention, O(length^2)) or "recurrence" (step by step);
-          equal up to rounding.
+        Args:
+            x: (batch, length, H).
+            method: "chunked", "quadratic" (one chunk: a masked attention, O(length^2)) or
+                "recurrence" (step by step); equal up to rounding.
         """
         x = check_input("x", x, self, ("batch", "length", self.channels))
         method = as_choice("method", method, ("chunked", "quadratic", "recurrence"))
@@ -90,7 +95,8 @@ class Mamba2(nn.Module):
                 outputs.append(y)
             return torch.stack(outputs, dim=1)
         z, xBC, dt = self._project(x)
-        past = F.pad(xBC.mT, (self.conv.kernel_size[0] - 1, 0))  # (batch, E + 2N, width - 1 + length)
+        # (batch, E + 2N, width - 1 + length)
+        past = F.pad(xBC.mT, (self.conv.kernel_size[0] - 1, 0))
         u, B, C, dt, decay = self._select(self.conv(past).mT, dt)
         y = self._ssd(u, B, C, dt, decay, x.shape[1] if method == "quadratic" else self.chunk)
         return self._read(y + self.D[:, None] * u, z)
@@ -100,7 +106,9 @@ class Mamba2(nn.Module):
         return torch.split(self.in_proj(x), [E, E + 2 * N, self.heads], dim=-1)
 
     def _select(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
-        """Return u (..., K, P), B (..., N), C (..., N), dt (..., K) and the log decay dt A (..., K)."""
+        """Return u (..., K, P), B (..., N), C (..., N), dt (..., K) and the log decay dt A (...,
+        K).
+        """
         u, B, C = torch.split(F.silu(xBC), [self.inner, self.state_dim, self.state_dim], dim=-1)
         dt = F.softplus(dt + self.dt_bias)
         return u.unflatten(-1, (self.heads, self.head_dim)), B, C, dt, -dt * self.A_log.exp()
@@ -111,16 +119,20 @@ class Mamba2(nn.Module):
         Q = min(chunk, length)
         count = -(-length // Q)
 
-        def cut(v: Tensor) -> Tensor:  # (batch, length, ...) -> (batch, chunks, Q, ...), zeros at the end
+        # (batch, length, ...) -> (batch, chunks, Q, ...), zeros at the end
+        def cut(v: Tensor) -> Tensor:
             pad = [0, 0] * (v.ndim - 2) + [0, count * Q - length]
             return F.pad(v, pad).unflatten(1, (count, Q))
 
-        v, B, C = cut(u * dt[..., None]), cut(B), cut(C)  # (b, c, Q, K, P), (b, c, Q, N), (b, c, Q, N)
+        # (b, c, Q, K, P), (b, c, Q, N), (b, c, Q, N)
+        v, B, C = cut(u * dt[..., None]), cut(B), cut(C)
         decay = cut(decay).movedim(-1, 2)  # (b, c, K, Q)
-        # Within a chunk: attention with the mask exp(sum of decays from s+1 to t). Sums of their own, not
-        # differences of one running sum, which lose their digits; -1e30 in place of -inf keeps gradients finite.
+        # Within a chunk: attention with the mask exp(sum of decays from s+1 to t). Sums of their
+        # own, not differences of one running sum, which lose their digits; -1e30 in place of -inf
+        # keeps gradients finite.
         ones = torch.ones(Q, Q, dtype=torch.bool, device=u.device)
-        terms = decay[..., None].expand(*decay.shape, Q).masked_fill(~ones.tril(-1), 0.0)  # (b, c, K, Q, Q)
+        # (b, c, K, Q, Q)
+        terms = decay[..., None].expand(*decay.shape, Q).masked_fill(~ones.tril(-1), 0.0)
         mask = terms.cumsum(dim=-2).masked_fill(~ones.tril(), -1e30).exp()
         scores = torch.einsum("bctn,bcsn->bcts", C, B)
         y = (scores[:, :, None] * mask) @ v.movedim(-2, 2)  # (b, c, K, Q, P)
@@ -143,7 +155,11 @@ class Mamba2(nn.Module):
         return self.out_proj(gated * size * self.norm_weight)
 
     def initial_state(self, batch: int) -> State:
-        """Return the state before the first step: the last inputs of the convolution and h, zeros."""
+        """Return the state before the first step: the last inputs of the convolution and h, zeros.
+
+        Args:
+            batch: number of sequences, >= 1
+        """
         batch = as_integer("batch", batch, low=1)
         width, inner = self.conv.kernel_size[0] - 1, self.conv.in_channels
         return (
@@ -152,7 +168,13 @@ class Mamba2(nn.Module):
         )
 
     def step(self, x: Tensor, state: State) -> tuple[Float[Tensor, "batch H"], State]:
-        """Return the output at one time step and the next state: x (batch, H), state as in `initial_state`."""
+        """Return the output at one time step and the next state: x (batch, H), state as in
+        `initial_state`.
+
+        Args:
+            x: (batch, H), the inputs of one time step
+            state: as `initial_state` makes it
+        """
         return self._step(check_input("x", x, self, ("batch", self.channels)), state)
 
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

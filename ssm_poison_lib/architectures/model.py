@@ -16,18 +16,21 @@ __all__ = ["SequenceModel"]
 class SequenceModel(nn.Module):
     """Encoder, blocks x + dropout(layer(norm(x))), a last norm, pooling over time, decoder.
 
-    inputs: channels of the data, >= 1.
-    outputs: classes or regression targets, >= 1.
-    layer: makes the layer of one block from its index, such as `lambda i: S4D(64, seed=i)`; it maps
-      (batch, length, channels) to the same shape.
-    channels: width of the blocks, >= 1.
-    depth: number of blocks, >= 1.
-    pooling: "mean" over time or "last" step.
-    dropout: probability in [0, 1), active in training mode only.
+    Args:
+        inputs: channels of the data, >= 1.
+        outputs: classes or regression targets, >= 1.
+        layer: makes the layer of one block from its index, such as `lambda i: S4D(64, seed=i)`; it
+            maps (batch, length, channels) to the same shape.
+        channels: width of the blocks, >= 1.
+        depth: number of blocks, >= 1.
+        pooling: "mean" over time or "last" step.
+        dropout: probability in [0, 1), active in training mode only.
 
-    Raises ValueError for values out of range.
+    Raises:
+        ValueError: for values out of range.
 
-    Source: the classifiers of the paper's real-world experiments have this form (authors' code), with mean pooling.
+    Source: the classifiers of the paper's real-world experiments have this form (authors' code),
+    with mean pooling.
     """
 
     def __init__(
@@ -57,7 +60,11 @@ class SequenceModel(nn.Module):
         self.decoder = nn.Linear(channels, as_integer("outputs", outputs, low=1))
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch outputs"]:
-        """Return one output vector per sequence, (batch, outputs); x: (batch, length, inputs)."""
+        """Return one output vector per sequence, (batch, outputs);
+
+        Args:
+            x: (batch, length, inputs).
+        """
         h = self.encoder(
             check_input("x", x, self, ("batch", "length", self.inputs))
         )  # (batch, length, channels)

@@ -1,8 +1,9 @@
 """S4D: a state space model for each channel, complex poles, discretized by zero-order hold.
 
-Letters as in Gu, Gupta, Goel, Re, "On the Parameterization and Initialization of Diagonal State Space
-Models" (NeurIPS 2022): continuous poles A, step size Delta (dt), B = 1, output weights C, skip D.
-H: channels, N: state dimension; complex entries come with their conjugates, so N / 2 are stored.
+Letters as in Gu, Gupta, Goel, Re, "On the Parameterization and Initialization of Diagonal State
+Space Models" (NeurIPS 2022): continuous poles A, step size Delta (dt), B = 1, output weights C,
+skip D. H: channels, N: state dimension; complex entries come with their conjugates, so N / 2 are
+stored.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ __all__ = ["S4D"]
 
 
 class S4D(nn.Module):
-    """One S4D layer: h' = A h + x, y = Re(C h) + D x on each channel, then GELU and a gated linear unit.
-
-    channels: H >= 1.
-    state_dim: N, even, >= 2 (default 64).
-    dt_min, dt_max: range of the starting step sizes, drawn log-uniformly.
-    seed: of the starting weights; None takes torch's own random state.
+    """One S4D layer: h' = A h + x, y = Re(C h) + D x on each channel, then GELU and a gated linear
+    unit.
 
     The starting poles are -1/2 + i pi n ("S4D-Lin"). `ssm` is the linear part alone.
 
-    Raises ValueError for values out of range.
+    Args:
+        channels: H >= 1.
+        state_dim: N, even, >= 2 (default 64).
+        dt_min: range of the starting step sizes, drawn log-uniformly.
+        dt_max: range of the starting step sizes, drawn log-uniformly.
+        seed: of the starting weights; None takes torch's own random state.
+
+    Raises:
+        ValueError: for values out of range.
 
     Source: the paper named above, section 3 and equation 7.
     """
@@ -59,15 +64,19 @@ class S4D(nn.Module):
             span = math.log(high) - math.log(low)
             self.log_dt = nn.Parameter(math.log(low) + span * torch.rand(H))  # (H,)
             self.log_A_real = nn.Parameter(torch.full((H, N // 2), math.log(0.5)))  # (H, N/2)
-            self.A_imag = nn.Parameter(math.pi * torch.arange(N // 2).repeat(H, 1).float())  # (H, N/2)
-            # Real and imaginary parts along the last axis, so that .float() and .double() reach them.
+            # (H, N/2)
+            self.A_imag = nn.Parameter(math.pi * torch.arange(N // 2).repeat(H, 1).float())
+            # Real and imaginary parts along the last axis, so that .float() and .double() reach
+            # them.
             self.C = nn.Parameter(torch.randn(H, N // 2, 2) * math.sqrt(0.5))  # (H, N/2, 2)
             self.D = nn.Parameter(torch.randn(H))  # (H,)
             self.output = nn.Linear(H, 2 * H)
         self.channels, self.state_dim = H, N
 
     def discretize(self) -> tuple[Complex[Tensor, "H n"], Complex[Tensor, "H n"]]:
-        """Return the poles a = exp(dt A) and the input weights b = (a - 1) / A of one step, (H, N/2) each."""
+        """Return the poles a = exp(dt A) and the input weights b = (a - 1) / A of one step, (H,
+        N/2) each.
+        """
         dt = self.log_dt.exp()[:, None]  # (H, 1)
         z = dt * torch.complex(-self.log_A_real.exp(), self.A_imag)  # (H, N/2), dt A
         small = z.abs() < 1e-4  # there (a - 1) / z would cancel: its series 1 + z/2 + z^2/6 instead
@@ -76,12 +85,18 @@ class S4D(nn.Module):
         return z.exp(), dt * ratio
 
     def kernel(self, length: int) -> Float[Tensor, "H length"]:
-        """Return the impulse response M_m = 2 Re sum_n C_n b_n a_n^m for lags m = 0 .. length-1, (H, length)."""
+        """Return the impulse response M_m = 2 Re sum_n C_n b_n a_n^m for lags m = 0 .. length-1,
+        (H, length).
+
+        Args:
+            length: number of lags, >= 1
+        """
         length = as_integer("length", length, low=1)
         dt = self.log_dt.exp()[:, None]
         z = dt * torch.complex(-self.log_A_real.exp(), self.A_imag)  # (H, N/2)
         weight = torch.view_as_complex(self.C) * self.discretize()[1]  # (H, N/2)
-        # a^m for m = i s + j is a^(i s) a^j: two short tables of powers and one product in place of length powers.
+        # a^m for m = i s + j is a^(i s) a^j: two short tables of powers and one product in place of
+        # length powers.
         s = math.isqrt(length - 1) + 1
         steps = torch.arange(s, device=z.device, dtype=dt.dtype)
         fine = (z[..., None] * steps).exp()  # (H, N/2, s), a^j
@@ -91,8 +106,9 @@ class S4D(nn.Module):
     def ssm(self, x: Tensor, method: str = "convolution") -> Float[Tensor, "batch length H"]:
         """Return the linear part, y_t = sum_m M_m x_{t-m} + D x_t.
 
-        x: (batch, length, H).
-        method: "convolution" (by FFT) or "recurrence" (step by step); equal up to rounding.
+        Args:
+            x: (batch, length, H).
+            method: "convolution" (by FFT) or "recurrence" (step by step); equal up to rounding.
         """
         x = check_input("x", x, self, ("batch", "length", self.channels))
         if as_choice("method", method, ("convolution", "recurrence")) == "recurrence":
@@ -108,18 +124,33 @@ class S4D(nn.Module):
         return y.mT + self.D * x
 
     def forward(self, x: Tensor, method: str = "convolution") -> Float[Tensor, "batch length H"]:
-        """Return GLU(W gelu(ssm(x)) + bias), (batch, length, H); arguments as in `ssm`."""
+        """Return GLU(W gelu(ssm(x)) + bias), (batch, length, H); arguments as in `ssm`.
+
+        Args:
+            x: (batch, length, H)
+            method: "convolution" (by FFT) or "recurrence" (step by step); equal up to rounding
+        """
         return self._mix(self.ssm(x, method))
 
     def initial_state(self, batch: int) -> Complex[Tensor, "batch H n"]:
-        """Return the state before the first step, zeros (batch, H, N/2)."""
+        """Return the state before the first step, zeros (batch, H, N/2).
+
+        Args:
+            batch: number of sequences, >= 1
+        """
         z = torch.view_as_complex(self.C)
         return z.new_zeros((as_integer("batch", batch, low=1), *z.shape))
 
     def step(
         self, x: Tensor, state: Complex[Tensor, "batch H n"]
     ) -> tuple[Float[Tensor, "batch H"], Complex[Tensor, "batch H n"]]:
-        """Return the output at one time step and the next state: x (batch, H), state (batch, H, N/2)."""
+        """Return the output at one time step and the next state: x (batch, H), state (batch, H,
+        N/2).
+
+        Args:
+            x: (batch, H), the inputs of one time step
+            state: as `initial_state` makes it
+        """
         y, state = self._step(check_input("x", x, self, ("batch", self.channels)), state)
         return self._mix(y), state
 

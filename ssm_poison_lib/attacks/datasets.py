@@ -15,15 +15,17 @@ from ssm_poison_lib._checks import as_integer, as_path
 
 __all__ = ["Examples", "cifar10", "digits", "mnist1d"]
 
-_RECORD = 1 + 3 * 1024  # bytes of an image in CIFAR-10's binary files: the label, then red, green and blue
+# bytes of an image in CIFAR-10's binary files: the label, then red, green and blue
+_RECORD = 1 + 3 * 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Sequences with class labels.
 
-    x: (n, length, channels) float32.
-    y: (n,) int64, from 0.
+    Attributes:
+        x: (n, length, channels) float32.
+        y: (n,) int64, from 0.
     """
 
     x: Float[Tensor, "n length channels"]
@@ -35,10 +37,12 @@ class Examples:
     def split(self, *counts: int, seed: int) -> list[Examples]:
         """Return disjoint random parts of these sizes.
 
-        counts: examples in each part, >= 1; their sum at most n.
-        seed: of the random order.
+        Args:
+            counts: examples in each part, >= 1; their sum at most n.
+            seed: of the random order.
 
-        Raises ValueError for other counts.
+        Raises:
+            ValueError: for other counts.
         """
         sizes = [as_integer("each of counts", count, low=1) for count in counts]
         if not sizes or sum(sizes) > len(self):
@@ -52,12 +56,16 @@ class Examples:
 def mnist1d(count: int = 5000, *, seed: int = 42) -> Examples:
     """Return MNIST-1D, ten classes of noisy shapes at 40 time steps, made on this machine.
 
-    count: examples, a multiple of 10.
-    seed: of the random deformations.
+    Args:
+        count: examples, a multiple of 10.
+        seed: of the random deformations.
 
-    Returns x (count, 40, 1), mean 0 and standard deviation 1. Global random states are left as they were.
+    Returns:
+        x (count, 40, 1), mean 0 and standard deviation 1. Global random states are left as they
+        were.
 
-    Source: Greydanus, Kobak, "Scaling Down Deep Learning with MNIST-1D" (ICML 2024); package mnist1d.
+    Source: Greydanus, Kobak, "Scaling Down Deep Learning with MNIST-1D" (ICML 2024); package
+    mnist1d.
     """
     import random
 
@@ -86,7 +94,8 @@ def mnist1d(count: int = 5000, *, seed: int = 42) -> Examples:
 def digits() -> Examples:
     """Return scikit-learn's handwritten digits, 1797 images of 8 x 8 pixels, row by row.
 
-    Returns x (1797, 64, 1), mean 0 and standard deviation 1.
+    Returns:
+        x (1797, 64, 1), mean 0 and standard deviation 1.
 
     Source: the test part of UCI's optical recognition of handwritten digits; package scikit-learn.
     """
@@ -98,15 +107,20 @@ def digits() -> Examples:
 
 
 def cifar10(files: Iterable[str | PathLike[str]]) -> Examples:
-    """Return images of CIFAR-10's public binary files (data_batch_1.bin, ..., test_batch.bin), pixel by pixel.
+    """Return images of CIFAR-10's public binary files (data_batch_1.bin, ..., test_batch.bin),
+    pixel by pixel.
 
-    files: paths; each a whole number of records of 3073 bytes.
+    Args:
+        files: paths; each a whole number of records of 3073 bytes.
 
-    Returns x (n, 1024, 3), red, green and blue of one pixel at each step, row by row, from 0 to 1.
+    Returns:
+        x (n, 1024, 3), red, green and blue of one pixel at each step, row by row, from 0 to 1.
 
-    Raises ValueError for a file that cannot be read, is empty or cut off, or holds a label above 9.
+    Raises:
+        ValueError: for a file that cannot be read, is empty or cut off, or holds a label above 9.
 
-    Source: the format that accompanies Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009).
+    Source: the format that accompanies Krizhevsky, "Learning Multiple Layers of Features from Tiny
+    Images" (2009).
     """
     parts = []
     for file in files:

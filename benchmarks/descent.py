@@ -41,7 +41,7 @@ def best_of(repeats, call):
 def compare(name, precision, epochs):
     setting = paper.EXPERIMENTS[name]
     seed, which = setting.seeds[0], "with special"
-    run = paper.experiment_run(setting, seed, which, precision=precision)  # compiles
+    run = setting.descent(seed, which, precision=precision)  # compiles
     start, data = run.network, run.data
     rule = setting.rule(which, precision=precision)
 
@@ -74,7 +74,7 @@ def main():
         for seed in setting.seeds:
             for which in paper.TRAINING_SETS:
                 run = descent.Descent(
-                    paper.stored_start(setting, seed), setting.training_set(seed, which), setting.rule(which)
+                    setting.authors_start(seed), setting.training_set(seed, which), setting.rule(which)
                 )
                 total += run.advance().epoch
                 count += 1

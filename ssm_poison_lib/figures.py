@@ -1,4 +1,4 @@
-"""The book's figures: one style for light, dark, print and colour-blind readers.
+"""The book's figures: one style for light, dark, print and colour-blind readers; figures used twice.
 
 Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted numbers in words
 (`summary`), which is how a stored figure is compared with a fresh one.
@@ -14,7 +14,6 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import is_color_like
@@ -33,6 +32,7 @@ from ssm_poison_lib._checks import (
     as_text,
     shown,
 )
+from ssm_poison_lib.records import Record
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
@@ -40,10 +40,8 @@ __all__ = [
     "Interactive",
     "convergence",
     "dynamics",
-    "errors",
     "impulse_responses",
     "line_end_label",
-    "loss",
     "medians",
     "new",
     "race",
@@ -431,88 +429,27 @@ def impulse_responses(
     return figure
 
 
-def loss(trajectories: Mapping[str, Any], *, start: float | None = None) -> Figure:
-    """Draw the training loss against time, both on logarithmic axes.
+def dynamics(records: Mapping[str, Record]) -> Figure:
+    """Draw how runs train: their largest abs(a_j), effective rank and gamma_0 against the epoch.
 
-    trajectories: name -> object with times (T,) and loss (T,). start: first time drawn (by default 1e-8 of the end).
-    A loss of exactly zero cannot be drawn on this axis; its point is left out.
+    The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
 
-    Raises ValueError if there is nothing to draw, TypeError for objects without times and loss.
-    """
-    figure, (ax,) = new()
-    for name, trajectory in _filled("trajectories", trajectories, "trajectory").items():
-        times = _numbers(f"trajectories[{name!r}]", trajectory, "times")
-        values = _numbers(f"trajectories[{name!r}]", trajectory, "loss")
-        drawn = _drawn_from(start, times, 1e-8) & (values > 0)
-        if not drawn.any():
-            raise ValueError(f"trajectories[{name!r}] must have a loss > 0 from the start of the axis on")
-        ax.plot(times[drawn], values[drawn], color=_colour(name), label=name)
-        line_end_label(ax, name, times[drawn][-1], values[drawn][-1], _colour(name))
-    ax.set(xscale="log", yscale="log", xlabel="training time $t$", ylabel="training loss")
-    return figure
+    Args:
+        records: "baseline" and "with special" (or one of them) -> a run's record, with its curves.
 
-
-def errors(
-    groups: Mapping[str, Sequence[float] | Float[np.ndarray, " n"]],
-    *,
-    reference: Mapping[str, Sequence[float] | Float[np.ndarray, " n"]] | None = None,
-    ylabel: str,
-    scale: str = "log",
-) -> Figure:
-    """Draw one point per seed for each group, with a bar from the lowest to the highest and a tick at the median.
-
-    groups: name -> errors, one per seed; reference: name -> values drawn as open circles beside ours (the authors').
-    ylabel: the error's name, with its normalisation. scale: "log" or "linear".
-
-    Raises ValueError for an empty group, a reference for a group that is not there, or another scale.
-    """
-    _filled("groups", groups, "group of errors")
-    scale = as_choice("scale", scale, ("log", "linear"))
-    ylabel = as_text("ylabel", ylabel)
-    reference = {} if reference is None else as_mapping("reference", reference)
-    if not set(reference) <= set(groups):
-        raise ValueError(f"reference must name groups among {list(groups)}; got {list(reference)}")
-    figure, (ax,) = new()
-    for k, (name, values) in enumerate(groups.items()):
-        ours = as_array(f"groups[{name!r}]", values, ndim=1)
-        colour = _colour(name)
-        ax.plot([k, k], [ours.min(), ours.max()], color=colour, linewidth=1.2, label=f"{name} range")
-        ax.plot(
-            [k - 0.07, k + 0.07], [np.median(ours)] * 2, color=colour, linewidth=2.4, label=f"{name} median"
-        )
-        ax.scatter(k + 0.12 + np.zeros(len(ours)), ours, color=colour, s=26, label=f"{name}, ours", zorder=3)
-        if name in reference:
-            theirs = as_array(f"reference[{name!r}]", reference[name], ndim=1)
-            ax.scatter(
-                k + 0.24 + np.zeros(len(theirs)),
-                theirs,
-                s=26,
-                facecolors="none",
-                edgecolors=COLOURS["ink"],
-                label=f"{name}, authors",
-            )
-    ax.set_xticks(range(len(groups)), list(groups))
-    ax.set_xlim(-0.5, len(groups) - 0.3)
-    ax.set(yscale=scale, ylabel=ylabel)
-    return figure
-
-
-def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Draw how runs of an experiment train: their largest abs(a_j), effective rank and gamma_0 against the epoch.
-
-    records: "baseline" and "with special" (or one of them) -> a run's record, with "curves" and "stop_epoch" as in
-    `studies.reproduce.RECORD`. The epoch axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
-
-    Raises ValueError for no run, TypeError for a record without what is drawn.
+    Raises:
+        ValueError: for no run, or a record without curves.
+        TypeError: for something that is no record.
     """
     figure, axes = new(3, height=2.7)
     for name, record in _filled("records", records, "run").items():
-        where, colour = f"records[{name!r}]", _colour(name)
-        curves = as_mapping(f"{where}['curves']", _part(where, record, "curves"))
-        stop = _part(where, record, "stop_epoch")
-        epochs = _numbers(where, curves, "epoch")
+        colour = _colour(name)
+        curves, stop = as_instance(f"records[{name!r}]", record, Record).curves, record.stop_epoch
+        if curves is None:
+            raise ValueError(f"records[{name!r}] must have curves; got None")
+        epochs = np.array(curves.at)
         drawn = epochs >= 1
-        entries = _numbers(where, curves, "largest_abs_a", ndim=2)[drawn]
+        entries = np.array(curves.largest_abs_a)[drawn]
         for rank in range(entries.shape[1]):
             axes[0].plot(
                 epochs[drawn],
@@ -522,8 +459,8 @@ def dynamics(records: Mapping[str, Mapping[str, Any]]) -> Figure:
                 linewidth=(1.8, 1.5)[rank] if rank < 2 else 0.7,
                 label=f"{name}, {rank + 1}. largest",
             )
-        for ax, key in zip(axes[1:], ("effective_rank", "gamma0"), strict=True):
-            ax.plot(epochs[drawn], _numbers(where, curves, key)[drawn], color=colour, label=name)
+        for ax, values in zip(axes[1:], (curves.effective_rank, curves.gamma0), strict=True):
+            ax.plot(epochs[drawn], np.array(values)[drawn], color=colour, label=name)
         if stop is not None:
             for ax in axes:
                 ax.axvline(stop, color=colour, linestyle=":", linewidth=1, label=f"{name}, stop")

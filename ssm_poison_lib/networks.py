@@ -109,6 +109,16 @@ def as_network(name: str, value: object) -> Network:
     return value if isinstance(value, Network) else Network(value)
 
 
+def as_ssm(name: str, value: object) -> DiagonalSSM:
+    """Return `value`, a DiagonalSSM or a Network without an MLP, as a DiagonalSSM; a TypeError names the argument."""
+    value = as_instance(name, value, DiagonalSSM, Network)
+    if isinstance(value, Network):
+        if value.mlp:
+            raise TypeError(f"{name} must be a DiagonalSSM, or a Network without an MLP; got one with an MLP")
+        return value.ssm
+    return value
+
+
 def authors_teacher(width: int) -> Network:
     """Return the authors' teacher network: A = B = C = 1, then layers of ones, the identity, and 0.5.
 

@@ -25,6 +25,7 @@ def _as_a_reader_runs_it():
 
 SYSTEM = DiagonalSSM([0.5, 0.1], [1.0, 1.0], [1.0, 1.0])
 DATA = TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(2))
+THEOREM = paper.THEOREM_SETTINGS["theorem_kappa7"]
 NAN, INF = float("nan"), float("inf")
 
 CASES = [
@@ -208,34 +209,23 @@ CASES = [
         "extrapolation_length must be an integer from 1 to 1000000; got 0",
     ),
     (
-        lambda: paper.theorem_training_set(paper.THEOREM_SETTINGS["theorem_kappa7"], "poisoned"),
-        "training_set must be one of baseline, with special; got 'poisoned'",
+        lambda: THEOREM.training_set(242, "poisoned"),
+        "which must be one of baseline, with special; got 'poisoned'",
     ),
     (
-        lambda: paper.THEOREM_SETTINGS["theorem_kappa7"].start(-1),
+        lambda: THEOREM.start(-1),
         "seed must be an integer from 0 to 4294967295; got -1",
     ),
     (
-        lambda: paper.authors_theorem_values("theorem"),
-        "name must be one of theorem_kappa7, theorem_kappa9; got 'theorem'",
+        lambda: THEOREM.authors_value(242, "baseline", "error"),
+        "quantity must be one of effective_rank, error_at_stop, .*; got 'error'",
     ),
     # figures
     (lambda: figures.race({}), "trajectories must hold at least one trajectory"),
-    (lambda: figures.loss({}), "trajectories must hold at least one trajectory"),
     (lambda: figures.impulse_responses({}, length=4), "systems must hold at least one SSM"),
     (
         lambda: figures.impulse_responses({"teacher": SYSTEM}, length=4, first_lag=4),
         "first_lag must be an integer from 0 to 3",
-    ),
-    (lambda: figures.errors({}, ylabel="error"), "groups must hold at least one group"),
-    (lambda: figures.errors({"baseline": []}, ylabel="error"), r"groups\['baseline'\] must not be empty"),
-    (
-        lambda: figures.errors({"baseline": [1.0]}, ylabel="error", scale="sqrt"),
-        "scale must be one of linear, log; got 'sqrt'",
-    ),
-    (
-        lambda: figures.errors({"baseline": [1.0]}, reference={"other": [1.0]}, ylabel="error"),
-        r"reference must name groups among \['baseline'\]; got \['other'\]",
     ),
     (lambda: figures.new(0), "columns must be an integer from 1 to 20; got 0"),
 ]

@@ -99,7 +99,7 @@ def test_at_the_stop_it_is_the_reproduction():
     setting = paper.EXPERIMENTS[cell.setting]
     for which in TRAINING_SETS:
         (record,) = convergence.study(cell, which, cell.seeds)
-        run = paper.experiment_run(setting, cell.seeds[0], which, precision="float64").advance()
+        run = setting.run(cell.seeds[0], which, precision="float64")
         assert record["at_stop"] == setting.error(run.log.network(len(run.log.epochs) - 1), cell.seeds[0])
         at_threshold = run.log.network(int(np.searchsorted(run.log.epochs, run.stop_epoch)))
         assert record["by_loss"][LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])

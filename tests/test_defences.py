@@ -187,7 +187,7 @@ def test_pole_velocity_is_minus_the_gradient():
 
 
 def test_special_sequences_move_all_poles_alike_and_baseline_ones_do_not():
-    start = DiagonalSSM(1e-3 * np.array([1.0, 0.5, 0.2]), np.ones(3), np.ones(3))
+    start = DiagonalSSM.ones(1e-3 * np.array([1.0, 0.5, 0.2]))
     shares = [
         float(during.common_share(during.pole_velocity(start, TrainingSet(x, theorem_teacher(3)))))
         for x in (theorem_rows(1, 0), theorem_rows(1, 1))

@@ -272,7 +272,7 @@ def test_the_authors_start_is_the_authors(script):
     settings = {"gap": 1.8212e-5, "scale": 8.4e-4}
     for order, data in (("baseline only", "baseline"), ("mixed", "with special")):
         (seen,) = in_page(script, [settings | {"order": order}])
-        theirs = paper.authors_theorem_values("theorem_kappa7")[data][242]
+        theirs = paper.THEOREM_SETTINGS["theorem_kappa7"].authors_value(242, data)
         assert_allclose(seen["error"] / 10, theirs, rtol=0.01)
     known = script.evaluate("poisonRace.SHAPE")
     assert_allclose(known[2:], shape(10)[2:], atol=5e-6)
@@ -552,7 +552,7 @@ def test_the_stored_animation_is_the_one_that_the_command_makes():
 
 def test_the_animation_shows_the_race():
     setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
-    run = paper.run_theorem(setting, 242, "with special")
+    run = setting.run(242, "with special")
     times, A = animation.frames(run)
     assert (np.diff(times) >= 0).all()
     assert times[-1] / times[0] > 1e3

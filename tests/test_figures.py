@@ -1,5 +1,6 @@
 """Figures draw the arrays they are given, name what they show, and follow the theme."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import figures, flow, sequences, ssm
+from ssm_poison_lib.records import Curves, Record
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +45,6 @@ def test_race_can_show_the_largest_few_on_a_logarithmic_axis(run):
     assert (lines(ax)["a_2"].get_ydata() > 0).all()
 
 
-def test_loss_draws_the_loss(run):
-    (ax,) = figures.loss({"baseline": run}, start=1.0).axes
-    drawn = (run.times >= 1.0) & (run.loss > 0)
-    assert_array_equal(lines(ax)["baseline"].get_ydata(), run.loss[drawn])
-
-
 def test_impulse_responses_draw_the_response():
     teacher, other = ssm.theorem_teacher(3), ssm.DiagonalSSM([0.9], [1.0], [1.0])
     (ax,) = figures.impulse_responses(
@@ -59,23 +55,13 @@ def test_impulse_responses_draw_the_response():
     assert_array_equal(lines(ax)["training length"].get_xdata(), [4.5, 4.5])
 
 
-def test_errors_draw_every_seed_and_the_reference():
-    groups = {"baseline": [1.0, 3.0, 2.0], "with special": [10.0, 30.0]}
-    (ax,) = figures.errors(groups, reference={"baseline": [1.5]}, ylabel="error").axes
-    points = {c.get_label(): np.asarray(c.get_offsets())[:, 1] for c in ax.collections}
-    assert_array_equal(points["baseline, ours"], [1.0, 3.0, 2.0])
-    assert_array_equal(points["baseline, authors"], [1.5])
-    assert_array_equal(lines(ax)["baseline median"].get_ydata(), [2.0, 2.0])
-    assert_array_equal(lines(ax)["with special range"].get_ydata(), [10.0, 30.0])
-
-
 def test_summary_tells_an_altered_array(run):
-    before = figures.summary(figures.loss({"baseline": run}))
-    figure = figures.loss({"baseline": run})
+    before = figures.summary(figures.race({"baseline": run}))
+    figure = figures.race({"baseline": run})
     line = figure.axes[0].get_lines()[0]
     line.set_ydata(np.asarray(line.get_ydata()) * 1.02)
     assert figures.summary(figure) != before
-    assert figures.summary(figures.loss({"baseline": run})) == before
+    assert figures.summary(figures.race({"baseline": run})) == before
 
 
 def test_summary_covers_points_bars_and_images():
@@ -148,36 +134,62 @@ def test_new_makes_a_grid():
 
 
 @pytest.fixture
-def record():
+def curves():
     rng = np.random.default_rng(0)
-    curves = {
-        "epoch": [0, 1, 10, 100],
-        "largest_abs_a": rng.random((4, 3)).tolist(),
-        "effective_rank": rng.random(4).tolist(),
-        "gamma0": rng.normal(size=4).tolist(),
-        "loss": [1.0, 0.5, 0.1, 0.01],
-        "error": [4.0, 3.0, 2.0, 1.0],
-    }
-    return {"curves": curves, "stop_epoch": 37}
+    return Curves(
+        unit="epoch",
+        at=(0, 1, 10, 100),
+        largest_abs_a=tuple(map(tuple, rng.random((4, 3)).tolist())),
+        effective_rank=tuple(rng.random(4).tolist()),
+        gamma0=tuple(rng.normal(size=4).tolist()),
+        loss=(1.0, 0.5, 0.1, 0.01),
+        error=(4.0, 3.0, 2.0, 1.0),
+        error_from_lag_1=None,
+    )
 
 
-def test_dynamics_draws_entries_rank_and_gamma(record):
-    never = {**record, "stop_epoch": None}
+def test_dynamics_draws_entries_rank_and_gamma(curves):
+    record = Record(
+        start="drawn",
+        precision="float64",
+        trained=True,
+        stop_epoch=37,
+        epochs=100,
+        end_time=None,
+        logged_epoch=100,
+        logged_error=1.0,
+        logged_error_from_lag_1=None,
+        worst_lag=None,
+        logged_train_loss=0.01,
+        error_at_stop=None,
+        effective_rank=1.0,
+        largest_abs_a=(1.0,),
+        max_abs_gamma0=0.0,
+        seconds=1.0,
+        curves=curves,
+    )
+    never = dataclasses.replace(record, stop_epoch=None)
     entries, rank, gamma = figures.dynamics({"baseline": record, "with special": never}).axes
-    curves = record["curves"]
     for k in range(3):
         line = lines(entries)[f"with special, {k + 1}. largest"]
         assert_array_equal(line.get_xdata(), [1, 10, 100])
-        assert_array_equal(line.get_ydata(), np.array(curves["largest_abs_a"])[1:, k])
-    for ax, key in ((rank, "effective_rank"), (gamma, "gamma0")):
-        assert_array_equal(lines(ax)["baseline"].get_ydata(), curves[key][1:])
+        assert_array_equal(line.get_ydata(), np.array(curves.largest_abs_a)[1:, k])
+    for ax, values in ((rank, curves.effective_rank), (gamma, curves.gamma0)):
+        assert_array_equal(lines(ax)["baseline"].get_ydata(), values[1:])
         assert lines(ax)["baseline"].get_color() == figures.COLOURS["baseline"]
         assert_array_equal(lines(ax)["baseline, stop"].get_xdata(), [37, 37])
         assert "with special, stop" not in lines(ax)
+    with pytest.raises(ValueError, match=r"records\['baseline'\] must have curves; got None"):
+        figures.dynamics({"baseline": dataclasses.replace(record, curves=None)})
 
 
-def test_convergence_draws_error_against_epoch_and_loss(record):
-    runs = {"baseline": [record["curves"]], "with special": [record["curves"]] * 2}
+@pytest.fixture
+def logged():
+    return {"epoch": [0, 1, 10, 100], "loss": [1.0, 0.5, 0.1, 0.01], "error": [4.0, 3.0, 2.0, 1.0]}
+
+
+def test_convergence_draws_error_against_epoch_and_loss(logged):
+    runs = {"baseline": [logged], "with special": [logged] * 2}
     by_epoch, by_loss = figures.convergence(runs, ylabel="error", marks={"with special": [0, 37]}).axes
     for ax, x in ((by_epoch, [1, 10, 100]), (by_loss, [0.5, 0.1, 0.01])):
         assert_array_equal(lines(ax)["with special 1"].get_xdata(), x)
@@ -188,9 +200,9 @@ def test_convergence_draws_error_against_epoch_and_loss(record):
 
 
 @pytest.mark.parametrize("marks", [{"baseline": [1, 2]}, {"other": [1]}])
-def test_convergence_refuses_marks_without_a_run(record, marks):
+def test_convergence_refuses_marks_without_a_run(logged, marks):
     with pytest.raises(ValueError, match="marks must hold one epoch for each run"):
-        figures.convergence({"baseline": [record["curves"]]}, ylabel="error", marks=marks)
+        figures.convergence({"baseline": [logged]}, ylabel="error", marks=marks)
 
 
 def test_dynamics_and_convergence_refuse_nothing():

@@ -16,7 +16,7 @@ import pytest
 import sympy as sp
 import torch
 
-from ssm_poison_lib import algebra, descent, figures, flow, flows, networks, paper, sequences, ssm
+from ssm_poison_lib import algebra, descent, figures, flow, flows, networks, paper, records, sequences, ssm
 
 NAN, INF = float("nan"), float("inf")
 
@@ -67,10 +67,35 @@ FIGURE, (AXES,) = figures.new()
 SETTING = paper.THEOREM_SETTINGS["theorem_kappa7"]
 EXPERIMENT = next(iter(paper.EXPERIMENTS.values()))
 CURVE = {"epoch": [1, 2], "loss": [1.0, 0.1], "error": [1.0, 0.5]}
-RECORD = {
-    "curves": {"epoch": [1, 2], "largest_abs_a": [[1.0], [1.0]], "effective_rank": [1, 1], "gamma0": [0, 0]},
-    "stop_epoch": None,
-}
+CURVES = records.Curves(
+    unit="epoch",
+    at=(1, 2),
+    loss=(1.0, 0.1),
+    largest_abs_a=((1.0,), (1.0,)),
+    effective_rank=(1.0, 1.0),
+    gamma0=(0.0, 0.0),
+    error=(1.0, 0.5),
+    error_from_lag_1=None,
+)
+RECORD = records.Record(
+    start="drawn",
+    precision="float64",
+    trained=True,
+    stop_epoch=None,
+    epochs=100,
+    end_time=None,
+    logged_epoch=100,
+    logged_error=1.0,
+    logged_error_from_lag_1=None,
+    worst_lag=None,
+    logged_train_loss=0.01,
+    error_at_stop=None,
+    effective_rank=1.0,
+    largest_abs_a=(1.0,),
+    max_abs_gamma0=0.0,
+    seconds=1.0,
+    curves=CURVES,
+)
 SPREAD = [{"n": 1, "q25": 0.1, "median": 0.2, "q75": 0.3}]
 CELL = {
     "baseline": {"by_epoch": SPREAD, "by_loss": SPREAD}, "with special": {"by_epoch": SPREAD, "by_loss": SPREAD},
@@ -220,26 +245,16 @@ CALLS = {
             "tie_gap": 1e-3,
             "extrapolation_length": 20,
             "seeds": (1,),
+            "name": "mine",
         },
         {
             "init_scale": ("fraction", "many"),
             "tie_gap": ("None", "fraction", "many"),
             "seeds": ("empty",),
+            "name": ("text",),
         },
     ),
-    "paper.authors_theorem_values": ({"name": "theorem_kappa7"}, {}),
-    "paper.authors_value": (
-        {"name": "theorem_kappa7", "training_set": "baseline", "seed": 242, "quantity": "logged_error"},
-        {"quantity": ("text",)},
-    ),
-    "paper.authors_values": ({"name": EXPERIMENT.name}, {}),
-    "paper.experiment_run": (
-        {"setting": EXPERIMENT, "seed": 1, "training_set": "baseline", "precision": "float64"},
-        {},
-    ),
     "paper.median_interval": ({"values": [1.0, 2.0], "confidence": 0.9}, {}),
-    "paper.stored_start": ({"setting": EXPERIMENT, "seed": EXPERIMENT.seeds[0]}, {}),
-    "paper.theorem_training_set": ({"setting": SETTING, "training_set": "baseline"}, {}),
     "parametrizations.parametrized_flow": (
         {
             "A0": [0.2, 0.1],
@@ -261,8 +276,8 @@ CALLS = {
         {"A0": [0.2, 0.1], "parametrization": "exp", "lag": 2, "gaps": [0.1]},
         {},
     ),
-    "starts.stateless_normal": ({"seed": 1, "shape": (2,)}, {"shape": ("empty",)}),
-    "starts.tied_weights": (
+    "tensorflow_random.stateless_normal": ({"seed": 1, "shape": (2,)}, {"shape": ("empty",)}),
+    "tensorflow_random.tied_weights": (
         {
             "raw": np.float32([1.0, 0.5]),
             "scale": 0.1,
@@ -286,10 +301,6 @@ CALLS = {
         {"ylabel": ("text",), "xlabel": ("text",)},
     ),
     "figures.dynamics": ({"records": {"baseline": RECORD}}, {}),
-    "figures.errors": (
-        {"groups": {"baseline": [1.0]}, "reference": {"baseline": [1.0]}, "ylabel": "error", "scale": "log"},
-        {"ylabel": ("text",)},
-    ),
     "figures.impulse_responses": (
         {"systems": {"teacher": SYSTEM}, "length": 4, "training_length": 2, "first_lag": 1},
         {},
@@ -298,7 +309,6 @@ CALLS = {
         {"ax": AXES, "text": "here", "x": 1.0, "y": 1.0, "colour": "#000000", "dx": 1.0, "dy": 1.0},
         {"text": ("text",), **dict.fromkeys(("x", "y", "dx", "dy"), NUMBERS)},
     ),
-    "figures.loss": ({"trajectories": {"baseline": RUN}, "start": 0.1}, {"start": ("minus",)}),
     "figures.medians": (
         {"cells": {"a": CELL}, "against": "epoch", "ylabel": "error", "columns": 1},
         {"ylabel": ("text",)},
@@ -419,6 +429,26 @@ METHODS = {
         {"z": [2.0, 3.0]},
         {"z": ("empty", "minus", "fraction", "complex", "many", "complexes")},
     ),
+    "start of a theorem's": (SETTING.start, {"seed": 1}, {}),
+    "training_set of a theorem's": (SETTING.training_set, {"seed": 1, "which": "baseline"}, {}),
+    "error of a theorem's": (
+        SETTING.error,
+        {"student": SETTING.start(1), "seed": 1, "first_lag": 1},
+        {},
+    ),
+    "authors of a theorem's": (SETTING.authors, {"seed": 1, "which": "baseline"}, {}),
+    "authors_value": (
+        SETTING.authors_value,
+        {"seed": 1, "which": "baseline", "quantity": "logged_error"},
+        {},
+    ),
+    "start": (EXPERIMENT.start, {"seed": 1}, {}),
+    "authors_start": (EXPERIMENT.authors_start, {"seed": EXPERIMENT.seeds[0]}, {}),
+    "training_set": (EXPERIMENT.training_set, {"seed": 1, "which": "baseline"}, {}),
+    "rule": (EXPERIMENT.rule, {"which": "baseline", "precision": "float64"}, {}),
+    "descent": (EXPERIMENT.descent, {"seed": 1, "which": "baseline", "precision": "float64"}, {}),
+    "test_inputs": (EXPERIMENT.test_inputs, {"seed": 1}, {}),
+    "error": (EXPERIMENT.error, {"student": EXPERIMENT.start(1), "seed": 1, "first_lag": 0}, {}),
     "student": (RUN.student, {"step": 0}, {"step": ("minus",)}),
     "impulse_responses": (BATCH.impulse_responses, {"length": 3}, {}),
     "generalization_errors": (BATCH.generalization_errors, {"target": [2.0, 1.0], "first_lag": 1}, {}),

@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import __main__ as command
-from ssm_poison_lib import _files, descent, paper, starts
+from ssm_poison_lib import _files, descent, paper
 from ssm_poison_lib._checks import available_cores
-from ssm_poison_lib.networks import Network
+from ssm_poison_lib.networks import as_network
 from ssm_poison_lib.paper import EXPERIMENTS, TRAINING_SETS
+from ssm_poison_lib.records import Record
 from ssm_poison_lib.ssm import DiagonalSSM
 from ssm_poison_lib.studies import reproduce, store
 from ssm_poison_lib.studies.reproduce import Run
+from ssm_poison_lib.tensorflow_random import stateless_normal
 
 LINEAR_POISON = [name for name in EXPERIMENTS if name.startswith("standalone_ssm_poison")]
 NETWORK_POISON = [name for name in EXPERIMENTS if name.startswith("ssm_in_nn_poison")]
@@ -44,8 +46,8 @@ def everything(tmp_path_factory):
 
 def reference(run):
     """The authors' own run, or its float32 re-implementation where the authors' code was not run."""
-    values = paper.authors_values(run.setting)[run.training_set][run.seed]
-    return values.get("authors_tf241", values["replica_f32"])
+    known = EXPERIMENTS[run.setting].authors(run.seed, run.training_set)
+    return known.authors or known.replica_f32
 
 
 def of(records, names):
@@ -68,43 +70,42 @@ def test_drawn_starts_are_the_authors_own_in_every_digit():
         ulps = 2
     for setting in EXPERIMENTS.values():
         for seed in setting.seeds:
-            drawn, stored = setting.start(seed), paper.stored_start(setting, seed)
-            for a, b in zip(
-                (*drawn.mlp, drawn.ssm.A, drawn.ssm.B, drawn.ssm.C),
-                (*stored.mlp, stored.ssm.A, stored.ssm.B, stored.ssm.C),
-                strict=True,
-            ):
-                assert_array_equal(a, b) if ulps == 0 else assert_allclose(
-                    a, b, rtol=ulps * 1.2e-7, atol=1e-9
-                )
+            drawn, stored = setting.start(seed), setting.authors_start(seed)
+            a, b = (descent.flatten(as_network("start", start)) for start in (drawn, stored))
+            assert_array_equal(a, b) if ulps == 0 else assert_allclose(a, b, rtol=ulps * 1.2e-7, atol=1e-9)
 
 
 def test_a_smaller_draw_starts_like_a_larger_one():
-    assert_array_equal(starts.stateless_normal(200, (4, 5)).ravel(), starts.stateless_normal(200, (41,))[:20])
-    many = starts.stateless_normal(3, (10_000,))
+    assert_array_equal(
+        stateless_normal(200, (4, 5)).ravel(),
+        stateless_normal(200, (41,))[:20],
+    )
+    many = stateless_normal(3, (10_000,))
     assert abs(many.mean()) < 0.05
     assert abs(many.std() - 1) < 0.05
 
 
 def test_without_near_ties_the_second_entries_are_as_drawn():
     setting = EXPERIMENTS["standalone_ssm_poison__s0"]
-    tied, free = setting.start(200), setting.start(200, near_tie=False)
-    assert tied.ssm.A[0] - tied.ssm.A[1] < 1e-7
-    assert free.ssm.A[0] - free.ssm.A[1] > 1e-5
+    tied, free = setting.start(200), setting.without_near_tie().start(200)
+    assert tied.A[0] - tied.A[1] < 1e-7
+    assert free.A[0] - free.A[1] > 1e-5
     keep = [0, *range(2, 10)]
-    assert_array_equal(tied.ssm.A[keep], free.ssm.A[keep])
-    assert_array_equal(tied.ssm.C, free.ssm.C)
+    assert_array_equal(tied.A[keep], free.A[keep])
+    assert_array_equal(tied.C, free.C)
 
 
 def test_float32_labels_are_the_authors_own():
     """Labels printed by the authors' program, at three sequences of an SSM and three of a network."""
-    linear = paper.experiment_run(EXPERIMENTS["standalone_ssm_poison__s0"], 200, "baseline")
+    linear = EXPERIMENTS["standalone_ssm_poison__s0"].training_set(200, "baseline")
+    labels = descent._outputs(linear.teacher, np.float32(linear.x))
     assert_array_equal(
-        linear._y[:3], np.array([0.46000492572784424, 0.4641408324241638, 0.32851654291152954], np.float32)
+        labels[:3], np.array([0.46000492572784424, 0.4641408324241638, 0.32851654291152954], np.float32)
     )
-    network = paper.experiment_run(EXPERIMENTS["ssm_in_nn_poison__s0"], 4540, "baseline")
-    assert network._y.dtype == np.float32
-    assert_allclose(network._y, network.data.y, rtol=1e-6, atol=1e-6)
+    network = EXPERIMENTS["ssm_in_nn_poison__s0"].training_set(4540, "baseline")
+    labels = descent._outputs(network.teacher, np.float32(network.x))
+    assert labels.dtype == np.float32
+    assert_allclose(labels, network.y, rtol=1e-6, atol=1e-6)
 
 
 def test_special_sequences_follow_the_baseline_ones():
@@ -119,25 +120,25 @@ def test_special_sequences_follow_the_baseline_ones():
 
 def test_linear_poison_runs_stop_where_the_authors_do(everything):
     rows = of(everything, LINEAR_POISON)
-    assert [(run, record["stop_epoch"]) for run, record, _ in rows] == [
-        (run, theirs["stop_epoch"]) for run, _, theirs in rows
+    assert [(run, record.stop_epoch) for run, record, _ in rows] == [
+        (run, theirs.stop_epoch) for run, _, theirs in rows
     ]
     assert len(rows) == 16
 
 
 def test_linear_poison_errors_are_within_4_percent(everything):
     for run, record, theirs in of(everything, LINEAR_POISON):
-        assert record["logged_epoch"] == record["stop_epoch"] + 1401
-        assert record["logged_error"] == pytest.approx(theirs["logged_error"], rel=0.04), run
-        assert record["effective_rank"] == pytest.approx(theirs["effective_rank"], rel=1e-3), run
-        assert record["max_abs_gamma0"] == pytest.approx(theirs["max_abs_gamma0"], rel=1e-3, abs=1e-12), run
-        replica = paper.authors_values(run.setting)[run.training_set][run.seed]["replica_f32"]
-        assert record["error_at_stop"] == pytest.approx(replica["error_at_stop"], rel=0.01), run
+        assert record.logged_epoch == record.stop_epoch + 1401
+        assert record.logged_error == pytest.approx(theirs.logged_error, rel=0.04), run
+        assert record.effective_rank == pytest.approx(theirs.effective_rank, rel=1e-3), run
+        assert record.max_abs_gamma0 == pytest.approx(theirs.max_abs_gamma0, rel=1e-3, abs=1e-12), run
+        replica = EXPERIMENTS[run.setting].authors(run.seed, run.training_set).replica_f32
+        assert record.error_at_stop == pytest.approx(replica.error_at_stop, rel=0.01), run
 
 
 def test_dynamics_runs_stop_within_one_epoch(everything):
     rows = of(everything, DYNAMICS)
-    far = [run for run, record, theirs in rows if abs(record["stop_epoch"] - theirs["stop_epoch"]) > 1]
+    far = [run for run, record, theirs in rows if abs(record.stop_epoch - theirs.stop_epoch) > 1]
     assert len(rows) == 28
     assert len(far) <= 2, far
 
@@ -146,9 +147,9 @@ def test_network_poison_runs_lie_in_the_rounding_band(everything):
     rows = of(everything, NETWORK_POISON)
     outside = []
     for run, record, theirs in rows:
-        assert record["stop_epoch"] == pytest.approx(theirs["stop_epoch"], rel=0.02), run
-        low, high = paper.authors_values(run.setting)[run.training_set][run.seed]["rounding_band"]
-        if not low / 1.5 <= record["logged_error"] <= high * 1.5:
+        assert record.stop_epoch == pytest.approx(theirs.stop_epoch, rel=0.02), run
+        low, high = EXPERIMENTS[run.setting].authors(run.seed, run.training_set).rounding_band
+        if not low / 1.5 <= record.logged_error <= high * 1.5:
             outside.append(run)
     assert len(rows) == 16
     assert len(outside) <= 2, outside
@@ -160,7 +161,7 @@ def test_network_dynamics_use_the_authors_test_sequences(everything):
     """
     for run, record, theirs in of(everything, DYNAMICS):
         if run.setting.startswith("ssm_in_nn") and run.training_set == "with special":
-            assert record["logged_error"] == pytest.approx(theirs["logged_error"], rel=0.01), run
+            assert record.logged_error == pytest.approx(theirs.logged_error, rel=0.01), run
 
 
 def test_teachers_of_higher_dimension_keep_a_lag_that_cannot_be_learnt(everything):
@@ -168,8 +169,8 @@ def test_teachers_of_higher_dimension_keep_a_lag_that_cannot_be_learnt(everythin
         if "dim=" in run.setting:
             setting = EXPERIMENTS[run.setting]
             dim = len(setting.teacher_poles)
-            assert record["logged_error"] >= (setting.state_dim - dim) / dim * (1 - 1e-9)
-            assert record["logged_error_from_lag_1"] != record["logged_error"]
+            assert record.logged_error >= (setting.state_dim - dim) / dim * (1 - 1e-9)
+            assert record.logged_error_from_lag_1 != record.logged_error
 
 
 def test_the_traps_would_show():
@@ -178,7 +179,7 @@ def test_the_traps_would_show():
     """
     setting, seed, which = EXPERIMENTS["standalone_ssm_poison__s0"], 204, "with special"
     start, data, rule = (
-        paper.stored_start(setting, seed),
+        setting.authors_start(seed),
         setting.training_set(seed, which),
         setting.rule(which),
     )
@@ -192,26 +193,32 @@ def test_the_traps_would_show():
     early, smaller = outcome(start, dataclasses.replace(rule, off_diagonal=False))
     assert 0.71 * stop < early < 0.8 * stop
     assert smaller == pytest.approx(9.4, rel=0.01)
-    ordered = DiagonalSSM(start.ssm.A, start.ssm.B, np.sort(start.ssm.C)[::-1])
-    assert outcome(Network(ordered), rule)[1] == pytest.approx(7.6, rel=0.02)
+    ordered = DiagonalSSM(start.A, start.B, np.sort(start.C)[::-1])
+    assert outcome(ordered, rule)[1] == pytest.approx(7.6, rel=0.02)
 
 
 def test_records_hold_what_is_documented(everything):
-    theorem_only = {"fitted", "end_time"}
-    experiment_only = {"logged_epoch", "error_at_stop"}
-    for record in everything.values():
-        assert set(record) == set(reproduce.RECORD) - theorem_only
-        curves = record["curves"]
-        lengths = {len(values) for values in curves.values()}
+    for run, record in everything.items():
+        curves = record.curves
+        lengths = {len(v) for v in dataclasses.astuple(curves)[1:] if v is not None}
         assert len(lengths) == 1
         assert lengths.pop() <= 160
-        assert curves["epoch"][0] == 0
-        assert curves["error"][-1] == record["logged_error"]
-    flow = paper.run_theorem_record(paper.THEOREM_SETTINGS["theorem_kappa7"], 242, "baseline")
-    assert set(flow) == set(reproduce.RECORD) - experiment_only
-    assert flow["logged_error"] == pytest.approx(
-        paper.authors_value("theorem_kappa7", "baseline", 242, "logged_error"), rel=2e-3
-    )
+        assert (curves.unit, curves.at[0], curves.at[-1]) == ("epoch", 0, record.logged_epoch)
+        assert curves.error[-1] == record.logged_error
+        assert record.trained == (record.stop_epoch is not None)
+        assert record.end_time is None
+        by_lag = EXPERIMENTS[run.setting].by_lag(EXPERIMENTS[run.setting].start(1)) is not None
+        for value in (record.logged_error_from_lag_1, record.worst_lag, curves.error_from_lag_1):
+            assert (value is not None) == by_lag
+    setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
+    flow = setting.record(242, "baseline")
+    assert flow.trained
+    assert flow.stop_epoch is flow.epochs is flow.logged_epoch is flow.error_at_stop is None
+    assert flow.logged_error == pytest.approx(setting.authors_value(242, "baseline"), rel=2e-3)
+    assert flow.logged_error_from_lag_1 == pytest.approx(10 * flow.logged_error, rel=1e-12)
+    assert (flow.curves.unit, flow.curves.at[-1]) == ("time", flow.end_time)
+    assert flow.curves.error[-1] == flow.logged_error
+    assert flow.curves.error_from_lag_1[-1] == flow.logged_error_from_lag_1
 
 
 def test_stored_results_are_those_of_today(everything):
@@ -219,9 +226,9 @@ def test_stored_results_are_those_of_today(everything):
     assert provenance["command"].startswith("python -m ssm_poison_lib reproduce all")
     assert set(everything) <= set(stored)
     for run, record in everything.items():
-        assert stored[run]["stop_epoch"] == pytest.approx(record["stop_epoch"], rel=2e-3), run
+        assert stored[run].stop_epoch == pytest.approx(record.stop_epoch, rel=2e-3), run
         if run.setting in LINEAR_POISON:
-            assert stored[run]["logged_error"] == pytest.approx(record["logged_error"], rel=0.04), run
+            assert stored[run].logged_error == pytest.approx(record.logged_error, rel=0.04), run
 
 
 def lines_of(text, word):
@@ -240,7 +247,7 @@ def test_the_command_prints_every_column_and_writes_a_summary(tmp_path, capsys):
     assert own[1:5] == ["1202", "9", "9", "1.000"]
     assert own[5:8] == ["2435", "2435", "3935"]
     record = reproduced[Run(QUICK, "baseline", 1202)]
-    assert own[8:] == [f"{record['seconds']:.2f}", f"{record['logged_error_from_lag_1']:.4g}"]
+    assert own[8:] == [f"{record.seconds:.2f}", f"{record.logged_error_from_lag_1:.4g}"]
     assert "never trained: 0 of 4 runs" in out
     assert "reversed" in out
     content = store.read_json(folder / "reproduce.json")
@@ -259,10 +266,10 @@ def test_wrong_arguments_are_named(tmp_path, capsys):
     assert "unknown setting 'nothing'" in capsys.readouterr().err
     assert command.main(["reproduce", QUICK, "--seeds", "-1", "--results", str(tmp_path)]) == 2
     assert "count must be an integer from 0 to 100000; got -1" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="training_set must be one of"):
+    with pytest.raises(ValueError, match="which must be one of"):
         EXPERIMENTS[QUICK].training_set(1, "poison")
     with pytest.raises(ValueError, match="seed must be one of the authors' seeds"):
-        paper.stored_start(EXPERIMENTS[QUICK], 7)
+        EXPERIMENTS[QUICK].authors_start(7)
     network = EXPERIMENTS[NETWORK_POISON[0]]
     with pytest.raises(ValueError, match="first_lag must be 0 for a network"):
         network.error(network.teacher, 1, first_lag=1)
@@ -302,7 +309,25 @@ def test_what_a_killed_write_left_is_cleared_away(tmp_path):
 
 
 def quick(*, setting, training_set, seed):
-    return {"logged_error": 1.0}
+    return Record(
+        start="drawn",
+        precision="float64",
+        trained=True,
+        stop_epoch=1,
+        epochs=2,
+        end_time=None,
+        logged_epoch=2,
+        logged_error=1.0,
+        logged_error_from_lag_1=1.0,
+        worst_lag=3,
+        logged_train_loss=0.1,
+        error_at_stop=1.0,
+        effective_rank=1.0,
+        largest_abs_a=(1.0,),
+        max_abs_gamma0=0.0,
+        seconds=0.0,
+        curves=None,
+    ).to_dict()
 
 
 class FullDisk:
@@ -364,12 +389,9 @@ def test_records_do_not_depend_on_the_number_of_threads(tmp_path, everything):
     names = [QUICK, "standalone_ssm_dim=3_dynamics__s1"]
     one = reproduce.reproduce(names, folder=tmp_path, workers=1, progress=False)
 
-    def numbers(record):
-        return {key: value for key, value in record.items() if key != "seconds"}
-
     assert len(one) == 4
     for run, record in one.items():  # `everything` has used every core
-        assert numbers(record) == numbers(everything[run]), run
+        assert dataclasses.replace(record, seconds=everything[run].seconds) == everything[run], run
 
 
 def interrupted(*, setting, training_set, seed):

@@ -106,7 +106,7 @@ def make() -> str:
     panels = []
     titles = {"baseline": "One example", "with special": "One correct example more"}
     for k, (name, title) in enumerate(titles.items()):
-        run = paper.run_theorem(setting, SEED, name)
+        run = setting.run(SEED, name)
         error = metrics.generalization_error(run.student(), setting.teacher, 20)
         panels.append(panel(name, title, run, error, k * (WIDTH + 20)))
     colours: dict[str, Any] = {

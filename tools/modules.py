@@ -20,12 +20,12 @@ PICTURE = ROOT / "book" / "assets" / "imports.svg"
 # several (fnmatch).
 LAYERS: dict[str, tuple[str, ...]] = {
     "ground": ("_checks", "_code", "_files", "_jit"),
-    "models, data, measures": ("ssm", "sequences", "networks", "metrics"),
+    "models, data, measures": ("ssm", "sequences", "networks", "metrics", "records"),
     "the equation, readable and compiled": ("equations", "_engines", "_engines.*", "_rosenbrock"),
     "training": ("flow", "flows", "parametrizations", "descent", "network_flow", "eager"),
     "theory": ("algebra", "checklist"),
     "figures": ("figures",),
-    "the paper's settings": ("starts", "records", "paper"),
+    "the paper's settings": ("tensorflow_random", "paper"),
     "architectures, attacks, defences": (
         "architectures",
         "architectures.*",

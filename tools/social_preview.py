@@ -33,7 +33,7 @@ def draw() -> Figure:
         ("baseline", "trained on one\nsequence"),
         ("with special", "one more correct\nsequence"),
     ):
-        response = paper.run_theorem(setting, 242, name).student().impulse_response(LENGTH)[1:]
+        response = setting.run(242, name).student().impulse_response(LENGTH)[1:]
         colour = figures.COLOURS[name]
         axes.plot(lags, response, color=colour, lw=5)
         place = {"baseline": 1.04, "with special": 0.72}[name]

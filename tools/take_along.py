@@ -58,10 +58,7 @@ def print_sheet(page: Path, target: Path) -> None:
 def draw_race(target: Path) -> None:
     """Draw the two races as an animated GIF of twelve seconds."""
     setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
-    runs = {
-        name: animation.frames(paper.run_theorem(setting, animation.SEED, name))
-        for name in paper.TRAINING_SETS
-    }
+    runs = {name: animation.frames(setting.run(animation.SEED, name)) for name in paper.TRAINING_SETS}
     figures.use_style()
     figure = Figure(figsize=(8, 3.2), layout="constrained", facecolor="white")
     panels = figure.subplots(1, 2, sharey=True)

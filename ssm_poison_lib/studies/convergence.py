@@ -32,22 +32,21 @@ from ssm_poison_lib._checks import (
 from ssm_poison_lib.descent import Descent, Rule
 from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import theorem_flows
-from ssm_poison_lib.metrics import extrapolation_loss
 from ssm_poison_lib.network_flow import network_flow
-from ssm_poison_lib.networks import Network, relative_error
+from ssm_poison_lib.networks import Network
 from ssm_poison_lib.paper import (
-    EXPERIMENTS,
+    SETTINGS,
     THEOREM_SETTINGS,
     TRAINING_SETS,
     Experiment,
+    NetworkExperiment,
+    Setting,
     TheoremSetting,
     median_interval,
-    theorem_training_set,
 )
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 from ssm_poison_lib.studies import store
-from ssm_poison_lib.studies.reproduce import SETTINGS
 from ssm_poison_lib.studies.store import Job, Study
 
 __all__ = [
@@ -208,15 +207,16 @@ _AUTHORS_TIME = {
 }
 
 
-def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM) -> dict[str, Any]:
+def _linear_flow(
+    cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int
+) -> dict[str, Any]:
     """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the authors' threshold."""
     flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
     marks = [np.flatnonzero(flow.loss <= mark) for mark in LOSSES]
-    teacher, length = setting.teacher.ssm, setting.extrapolation_length
 
     def error(row: int) -> float:
-        return extrapolation_loss(flow.student(row), teacher, length)
+        return setting.error(flow.student(row), seed)
 
     by_loss = [error(int(rows_below[0])) if len(rows_below) else None for rows_below in marks]
     return {
@@ -232,11 +232,10 @@ def _network_flow(
 ) -> dict[str, Any]:
     """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
     flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
-    teacher, x = setting.teacher, setting.test_inputs(seed)
     at_loss = [flow.network_at_loss(k) for k in range(len(LOSSES))]
-    by_loss = [None if network is None else relative_error(network, teacher, x) for network in at_loss]
+    by_loss = [None if network is None else setting.error(network, seed) for network in at_loss]
     return {
-        "error": [relative_error(flow.network(k), teacher, x) for k in range(len(cell.grid))],
+        "error": [setting.error(flow.network(k), seed) for k in range(len(cell.grid))],
         "loss": flow.loss.tolist(),
         "at_stop": by_loss[LOSSES.index(setting.stop_loss)],
         "by_loss": by_loss,
@@ -294,45 +293,30 @@ def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[dict[str,
     as_instance("cell", cell, Cell)
     as_choice("training_set", training_set, TRAINING_SETS)
     seeds = _as_seeds("seeds", seeds)
-    if cell.setting in THEOREM_SETTINGS:
-        theorem = THEOREM_SETTINGS[cell.setting]
-        theorem = theorem if cell.near_tie else dataclasses.replace(theorem, tie_gap=None)
-        if cell.method == "gradient flow":
-            return _theorem_flows(cell, theorem, training_set, seeds)
-        length = theorem.extrapolation_length
-
-        def theorem_error(network: Network) -> float:
-            return extrapolation_loss(network.ssm, theorem.teacher, length)
-
-        data = theorem_training_set(theorem, training_set)
-        return [_descent(cell, theorem.start(seed), data, theorem_error, None) for seed in seeds]
-    setting = EXPERIMENTS[cell.setting]
+    setting = SETTINGS[cell.setting] if cell.near_tie else SETTINGS[cell.setting].without_near_tie()
+    if isinstance(setting, TheoremSetting) and cell.method == "gradient flow":
+        return _theorem_flows(cell, setting, training_set, seeds)
     return [_study_seed(cell, setting, training_set, seed) for seed in seeds]
 
 
-def _study_seed(cell: Cell, setting: Experiment, training_set: str, seed: int) -> dict[str, Any]:
-    """Train one experiment cell from one seed."""
-    start, data = setting.start(seed, near_tie=cell.near_tie), setting.training_set(seed, training_set)
-    if cell.method == "gradient flow":
-        if not setting.is_network:
-            return _linear_flow(cell, setting, data, start.ssm)
+def _study_seed(cell: Cell, setting: Setting, training_set: str, seed: int) -> dict[str, Any]:
+    """Train one cell from one seed."""
+    start, data = setting.start(seed), setting.training_set(seed, training_set)
+    if isinstance(setting, Experiment) and cell.method == "gradient flow":
+        if isinstance(start, DiagonalSSM):
+            return _linear_flow(cell, setting, data, start, seed)
         return _network_flow(cell, setting, data, start, seed)
-    teacher, x = setting.teacher, setting.test_inputs(seed) if setting.is_network else None
-
-    def error(network: Network) -> float:
-        return setting.error(network, seed) if x is None else relative_error(network, teacher, x)
-
-    after = setting.epochs_after_stop[training_set] - 99  # the last epoch that the authors log
-    return _descent(cell, start, data, error, (setting.stop_loss, after))
+    stop = None
+    if isinstance(setting, Experiment):  # 99 before the end is the last epoch that the authors log
+        stop = (setting.stop_loss, setting.epochs_after_stop[training_set] - 99)
+    return _descent(cell, start, data, lambda network: setting.error(network, seed), stop)
 
 
 def _block_size(cell: Cell) -> int:
     """Return how many seeds make one result file: what takes about half a minute at most."""
     if cell.setting in THEOREM_SETTINGS and cell.method == "gradient flow":
         return len(cell.seeds)
-    return (
-        2 if EXPERIMENTS.get(cell.setting, None) is not None and EXPERIMENTS[cell.setting].is_network else 10
-    )
+    return 2 if isinstance(SETTINGS[cell.setting], NetworkExperiment) else 10
 
 
 def compute(cell: dict[str, Any], training_set: str) -> dict[str, Any]:

@@ -18,16 +18,17 @@ from ssm_poison_lib._checks import (
     as_path,
     as_scalar,
 )
-from ssm_poison_lib.paper import EXPERIMENTS, THEOREM_SETTINGS, TRAINING_SETS
+from ssm_poison_lib.paper import TRAINING_SETS
+from ssm_poison_lib.records import Record
 from ssm_poison_lib.studies import store
 from ssm_poison_lib.studies.store import Job
 
 __all__ = [
-    "RECORD",
     "SETTINGS",
     "Run",
     "fresh_seeds",
     "load_summary",
+    "pair",
     "reproduce",
     "summary",
     "table",
@@ -35,30 +36,9 @@ __all__ = [
 
 _MOST_SEEDS = 100_000
 #: The names of all settings of the paper: those of the theorem and those beyond it.
-SETTINGS = (*THEOREM_SETTINGS, *EXPERIMENTS)
+SETTINGS = tuple(paper.SETTINGS)
 
-_SEEDS = {name: setting.seeds for name, setting in (THEOREM_SETTINGS | EXPERIMENTS).items()}
-
-#: What a run's record holds beside "setting", "training_set" and "seed". Numbers that do not exist are null.
-RECORD = {
-    "start": '"stored" (the authors\' own starting weights) or "drawn" (as the authors\' program draws them)',
-    "precision": '"float32" or "float64"',
-    "stop_epoch": "number of updates when the training loss is first at or below the threshold; null: never",
-    "epochs": "number of updates done; null for gradient flow",
-    "logged_epoch": "update at which the logged_* values are taken, the last that the authors log (experiments only)",
-    "fitted": "whether gradient flow ended at a loss of at most 1e-12 (theorem only)",
-    "end_time": "end time of gradient flow (theorem only)",
-    "logged_error": "the authors' extrapolation loss (linear: normalised, from lag 0; network: relative L2)",
-    "logged_error_from_lag_1": "the same over lags k >= 1 (theorem: not normalised); null for networks",
-    "worst_lag": "the lag with the largest error; null for networks",
-    "logged_train_loss": "training loss there",
-    "error_at_stop": "as logged_error, at the stop epoch (experiments only)",
-    "effective_rank": "of the diagonal of A, at the end",
-    "largest_abs_a": "the 7 largest absolute values on the diagonal of A, at the end",
-    "max_abs_gamma0": "largest abs(gamma_0) at the authors' logged epochs (flow: at its steps)",
-    "seconds": "wall-clock seconds of this run",
-    "curves": 'lists by "epoch" (flow: "time"): "loss", "largest_abs_a", "effective_rank", "gamma0", "error", ...',
-}
+_SEEDS = {name: setting.seeds for name, setting in paper.SETTINGS.items()}
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +61,7 @@ class Run:
 
 
 def compute(setting: str, training_set: str, seed: int) -> dict[str, Any]:
-    """Do one training run and return its record (see RECORD).
+    """Do one training run and return what is kept of it, `Record.to_dict`.
 
     Args:
         setting: one of SETTINGS.
@@ -92,9 +72,7 @@ def compute(setting: str, training_set: str, seed: int) -> dict[str, Any]:
         DescentError: if training diverged.
         FlowError: if the flow could not be followed.
     """
-    if as_choice("setting", setting, SETTINGS) in THEOREM_SETTINGS:
-        return paper.run_theorem_record(THEOREM_SETTINGS[setting], seed, training_set)
-    return paper.run_experiment(EXPERIMENTS[setting], seed, training_set)
+    return paper.SETTINGS[as_choice("setting", setting, SETTINGS)].record(seed, training_set).to_dict()
 
 
 def fresh_seeds(name: str, count: int) -> tuple[int, ...]:
@@ -114,7 +92,7 @@ def reproduce(
     seeds: int = 0,
     folder: str | os.PathLike[str] = "results",
     **options: Any,
-) -> dict[Run, dict[str, Any]]:
+) -> dict[Run, Record]:
     """Run settings of the paper from the authors' starts and from fresh seeds.
 
     The records do not depend on how many runs are done at once.
@@ -126,7 +104,7 @@ def reproduce(
         options: scheduler, workers, progress, accept_changes, report: see `studies.store.finish`.
 
     Returns:
-        Each run's record (see RECORD).
+        Each run's `Record`.
 
     Raises:
         ValueError: for other arguments, or results of other code.
@@ -147,21 +125,21 @@ def reproduce(
     ]
     where = as_path("folder", folder) / "reproduce"
     records = store.run(compute, [run.job() for run in runs], where, **options)
-    return dict(zip(runs, records, strict=True))
+    return dict(zip(runs, map(Record.from_dict, records), strict=True))
 
 
 def _round(value: Any, digits: int) -> Any:
     """Return a nested structure with its floats rounded to significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}")
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_round(item, digits) for item in value]
     if isinstance(value, dict):
         return {key: _round(item, digits) for key, item in value.items()}
     return value
 
 
-def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, Any]:
+def summary(records: dict[Run, Record], *, seconds: float) -> dict[str, Any]:
     """Return the content of one file of many runs, for `studies.store.write_json`.
 
     Args:
@@ -173,9 +151,9 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
     seeds: dict[str, list[int]] = {}
     for run, record in as_mapping("records", records).items():
         as_instance("each key of records", run, Run)
-        kept = {key: _round(value, 6) for key, value in record.items() if key != "curves"}
-        if "dynamics" in run.setting:
-            kept["curves"] = _round(record["curves"], 4)
+        content = as_instance("each record", record, Record).to_dict()
+        curves = _round(content.pop("curves"), 4) if "dynamics" in run.setting else None
+        kept = {**_round(content, 6), "curves": curves}
         rows.append({**asdict(run), "record": kept})
         if run.seed not in seeds.setdefault(run.setting, []):
             seeds[run.setting].append(run.seed)
@@ -183,7 +161,7 @@ def summary(records: dict[Run, dict[str, Any]], *, seconds: float) -> dict[str, 
     return {**head, "seeds": seeds, "runs": rows}
 
 
-def load_summary(name: str = "reproduced") -> tuple[dict[Run, dict[str, Any]], dict[str, Any]]:
+def load_summary(name: str = "reproduced") -> tuple[dict[Run, Record], dict[str, Any]]:
     """Return a stored summary that came with the library.
 
     Args:
@@ -195,25 +173,43 @@ def load_summary(name: str = "reproduced") -> tuple[dict[Run, dict[str, Any]], d
     """
     content = store.read_json(store.data_path(name))
     runs = content.pop("runs")
-    return {Run(r["setting"], r["training_set"], r["seed"]): r["record"] for r in runs}, content
+    records = {Run(r["setting"], r["training_set"], r["seed"]): Record.from_dict(r["record"]) for r in runs}
+    return records, content
+
+
+def pair(records: dict[Run, Record], setting: str, seed: int | None = None) -> dict[str, Record]:
+    """Return the two runs of one setting and seed: training set -> record.
+
+    Args:
+        records: what `reproduce` or `load_summary` returned.
+        setting: its name.
+        seed: of both runs; by default the authors' first one.
+
+    Raises:
+        ValueError: if one of them is not among the records.
+    """
+    seed = _SEEDS[as_choice("setting", setting, SETTINGS)][0] if seed is None else seed
+    runs = {which: Run(setting, which, seed) for which in TRAINING_SETS}
+    if missing := [run for run in runs.values() if run not in as_mapping("records", records)]:
+        raise ValueError(f"records must hold {missing[0]}")
+    return {which: records[run] for which, run in runs.items()}
 
 
 def _number(value: Any) -> str:
     return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def _fresh_lines(name: str, records: dict[Run, dict[str, Any]]) -> list[str]:
+def _fresh_lines(name: str, records: dict[Run, Record]) -> list[str]:
     """Return what is said of fresh seeds: medians, intervals, never trained, reversed."""
     seeds = _SEEDS[name]
     fresh = {run: r for run, r in records.items() if run.seed not in seeds}
     if not fresh:
         return []
     errors = {
-        which: {run.seed: r["logged_error"] for run, r in fresh.items() if run.training_set == which}
+        which: {run.seed: r.logged_error for run, r in fresh.items() if run.training_set == which}
         for which in TRAINING_SETS
     }
-    fitted = "fitted" if name in THEOREM_SETTINGS else "stop_epoch"
-    untrained = sum(r[fitted] is None or r[fitted] is False for r in fresh.values())
+    untrained = sum(not r.trained for r in fresh.values())
     turned = sum(errors["with special"][seed] < e for seed, e in errors["baseline"].items())
     lines = []
     for which, values in errors.items():
@@ -229,24 +225,25 @@ def _fresh_lines(name: str, records: dict[Run, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _row(run: Run, record: dict[str, Any]) -> str:
+def _row(run: Run, record: Record) -> str:
     """Return the line of one run, beside the authors' values."""
-    value = paper.authors_value(run.setting, run.training_set, run.seed, "logged_error")
-    stop = paper.authors_value(run.setting, run.training_set, run.seed, "stop_epoch")
-    error = record["logged_error"]
+    setting = paper.SETTINGS[run.setting]
+    value = setting.authors_value(run.seed, run.training_set)
+    stop = setting.authors_value(run.seed, run.training_set, "stop_epoch")
+    error = record.logged_error
     ratio = "-" if value is None else format(error / value, ".3f")
     cells = (
         f"{run.training_set:<13} {run.seed:>5} {_number(error):>10} {_number(value):>10} {ratio:>7}",
-        f"{_number(record['stop_epoch']):>7} {'-' if stop is None else int(stop):>7}",
-        f"{_number(record['epochs']):>7} {record['seconds']:>7.2f}",
+        f"{_number(record.stop_epoch):>7} {'-' if stop is None else int(stop):>7}",
+        f"{_number(record.epochs):>7} {record.seconds:>7.2f}",
     )
     return f"  {' '.join(cells)}"
 
 
-def _mean_line(name: str, which: str, records: dict[Run, dict[str, Any]]) -> str:
+def _mean_line(name: str, which: str, records: dict[Run, Record]) -> str:
     """Return the line of means over the authors' seeds."""
-    own = [r["logged_error"] for run, r in records.items() if run.seed in _SEEDS[name]]
-    known = [paper.authors_value(name, which, run.seed, "logged_error") for run in records]
+    own = [r.logged_error for run, r in records.items() if run.seed in _SEEDS[name]]
+    known = [paper.SETTINGS[name].authors_value(run.seed, which) for run in records]
     theirs = [value for value in known if value is not None]
     mean = float(np.mean(own))
     their_mean = float(np.mean(theirs)) if len(theirs) == len(own) else None
@@ -255,7 +252,7 @@ def _mean_line(name: str, which: str, records: dict[Run, dict[str, Any]]) -> str
     return f"  {which:<13} {'mean':>5} {numbers}   (the authors' seeds)"
 
 
-def table(name: str, records: dict[Run, dict[str, Any]]) -> str:
+def table(name: str, records: dict[Run, Record]) -> str:
     """Return the printed table of one setting: runs beside the authors' values, means, fresh seeds.
 
     Args:
@@ -266,7 +263,7 @@ def table(name: str, records: dict[Run, dict[str, Any]]) -> str:
     for run in as_mapping("records", records):
         as_instance("each key of records", run, Run)
     records = {run: record for run, record in records.items() if run.setting == name}
-    title = EXPERIMENTS[name].title if name in EXPERIMENTS else "gradient flow in the theorem's setting"
+    title = paper.SETTINGS[name].title
     by_lag_1 = "dim=" in name
     names = f"  {'training set':<13} {'seed':>5} {'error':>10} {'authors':>10} {'ratio':>7}"
     head = f"{names} {'stop':>7} {'authors':>7} {'epochs':>7} {'seconds':>7}"
@@ -274,7 +271,7 @@ def table(name: str, records: dict[Run, dict[str, Any]]) -> str:
     for which in TRAINING_SETS:
         rows = {run: record for run, record in records.items() if run.training_set == which}
         for run, record in rows.items():
-            more = f"  {record['logged_error_from_lag_1']:.4g}" if by_lag_1 else ""
+            more = f"  {record.logged_error_from_lag_1:.4g}" if by_lag_1 else ""
             lines.append(_row(run, record) + more)
         lines.append(_mean_line(name, which, rows))
     return "\n".join([*lines, *_fresh_lines(name, records)])

@@ -16,6 +16,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.compiler import Compiler
 
 __all__ = ["compiled"]
 
@@ -26,6 +27,14 @@ _LOG = logging.getLogger("ssm_poison_lib")
 # calls has: all files of the engines together are the stamp of each.
 _ENGINES = Path(__file__).parent / "_engines"
 _STAMP = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(_ENGINES.glob("*.py")))).hexdigest()
+
+
+class _Apart(Compiler):
+    """Numba's compiler, told that no two array arguments overlap, as C's `restrict` does."""
+
+    def define_pipelines(self) -> Any:
+        self.state.flags.noalias = True
+        return super().define_pipelines()
 
 
 class _CheckedFile(IndexDataCacheFile):
@@ -74,11 +83,14 @@ class _Cache(FunctionCache):
             _LOG.info("compiled code cannot be kept in %s: %r", self.cache_path, error)
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def compiled(*, apart: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function to machine code without the interpreter's lock.
 
     options: further ones of `numba.njit`, such as fastmath. Division by zero gives inf or NaN, as in NumPy.
     """
+
+    if apart:
+        options["pipeline_class"] = _Apart
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)

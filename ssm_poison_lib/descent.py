@@ -250,6 +250,7 @@ class _Weights:
 
     def __init__(self, network: Network, data: TrainingSet, rule: Rule) -> None:
         from ssm_poison_lib._engines import epochs, gains  # here, not above: Numba takes a second to load
+        from ssm_poison_lib._engines.sums import aligned
 
         self._train = epochs.train
         self.d, self.width = network.ssm.state_dim, _width(network)
@@ -274,10 +275,11 @@ class _Weights:
         self._ends = np.cumsum([0, d, d, d, *((width, width * width, width) if width else ())])
         self._rule = rule
         flat = flatten(network)
-        self._theta = np.zeros(self._ends[-1], rule.precision)
+        size = int(self._ends[-1])
+        self._theta = aligned((size,), rule.precision)
         self._theta[self._where] = flat
-        self._moments = np.zeros((2, len(self._theta)), rule.precision)
-        self._velocity = np.zeros_like(self._theta)
+        self._moments = aligned((2, size), rule.precision)
+        self._velocity = aligned((size,), rule.precision)
         self._mean_norm = 0.0
         text = json.dumps(asdict(rule), sort_keys=True).encode()
         content = text + flat.tobytes() + x.tobytes() + y.tobytes()
@@ -313,7 +315,7 @@ class _Weights:
         return {"theta": self._theta, "moments": self._moments, "mean_norm": mean_norm}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        self._theta, self._moments = state["theta"], state["moments"]
+        self._theta[:], self._moments[:] = state["theta"], state["moments"]
         self._mean_norm = float(state["mean_norm"])
 
 

@@ -16,7 +16,7 @@ BETA_2 = 0.999
 EPSILON = 1e-7
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def adam_step(theta, moments, velocity, count, step, epoch):
     """Move the first `count` weights by one step of Adam, uphill along `velocity`.

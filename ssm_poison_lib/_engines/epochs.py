@@ -16,7 +16,7 @@ import numpy as np
 from ssm_poison_lib._engines.adam import adam_step
 from ssm_poison_lib._engines.equations import fill_powers, velocity
 from ssm_poison_lib._engines.gains import backward_gains, forward_gains
-from ssm_poison_lib._engines.sums import dot, product
+from ssm_poison_lib._engines.sums import aligned, dot, product
 from ssm_poison_lib._jit import compiled
 
 __all__ = ["Lags", "Quirks", "Sequences", "lags", "network_outputs", "sequences", "train"]
@@ -53,9 +53,13 @@ class Lags(NamedTuple):
 
     G: Any  # (kappa, kappa) Gram matrix of the training set
     target: Any  # (kappa,) the teacher's impulse response M*
+    w: Any  # (d,) b_j c_j
     powers: Any  # (kappa, d) a_j^m
     residual: Any  # (kappa,) M* - M
     e: Any  # (kappa,) G (M* - M)
+    U: Any  # (2 kappa - 3,) see `_full_norm_squared`
+    V: Any  # (2 kappa - 3,)
+    row: Any  # (kappa,)
 
 
 class Sequences(NamedTuple):
@@ -85,7 +89,9 @@ class Sequences(NamedTuple):
 def lags(G: Any, target: Any, d: int) -> Lags:
     """Return the loss of a linear SSM of state dimension d."""
     kappa = len(target)
-    return Lags(G, target, np.zeros((kappa, d)), np.zeros(kappa), np.zeros(kappa))
+    lags_of_H = max(2 * kappa - 3, 0)
+    shapes = ((d,), (kappa, d), (kappa,), (kappa,), (lags_of_H,), (lags_of_H,), (kappa,))
+    return Lags(G, target, *(aligned(shape) for shape in shapes))
 
 
 def sequences(x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, full: bool) -> Sequences:
@@ -102,61 +108,66 @@ def sequences(x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, fu
     (n, kappa), (D, W) = x.shape, padded
     shapes = ((kappa + 1, n, D), (n,), (n,), (n, W), (n, W), (n,), (n, W), (n, W))
     more = ((n, D), (W, W), (2, D), (2, D, D) if full else (2, 0, 0))
-    return Sequences(d, width, x, y, *(np.zeros(shape, x.dtype) for shape in shapes + more))
+    return Sequences(d, width, x, y, *(aligned(shape, x.dtype) for shape in shapes + more))
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def _forward_lags(theta, p):
-    """Fill powers, residual and e; return the loss."""
+    """Fill w, powers, residual and e; return the loss."""
     length, d = p.powers.shape
+    w, residual, e = p.w, p.residual, p.e
+    B, C = theta[d : 2 * d], theta[2 * d :]
+    for j in range(d):
+        w[j] = B[j] * C[j]
     fill_powers(theta[:d], p.powers)
     for m in range(length):
         total = 0.0
+        powers = p.powers[m]
         for j in range(d):
-            total += theta[d + j] * theta[2 * d + j] * p.powers[m, j]
-        p.residual[m] = p.target[m] - total
+            total += w[j] * powers[j]
+        residual[m] = p.target[m] - total
     total = 0.0
     for m in range(length):
-        e = 0.0
+        row = p.G[m]
+        pull = 0.0
         for k in range(length):
-            e += p.G[m, k] * p.residual[k]
-        p.e[m] = e
-        total += 0.5 * p.residual[m] * e
+            pull += row[k] * residual[k]
+        e[m] = pull
+        total += 0.5 * residual[m] * pull
     return max(total, 0.0)
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
-def _full_norm_squared(B, C, powers, e):
+def _full_norm_squared(B, C, powers, e, U, V, row):
     """Return the squared norm of the gradient with respect to the *full* matrix A at a diagonal A.
 
     That gradient is -sum_{s, r} e_{s+r+1} u_s v_r^T with u_s = c a^s, v_r = b a^r. Its squared norm
     is the trace of H U H V, where H_{sr} = e_{s+r+1} and U, V are the Gram matrices of the u_s and
-    v_r: no d x d matrix is needed.
+    v_r: no d x d matrix is needed. U, V and row are room.
     """
     p = len(e) - 1
     if p == 0:  # a single input never passes through A
         return 0.0
-    U = np.empty(2 * p - 1)
-    V = np.empty(2 * p - 1)
     for k in range(2 * p - 1):  # u_s . u_r depends on s + r only
-        s = min(k, p - 1)
+        one, other = powers[min(k, p - 1)], powers[max(k - p + 1, 0)]
         u = 0.0
         v = 0.0
         for j in range(len(B)):
-            power = powers[s, j] * powers[k - s, j]
+            power = one[j] * other[j]
             u += C[j] * C[j] * power
             v += B[j] * B[j] * power
         U[k] = u
         V[k] = v
     total = 0.0
-    row = np.empty(p)
     for s in range(p):
+        later = e[s + 1 :]
         for r in range(p):  # row = (H U)_{s r}
-            row[r] = 0.0
+            entry = 0.0
             for k in range(p - s):
-                row[r] += e[s + k + 1] * U[k + r]
+                entry += later[k] * U[k + r]
+            row[r] = entry
         for r in range(p):
             entry = 0.0  # (H U H)_{s r}
             for k in range(p - r):
@@ -165,7 +176,7 @@ def _full_norm_squared(B, C, powers, e):
     return max(total, 0.0)
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def _forward_sequences(theta, p, in_lanes):
     """Fill states, z, both hidden layers and the output; return the mean squared error.
@@ -179,26 +190,28 @@ def _forward_sequences(theta, p, in_lanes):
     ssm = theta[: 3 * D].reshape(3, D)
     first = theta[3 * D : 3 * D + W]
     last = theta[3 * D + W + W * W :]
-    states, z, h1, h2 = p.states, p.z, p.h1, p.h2
+    x, y, states, z, h1, h2, output = p.x, p.y, p.states, p.z, p.h1, p.h2, p.output
     for t in range(length):
         for n in range(n_sequences):
+            value = x[n, t]
             for j in range(D):
-                states[t + 1, n, j] = ssm[0, j] * states[t, n, j] + ssm[1, j] * p.x[n, t]
+                states[t + 1, n, j] = ssm[0, j] * states[t, n, j] + ssm[1, j] * value
     for n in range(n_sequences):
         z[n] = dot(states[length, n], ssm[2], p.d, in_lanes)
+        value = z[n]
         for k in range(W):
-            h1[n, k] = max(z[n] * first[k], zero)
+            h1[n, k] = max(value * first[k], zero)
     product(h1, theta[3 * D + W : 3 * D + W + W * W].reshape(W, W), h2)
     total = zero
     for n in range(n_sequences):
         for k in range(W):
             h2[n, k] = max(h2[n, k], zero)
-        p.output[n] = dot(h2[n], last, p.width, in_lanes) if W else z[n]
-        total += (p.output[n] - p.y[n]) * (p.output[n] - p.y[n])
+        output[n] = dot(h2[n], last, p.width, in_lanes) if W else z[n]
+        total += (output[n] - y[n]) * (output[n] - y[n])
     return total / number(n_sequences)
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def _backward_sequences(theta, v, p):
     """Fill the velocity v, and p.full where it has room, step by step back through time."""
@@ -213,59 +226,67 @@ def _backward_sequences(theta, v, p):
     v_first = v[3 * D : 3 * D + W]
     v_hidden = v[3 * D + W : 3 * D + W + W * W].reshape(W, W)
     v_last = v[3 * D + W + W * W :]
-    states, h1, h2, d_z, g1, g2, g_state = p.states, p.h1, p.h2, p.d_z, p.g1, p.g2, p.g_state
+    x, y, states, z, h1, h2, output = p.x, p.y, p.states, p.z, p.h1, p.h2, p.output
+    d_z, g1, g2, g_state, hidden_t, at_t = p.d_z, p.g1, p.g2, p.g_state, p.hidden_t, p.at_t
+    full, full_t = p.full[0], p.full[1]
     for n in range(n_sequences):
-        d_z[n] = (p.y[n] - p.output[n]) * (number(2) / number(n_sequences))
+        d_z[n] = (y[n] - output[n]) * (number(2) / number(n_sequences))
     if W:
         v_last[:] = 0
         v_first[:] = 0
         v_hidden[:] = 0
         for n in range(n_sequences):
+            value = d_z[n]
             for k in range(W):
-                v_last[k] += h2[n, k] * d_z[n]
-                g2[n, k] = d_z[n] * last[k] if h2[n, k] > 0 else number(0)
+                v_last[k] += h2[n, k] * value
+                g2[n, k] = value * last[k] if h2[n, k] > 0 else number(0)
         for n in range(n_sequences):
             for i in range(W):
-                if h1[n, i] != 0:
+                value = h1[n, i]
+                if value != 0:
                     for k in range(W):
-                        v_hidden[i, k] += h1[n, i] * g2[n, k]
+                        v_hidden[i, k] += value * g2[n, k]
         for i in range(W):
             for k in range(W):
-                p.hidden_t[k, i] = hidden[i, k]
-        product(g2, p.hidden_t, g1)
+                hidden_t[k, i] = hidden[i, k]
+        product(g2, hidden_t, g1)
         for n in range(n_sequences):
+            value = z[n]
             for k in range(W):
                 if h1[n, k] <= 0:
                     g1[n, k] = 0
-                v_first[k] += g1[n, k] * p.z[n]
+                v_first[k] += g1[n, k] * value
             d_z[n] = dot(g1[n], first, p.width, False)
     v_ssm[:] = 0
     for n in range(n_sequences):
+        value = d_z[n]
         for j in range(D):
-            v_ssm[2, j] += states[length, n, j] * d_z[n]
-            g_state[n, j] = d_z[n] * ssm[2, j]
-    wide = p.full.shape[1]
+            v_ssm[2, j] += states[length, n, j] * value
+            g_state[n, j] = value * ssm[2, j]
+    wide = len(full)
     if wide:
-        p.full[0] = 0
+        full[:] = 0
     for t in range(length - 1, -1, -1):  # one step's sums at a time, as back-propagation adds them
-        p.at_t[:] = 0
+        at_t[:] = 0
         for n in range(n_sequences):
+            value = x[n, t]
             for j in range(D):
-                p.at_t[0, j] += states[t, n, j] * g_state[n, j]
-                p.at_t[1, j] += p.x[n, t] * g_state[n, j]
+                at_t[0, j] += states[t, n, j] * g_state[n, j]
+                at_t[1, j] += value * g_state[n, j]
         for j in range(D):
-            v_ssm[0, j] += p.at_t[0, j]
-            v_ssm[1, j] += p.at_t[1, j]
+            v_ssm[0, j] += at_t[0, j]
+            v_ssm[1, j] += at_t[1, j]
         if wide:
-            p.full[1] = 0
+            full_t[:] = 0
             for n in range(n_sequences):
                 for i in range(wide):
-                    if states[t, n, i] != 0:
+                    value = states[t, n, i]
+                    if value != 0:
                         for j in range(wide):
-                            p.full[1, i, j] += states[t, n, i] * g_state[n, j]
+                            full_t[i, j] += value * g_state[n, j]
             for i in range(wide):
                 for j in range(wide):
-                    p.full[0, i, j] += p.full[1, i, j]
+                    full[i, j] += full_t[i, j]
         for n in range(n_sequences):
             for j in range(D):
                 g_state[n, j] *= ssm[0, j]
@@ -275,7 +296,7 @@ def _backward_sequences(theta, v, p):
 # "is not None" of a None, as long as that is asked of each by itself.
 
 
-@compiled()
+@compiled(inline="always")
 @no_type_check
 def forward(theta, by_lag, by_gain, by_sequence):
     """Return the loss at theta, of the one of the three that is given, and fill its arrays."""
@@ -289,7 +310,7 @@ def forward(theta, by_lag, by_gain, by_sequence):
     return loss
 
 
-@compiled()
+@compiled(inline="always")
 @no_type_check
 def backward(theta, v, by_lag, by_gain, by_sequence):
     """Fill the velocity v, minus the gradient, at the theta of the last `forward`."""
@@ -302,18 +323,20 @@ def backward(theta, v, by_lag, by_gain, by_sequence):
         _backward_sequences(theta, v, by_sequence)
 
 
-@compiled()
+@compiled(inline="always")
 @no_type_check
 def _square_of_full_A(theta, by_lag, by_gain, by_sequence):
     """Return the squared norm of the gradient of the full matrix A, after `backward`."""
     square = theta.dtype.type(0)
     if by_lag is not None:
         d = by_lag.powers.shape[1]
-        square = _full_norm_squared(theta[d : 2 * d], theta[2 * d :], by_lag.powers, by_lag.e)
+        square = _full_norm_squared(
+            theta[d : 2 * d], theta[2 * d :], by_lag.powers, by_lag.e, by_lag.U, by_lag.V, by_lag.row
+        )
     if by_gain is not None:
         d = by_gain.d
         B, C = theta[d : 2 * d], theta[2 * d : 3 * d]
-        square = _full_norm_squared(B, C, by_gain.powers, by_gain.e)
+        square = _full_norm_squared(B, C, by_gain.powers, by_gain.e, by_gain.U, by_gain.V, by_gain.row)
     if by_sequence is not None:
         full = by_sequence.full[0]
         for i in range(len(full)):
@@ -322,7 +345,7 @@ def _square_of_full_A(theta, by_lag, by_gain, by_sequence):
     return square
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def _step_size(learning_rate, norm, mean_norm, epoch):
     """Return the normalized step size and the new running mean of gradient norms."""
@@ -331,7 +354,7 @@ def _step_size(learning_rate, norm, mean_norm, epoch):
     return learning_rate / (np.sqrt(unbiased) + NORM_EPSILON), mean_norm
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def train(theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, by_gain, by_sequence):
     """Train theta in place for at most `count` epochs; end early at a loss <= quirks.stop_loss.
@@ -355,9 +378,21 @@ def train(theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, b
     """
     number = theta.dtype.type
     trained = ends[quirks.arrays]
-    loss = forward(theta, by_lag, by_gain, by_sequence)
-    judged = loss
-    for done in range(count):
+    done = 0
+    again = False  # after a reset of B and C
+    while True:
+        loss = forward(theta, by_lag, by_gain, by_sequence)
+        if not again:
+            judged = loss
+        again = quirks.reset and done > 0 and not again
+        if again:
+            for part in range(1, 3):
+                theta[ends[part] : ends[part] + d] = number(1)
+            continue
+        ended = done > 0 and (judged <= quirks.stop_loss or not np.isfinite(loss))
+        if ended or done == count:
+            return done, mean_norm, loss, judged
+        done += 1
         epoch += 1
         backward(theta, v, by_lag, by_gain, by_sequence)
         step = quirks.learning_rate
@@ -377,18 +412,9 @@ def train(theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, b
         else:
             for i in range(trained):
                 theta[i] += number(step) * v[i]
-        loss = forward(theta, by_lag, by_gain, by_sequence)
-        judged = loss
-        if quirks.reset:
-            for part in range(1, 3):
-                theta[ends[part] : ends[part] + d] = number(1)
-            loss = forward(theta, by_lag, by_gain, by_sequence)
-        if judged <= quirks.stop_loss or not np.isfinite(loss):
-            return done + 1, mean_norm, loss, judged
-    return count, mean_norm, loss, judged
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def network_outputs(theta, problem):
     """Return a teacher's outputs (n,) to the inputs of a `Sequences`, whose labels are not read."""

@@ -13,7 +13,7 @@ from ssm_poison_lib._jit import compiled
 __all__ = ["fill_powers", "velocity"]
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def fill_powers(A, powers):
     """Fill powers (kappa, d) with a_j^m.
@@ -27,7 +27,7 @@ def fill_powers(A, powers):
             powers[m, j] = powers[m - 1, j] * A[j]
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def velocity(B, C, e, powers, out):
     """Fill out (3, d) with (da/dt, db/dt, dc/dt), minus the gradient.

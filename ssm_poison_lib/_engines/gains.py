@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, no_type_check
 
-import numpy as np
-
 from ssm_poison_lib._engines.equations import fill_powers, velocity
-from ssm_poison_lib._engines.sums import dot
+from ssm_poison_lib._engines.sums import aligned, dot
 from ssm_poison_lib._jit import compiled
 
 __all__ = ["Gains", "backward_gains", "forward_gains", "gains"]
@@ -36,20 +34,26 @@ class Gains(NamedTuple):
     gain: Any  # (2,) g_+ and g_-
     by_gain: Any  # (2,) sum of residual times |z| over the sequences of each sign
     e: Any  # (kappa,) minus the derivative of the loss by M_m
+    U: Any  # (2 kappa - 3,) room for the norm of the full matrix's gradient
+    V: Any  # (2 kappa - 3,)
+    row: Any  # (kappa,)
 
 
 def gains(x: Any, y: Any, d: int, width: int) -> Gains:
     """Return the loss of an SSM and MLP; x: (kappa, n), first index = lag, y: (n,)."""
     kappa, n = x.shape
     shapes = ((kappa, d), (d,), (kappa,), (n,), (2, width), (2, width), (2,), (2,), (kappa,))
-    return Gains(d, width, x, y, *(np.zeros(shape) for shape in shapes))
+    lags_of_H = max(2 * kappa - 3, 0)
+    room = ((lags_of_H,), (lags_of_H,), (kappa,))
+    return Gains(d, width, x, y, *(aligned(shape) for shape in shapes + room))
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def forward_gains(theta, p):
     """Return the loss at theta = A, B, C (d each), first, hidden (width * width,), last."""
-    d, width, x, z, h2 = p.d, p.width, p.x, p.z, p.h2
+    d, width, x, y, z, h2, w, powers = p.d, p.width, p.x, p.y, p.z, p.h2, p.w, p.powers
+    response, gain, by_gain = p.response, p.gain, p.by_gain
     length, n_sequences = x.shape
     base = 3 * d
     first = theta[base : base + width]
@@ -63,45 +67,45 @@ def forward_gains(theta, p):
             for k in range(width):
                 h2[sign, k] += size * hidden[i, k]
     for sign in range(2):
-        gain = 0.0
+        total = 0.0
         for k in range(width):
             h2[sign, k] = max(h2[sign, k], 0.0)
-            gain += h2[sign, k] * last[k]
-        p.gain[sign] = gain
-        p.by_gain[sign] = 0.0
+            total += h2[sign, k] * last[k]
+        gain[sign] = total
+        by_gain[sign] = 0.0
     for j in range(d):
-        p.w[j] = theta[d + j] * theta[2 * d + j]
-    fill_powers(theta[:d], p.powers)
+        w[j] = theta[d + j] * theta[2 * d + j]
+    fill_powers(theta[:d], powers)
     for m in range(length):
-        p.response[m] = dot(p.w, p.powers[m], d, True)
+        response[m] = dot(p.w, powers[m], d, True)
     z[:] = 0.0
     for m in range(length):
         for n in range(n_sequences):
-            z[n] += x[m, n] * p.response[m]
+            z[n] += x[m, n] * response[m]
     loss = 0.0
     for n in range(n_sequences):
         sign = 0 if z[n] > 0.0 else 1
-        residual = p.y[n] - p.gain[sign] * abs(z[n])
+        residual = y[n] - gain[sign] * abs(z[n])
         loss += residual * residual
-        p.by_gain[sign] += residual * abs(z[n])
-        slope = p.gain[sign] if z[n] > 0.0 else (-p.gain[sign] if z[n] < 0.0 else 0.0)
+        by_gain[sign] += residual * abs(z[n])
+        slope = gain[sign] if z[n] > 0.0 else (-gain[sign] if z[n] < 0.0 else 0.0)
         z[n] = residual * slope * (2.0 / n_sequences)
     return loss / n_sequences
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def backward_gains(theta, v, p):
     """Fill the velocity v, minus the gradient, at the theta of the last `forward_gains`."""
-    d, width, h2, g2 = p.d, p.width, p.h2, p.g2
-    length, n_sequences = p.x.shape
+    d, width, x, z, h2, g2, e = p.d, p.width, p.x, p.z, p.h2, p.g2, p.e
+    length, n_sequences = x.shape
     base = 3 * d
     first = theta[base : base + width]
     hidden = theta[base + width : base + width + width * width].reshape(width, width)
     last = theta[base + width + width * width :]
     for m in range(length):
-        p.e[m] = dot(p.x[m], p.z, n_sequences, True)
-    velocity(theta[d : 2 * d], theta[2 * d : base], p.e, p.powers, v[:base].reshape(3, d))
+        e[m] = dot(x[m], z, n_sequences, True)
+    velocity(theta[d : 2 * d], theta[2 * d : base], e, p.powers, v[:base].reshape(3, d))
     v_hidden = v[base + width : base + width + width * width].reshape(width, width)
     v_last = v[base + width + width * width :]
     up = p.by_gain[0] * (2.0 / n_sequences)  # minus the derivatives by the gains

@@ -40,7 +40,7 @@ _MOST_STAGES = 4000
 _ITERATIONS = 50
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def _gradient(theta, v, problem):
     """Fill the velocity v at theta and return the loss."""
@@ -49,7 +49,7 @@ def _gradient(theta, v, problem):
     return loss
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def _radius(theta, v, problem, direction, moved, other):
     """Return (spectral radius of the Jacobian, evaluations) by power iteration on differences.
@@ -90,14 +90,14 @@ def _radius(theta, v, problem, direction, moved, other):
     return _RADIUS_SAFETY * radius, _ITERATIONS
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def stages(h, radius):
     """Return how many stages keep a step h stable for a spectral radius."""
     return max(2, 1 + int(np.sqrt(1.54 * h * radius + 1.0)))
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def step(y0, v0, h, s, problem, older, newer, v):
     """Take one step.
@@ -145,7 +145,7 @@ def step(y0, v0, h, s, problem, older, newer, v):
     return _gradient(newer, v, problem)
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def error_of_step(y0, v0, newer, v, h, rtol, atol):
     """Return the estimated error of a step, of order h^3, as a multiple of what is allowed."""
@@ -157,7 +157,7 @@ def error_of_step(y0, v0, newer, v, h, rtol, atol):
     return np.sqrt(square / len(y0))
 
 
-@compiled()
+@compiled(apart=True)
 @no_type_check
 def integrate(theta, problem, times, marks, rtol, atol, rest, max_evaluations):
     """Follow the gradient flow of theta.

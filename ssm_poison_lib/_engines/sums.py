@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import no_type_check
+from typing import Any, no_type_check
+
+import numpy as np
 
 from ssm_poison_lib._jit import compiled
 
-__all__ = ["dot", "product"]
+__all__ = ["aligned", "dot", "product"]
+
+_LINE = 64  # bytes of a cache line
 
 
-@compiled()
+def aligned(shape: tuple[int, ...], dtype: Any = np.float64) -> Any:
+    """Return zeros that begin with a cache line: rows of whole registers then never cross one."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.zeros(size + _LINE, np.uint8)
+    begin = -room.ctypes.data % _LINE
+    return room[begin : begin + size].view(dtype).reshape(shape)
+
+
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def product(left, right, out):
     """Fill out = left @ right, shapes (n, i), (i, k), (n, k), each sum in the order of i."""
@@ -22,7 +34,7 @@ def product(left, right, out):
                     out[n, k] += factor * right[i, k]
 
 
-@compiled()
+@compiled(apart=True, forceinline=True)
 @no_type_check
 def dot(left, right, count, in_lanes):
     """Return sum_k left[k] right[k] for k < count.

@@ -36,7 +36,7 @@ def powers(A: Shaped[np.ndarray, "*n d"], length: int) -> Shaped[np.ndarray, "*n
     """Return a_j^m, lags m = 0 .. kappa-1 down, entries j across (0^0 = 1).
 
     Args:
-        A: (*n, d) entries, real, complex or symbolic.
+        A: (..., d) entries, real, complex or symbolic.
         length: kappa.
     """
     return np.asarray(A[..., None, :] ** np.arange(length)[:, None])
@@ -62,8 +62,8 @@ def pull(
     """Return sum_m m e_m a_j^(m-1) and sum_m e_m a_j^m: minus the loss's slopes, weight 1.
 
     Args:
-        power: (*n, kappa, d) as `powers` gives them.
-        e: (*n, kappa) minus the derivative of the loss by M_m.
+        power: (..., kappa, d) as `powers` gives them.
+        e: (..., kappa) minus the derivative of the loss by M_m.
     """
     lags = np.arange(1, power.shape[-2])
     by_a = (lags * e[..., 1:])[..., None, :] @ power[..., :-1, :]

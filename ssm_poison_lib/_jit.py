@@ -1,8 +1,9 @@
 """How the library compiles: Numba's machine code, kept between runs where a folder can be written.
 
-Numba keeps machine code beside the module or in the reader's cache folder (NUMBA_CACHE_DIR names another). Where neither can be
-written, Numba itself refuses to import; where a kept file is damaged, it refuses to compile. Here both cost time only: the
-functions are compiled anew. The logger "ssm_poison_lib" says so at level INFO.
+Numba keeps machine code beside the module or in the reader's cache folder (NUMBA_CACHE_DIR names
+another). Where neither can be written, Numba itself refuses to import; where a kept file is
+damaged, it refuses to compile. Here both cost time only: the functions are compiled anew. The
+logger "ssm_poison_lib" says so at level INFO.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class _CheckedFile(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """Numba's cache, whose files may be damaged or refuse to be written: the function is then compiled anew."""
+    """Numba's cache, whose files may be damaged or refuse to be written: the function is then
+    compiled anew.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
@@ -86,7 +89,9 @@ class _Cache(FunctionCache):
 def compiled(*, apart: bool = False, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Return a decorator that compiles a function to machine code without the interpreter's lock.
 
-    options: further ones of `numba.njit`, such as fastmath. Division by zero gives inf or NaN, as in NumPy.
+    Args:
+        options: further ones of `numba.njit`, such as fastmath. Division by zero gives inf or NaN,
+            as in NumPy.
     """
 
     if apart:

@@ -73,6 +73,7 @@ class Report:
 
     Attributes:
         gram: (kappa, kappa), G = (2/n) sum_i x_i x_i^T by lags.
+        state_dim: d.
         lags: those that the sequences show.
         leading_power: l, the smallest power of a_j in its velocity at the start, one less than the
             smallest lag shown beyond 0 (0 additive, 1 multiplicative, 2 or more super-linear; None:

@@ -46,27 +46,38 @@ _VERSION = 2
 
 
 class DescentError(RuntimeError):
-    """Training left the finite numbers, or a saved run is damaged or does not belong to this start, data and rule."""
+    """Training left the finite numbers, or a saved run is damaged or does not belong to this start,
+    data and rule.
+    """
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How to train. The defaults are plain full-batch gradient descent; every quirk of the authors is an option.
-
-    learning_rate: the step size (its base where `normalized`). max_epochs: training ends here at the latest (at most 10^9).
-    optimizer: "gradient descent" or "adam" (beta 0.9 and 0.999, epsilon 1e-7 added to the uncorrected root of the second
-    moment, as in Keras). train: "ABC" (and the MLP), or "A" alone, the rest fixed.
-    precision: "float64", or "float32" with sums (and the labels) as in the authors' program.
+    """How to train. The defaults are plain full-batch gradient descent; every quirk of the authors
+    is an option.
 
     The authors' options:
-    normalized: the step in epoch t is learning_rate / (sqrt(m_t / (1 - 0.8^t)) + 1e-6), m_t = 0.8 m_{t-1} + 0.2 g_t, where
-    g_t is the sum of the norms of the gradients, one norm per weight array.
-    off_diagonal: in g_t, count the gradient of the full d x d matrix A, whose off-diagonal part moves nothing.
-    reset_BC: set B and C to ones after every epoch (the first step still sees them as they start).
-    stop_loss: note the first epoch after whose update (and before a reset) the loss is <= this; None to never stop.
-    epochs_after_stop: how much longer to train then.
 
-    Source: the authors' public code, as described in chapter "Every number of the paper beside ours".
+    Attributes:
+        learning_rate: the step size (its base where `normalized`).
+        max_epochs: training ends here at the latest (at most 10^9).
+        optimizer: "gradient descent" or "adam" (beta 0.9 and 0.999, epsilon 1e-7 added to the
+            uncorrected root of the second moment, as in Keras).
+        train: "ABC" (and the MLP), or "A" alone, the rest fixed.
+        precision: "float64", or "float32" with sums (and the labels) as in the authors' program.
+        normalized: the step in epoch t is learning_rate / (sqrt(m_t / (1 - 0.8^t)) + 1e-6), m_t =
+            0.8 m_{t-1} + 0.2 g_t, where g_t is the sum of the norms of the gradients, one norm per
+            weight array.
+        off_diagonal: in g_t, count the gradient of the full d x d matrix A, whose off-diagonal part
+            moves nothing.
+        reset_BC: set B and C to ones after every epoch (the first step still sees them as they
+            start).
+        stop_loss: note the first epoch after whose update (and before a reset) the loss is <= this;
+            None to never stop.
+        epochs_after_stop: how much longer to train then.
+
+    Source: the authors' public code, as described in chapter "Every number of the paper beside
+    ours".
     """
 
     learning_rate: float
@@ -81,7 +92,9 @@ class Rule:
     epochs_after_stop: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values and combinations that mean nothing; keep Python's numbers, which JSON can hold."""
+        """Refuse values and combinations that mean nothing; keep Python's numbers, which JSON can
+        hold.
+        """
         kept: dict[str, object] = {
             "learning_rate": as_scalar("learning_rate", self.learning_rate, low=0.0, strict=True),
             "max_epochs": as_integer("max_epochs", self.max_epochs, low=1, high=MAX_COUNT),
@@ -108,10 +121,15 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """The weights at the epochs that were asked for. Everything else can be computed from them (`network`).
+    """The weights at the epochs that were asked for. Everything else can be computed from them
+    (`network`).
 
-    epochs: (L,) number of updates done; loss: (L,) training loss; weights: (L, P) all weights of all logged epochs;
-    d: state dimension; width: of the MLP's layers, 0 without one.
+    Attributes:
+        epochs: (L,) number of updates done
+        loss: (L,) training loss
+        weights: (L, P) all weights of all logged epochs
+        d: state dimension
+        width: of the MLP's layers, 0 without one.
     """
 
     epochs: Int[np.ndarray, " L"]
@@ -126,7 +144,11 @@ class Log:
         return self.weights[:, : self.d]
 
     def network(self, row: int) -> Network:
-        """Return all weights at one logged epoch."""
+        """Return all weights at one logged epoch.
+
+        Args:
+            row: index into epochs; negative ones count from the end
+        """
         return unflatten(self.weights[row], self.d, self.width)
 
 
@@ -201,7 +223,9 @@ def as_losses(name: str, value: Sequence[float]) -> list[float]:
 
 
 def _outputs(teacher: Teacher, x: np.ndarray) -> np.ndarray:
-    """Return a teacher's outputs in the precision of x: in float32, the labels of the authors' teacher."""
+    """Return a teacher's outputs in the precision of x: in float32, the labels of the authors'
+    teacher.
+    """
     from ssm_poison_lib._engines import epochs  # here, not above: Numba takes a second to load
 
     network = as_network("teacher", teacher)
@@ -249,7 +273,8 @@ class _Weights:
     """The weights of a run, and the compiled loop that moves them."""
 
     def __init__(self, network: Network, data: TrainingSet, rule: Rule) -> None:
-        from ssm_poison_lib._engines import epochs, gains  # here, not above: Numba takes a second to load
+        # here, not above: Numba takes a second to load
+        from ssm_poison_lib._engines import epochs, gains
         from ssm_poison_lib._engines.sums import aligned
 
         self._train = epochs.train
@@ -322,8 +347,8 @@ class _Weights:
 class Descent:
     """One training run: advance it, look at it, save it, continue it.
 
-    Continuing a run gives the same digits as never having stopped. After `advance` look at `finished`,
-    `stop_epoch` (None: the loss never reached stop_loss), `loss`, `network` and `log`.
+    Continuing a run gives the same digits as never having stopped. After `advance` look at
+    `finished`, `stop_epoch` (None: the loss never reached stop_loss), `loss`, `network` and `log`.
 
     In float64 a linear student is trained through the Gram matrix of the data, at a cost that does
     not depend on the number of sequences, and a network through its two gains; everything else
@@ -492,7 +517,8 @@ class Descent:
 def _read(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
     """Return what a saved run holds; DescentError if it is not that of `fingerprint`."""
     with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-        saved = {name: file[name] for name in file.files}  # each with the checksum that .npz files hold
+        # each with the checksum that .npz files hold
+        saved = {name: file[name] for name in file.files}
     version = int(saved.get("version", 1))
     if version != _VERSION:
         raise DescentError(
@@ -506,11 +532,17 @@ def _read(path: Path, fingerprint: str) -> dict[str, np.ndarray]:
 def train_many(
     runs: Iterable[Descent], *, threads: int | None = None, progress: bool = False
 ) -> list[Descent]:
-    """Train many runs (seeds x training sets) to their ends, several at a time; return them in order.
+    """Train many runs (seeds x training sets) to their ends, several at a time; return them in
+    order.
 
-    runs: each once. threads: how many at once (the compiled loops leave Python free), by default the number of cores; the
-    results do not depend on it. progress: show a bar. Ctrl-C stops all runs where they are, to be continued by another call.
-    Raises DescentError as `Descent.advance` does, after the other runs have ended.
+    Args:
+        runs: each once.
+        threads: how many at once (the compiled loops leave Python free), by default the number of
+            cores; the results do not depend on it.
+        progress: show a bar. Ctrl-C stops all runs where they are, to be continued by another call.
+
+    Raises:
+        DescentError: as `Descent.advance` does, after the other runs have ended.
     """
     runs = [as_instance("each of runs", run, Descent) for run in as_instance("runs", runs, Iterable)]  # type: ignore[type-abstract]
     if len({id(run) for run in runs}) < len(runs):

@@ -1,7 +1,8 @@
-"""The book's figures: one style for light, dark, print and colour-blind readers; figures used twice.
+"""The book's figures: one style for light, dark, print and colour-blind readers; figures used
+twice.
 
-Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted numbers in words
-(`summary`), which is how a stored figure is compared with a fresh one.
+Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted
+numbers in words (`summary`), which is how a stored figure is compared with a fresh one.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ __all__ = [
     "use_style",
 ]
 
-#: What a colour stands for in the whole book. Blue, vermillion, green, purple are from Okabe and Ito's colour-blind-safe
-#: palette; "ink" and "muted" follow the page's theme.
+#: What a colour stands for in the whole book. Blue, vermillion, green, purple are from Okabe and
+#: Ito's colour-blind-safe palette; "ink" and "muted" follow the page's theme.
 COLOURS = {
     "baseline": "#0072b2",
     "with special": "#d55e00",
@@ -63,7 +64,8 @@ COLOURS = {
     "fourth": "#a3548a",
 }
 
-# In dark mode a browser swaps these, lighter for the same contrast (the hue, and so the meaning, stays).
+# In dark mode a browser swaps these, lighter for the same contrast (the hue, and so the meaning,
+# stays).
 _DARK = {
     "#0072b2": "#4aa8e0",
     "#d55e00": "#f08a3c",
@@ -99,10 +101,11 @@ _STYLE: dict[Any, Any] = {
 
 
 def use_style() -> None:
-    """Make figures the last line of a cell can display: as SVG that follows the page's theme, and in words.
+    """Make figures the last line of a cell can display: as SVG that follows the page's theme, and
+    in words.
 
-    Call it once at the top of a chapter. It also goes back to Matplotlib's own defaults, whatever a matplotlibrc
-    says; outside IPython it does only that.
+    Call it once at the top of a chapter. It also goes back to Matplotlib's own defaults, whatever a
+    matplotlibrc says; outside IPython it does only that.
     """
     import IPython  # a reader's script may run without it
 
@@ -122,8 +125,14 @@ def new(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure in the book's style and its axes, row by row.
 
-    columns, rows: grid of panels, at most 20 and 100; height: inches per row; width: inches in all (each in 0 to 100), few
-    enough for letters to be legible on a phone. Raises ValueError for others.
+    Args:
+        columns: grid of panels, at most 20 and 100
+        rows: grid of panels, at most 20 and 100
+        height: inches per row
+        width: inches in all (each in 0 to 100), few enough for letters to be legible on a phone.
+
+    Raises:
+        ValueError: for others.
     """
     columns = as_integer("columns", columns, low=1, high=20)
     rows = as_integer("rows", rows, low=1, high=100)
@@ -136,7 +145,11 @@ def new(
 
 
 def to_svg(figure: Figure) -> str:
-    """Return the figure as SVG text whose colours follow the reader's light or dark theme."""
+    """Return the figure as SVG text whose colours follow the reader's light or dark theme.
+
+    Args:
+        figure: a figure, best made by `new`
+    """
     figure = as_instance("figure", figure, Figure)
     buffer = io.StringIO()
     with mpl.style.context(["default", _STYLE]):
@@ -155,7 +168,8 @@ def to_svg(figure: Figure) -> str:
 
 
 def _number(value: float, digits: int = 2) -> str:
-    # What lies below is rounding noise of the processor at hand (a loss after a perfect fit, say), not a result.
+    # What lies below is rounding noise of the processor at hand (a loss after a perfect fit, say),
+    # not a result.
     return f"{value:.{digits}e}" if abs(value) >= 1e-20 else "below 1e-20"
 
 
@@ -170,9 +184,14 @@ def _describe(name: str, x: Any, y: Any) -> str:
 
 
 def summary(figure: Figure) -> str:
-    """Return what the figure shows as rounded numbers: every line, point set, bar and image of every panel.
+    """Return what the figure shows as rounded numbers: every line, point set, bar and image of
+    every panel.
 
-    Stored with the notebook and compared when it runs again, so that a figure drawn from other numbers is noticed.
+    Stored with the notebook and compared when it runs again, so that a figure drawn from other
+    numbers is noticed.
+
+    Args:
+        figure: a figure, best made by `new`
     """
     figure = as_instance("figure", figure, Figure)
     rows = []
@@ -196,17 +215,24 @@ def summary(figure: Figure) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Interactive:
-    """A figure with one control more than paper has: Plotly with a slider, and a static figure wherever that cannot run.
+    """A figure with one control more than paper has: Plotly with a slider, and a static figure
+    wherever that cannot run.
 
-    static: the same in Matplotlib, for paper, pages without JavaScript, and the compared summary. traces: Plotly's, as plain
-    dictionaries. layout: Plotly's. frames: the slider's value in words -> for each trace what changes there; the figure opens
-    at the first. slider: the name of what the slider changes.
+    As the last line of a cell it shows itself: JupyterLab draws it with its Plotly extension, the
+    pages with one local copy of plotly.js (book/_ext/interactive.py).
 
-    As the last line of a cell it shows itself: JupyterLab draws it with its Plotly extension, the pages with one local copy
-    of plotly.js (book/_ext/interactive.py).
+    Attributes:
+        static: the same in Matplotlib, for paper, pages without JavaScript, and the compared
+            summary.
+        traces: Plotly's, as plain dictionaries.
+        layout: Plotly's.
+        frames: the slider's value in words -> for each trace what changes there; the figure opens
+            at the first.
+        slider: the name of what the slider changes.
 
-    Raises ValueError if there is no frame, or a frame has not one entry for each trace; TypeError for objects of
-    other classes.
+    Raises:
+        ValueError: if there is no frame, or a frame has not one entry for each trace.
+        TypeError: for objects of other classes.
     """
 
     static: Figure
@@ -262,7 +288,17 @@ class Interactive:
 def line_end_label(
     ax: Axes, text: str, x: float, y: float, colour: str, *, dx: float = 4.0, dy: float = 0.0
 ) -> None:
-    """Write a label beside the data point (x, y), shifted by (dx, dy) points: instead of a legend."""
+    """Write a label beside the data point (x, y), shifted by (dx, dy) points: instead of a legend.
+
+    Args:
+        ax: where
+        text: the label
+        x: of the data point
+        y: of the data point
+        colour: of the text
+        dx: points to the right
+        dy: points up
+    """
     as_instance("ax", ax, Axes)
     text = as_text("text", text)
     if not isinstance(colour, str) or not is_color_like(colour):
@@ -293,7 +329,9 @@ def _filled(name: str, value: Any, what: str) -> Mapping[Any, Any]:
 
 
 def _part(name: str, source: Any, key: str) -> Any:
-    """Return source[key] of a mapping, source.key of another object; a TypeError says what is missing where."""
+    """Return source[key] of a mapping, source.key of another object; a TypeError says what is
+    missing where.
+    """
     try:
         return source[key] if isinstance(source, Mapping) else getattr(source, key)
     except (AttributeError, KeyError):
@@ -313,7 +351,9 @@ def _numbers(name: str, source: Any, key: str, ndim: int = 1) -> np.ndarray:
 
 
 def _drawn_from(start: Any, times: np.ndarray, share: float) -> np.ndarray:
-    """Return which of the times are drawn: those from `start` on, by default from a share of the last."""
+    """Return which of the times are drawn: those from `start` on, by default from a share of the
+    last.
+    """
     first = share * times[-1] if start is None else as_scalar("start", start)
     if not (times >= first).any():
         raise ValueError(f"start must be at most the last time, {times[-1]:g}; got {first:g}")
@@ -333,11 +373,16 @@ def race(
 ) -> Figure:
     """Draw how the diagonal entries a_1..a_d move, one panel for each training set.
 
-    trajectories: name -> object with times (T,) and A (T, d), such as a flow's Trajectory; "baseline" and "with
-    special" take their colours. shown: draw only this many entries, those that end largest in size. logarithmic: draw
-    abs(a_j) on a logarithmic axis. start: first time drawn (the time axis is logarithmic; by default 1e-4 of the end).
+    Args:
+        trajectories: name -> object with times (T,) and A (T, d), such as a flow's Trajectory;
+            "baseline" and "with special" take their colours.
+        shown: draw only this many entries, those that end largest in size.
+        logarithmic: draw abs(a_j) on a logarithmic axis.
+        start: first time drawn (the time axis is logarithmic; by default 1e-4 of the end).
 
-    Raises ValueError if there is nothing to draw or `shown` is not 1..d, TypeError for objects without times and A.
+    Raises:
+        ValueError: if there is nothing to draw or `shown` is not 1..d.
+        TypeError: for objects without times and A.
     """
     logarithmic = as_flag("logarithmic", logarithmic)
     figure, axes = new(len(_filled("trajectories", trajectories, "trajectory")))
@@ -378,10 +423,15 @@ def impulse_responses(
 ) -> Figure:
     """Draw impulse responses M_m against the lag m.
 
-    systems: name -> SSM; "teacher", "baseline", "with special" take their colours. length: lags 0 .. length-1.
-    training_length: kappa; lags beyond kappa-1 are then marked as beyond the training length. first_lag: first lag drawn.
+    Args:
+        systems: name -> SSM; "teacher", "baseline", "with special" take their colours.
+        length: lags 0 .. length-1.
+        training_length: kappa; lags beyond kappa-1 are then marked as beyond the training length.
+        first_lag: first lag drawn.
 
-    Raises ValueError for no system, or lags outside 0 .. length-1 (length at most 100,000), TypeError for another class.
+    Raises:
+        ValueError: for no system, or lags outside 0 .. length-1 (length at most 100,000).
+        TypeError: for another class.
     """
     for name, system in _filled("systems", systems, "SSM").items():
         as_instance(f"systems[{name!r}]", system, DiagonalSSM)
@@ -391,7 +441,8 @@ def impulse_responses(
     first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
     figure, (ax,) = new()
     lags = np.arange(first_lag, length)
-    # Drawn by hand: a thick pale line for the teacher, so that students lie visibly on it or off it.
+    # Drawn by hand: a thick pale line for the teacher, so that students lie visibly on it or off
+    # it.
     taken: list[float] = []
     top = 0.0
     for k, (name, system) in enumerate(systems.items()):
@@ -487,14 +538,20 @@ def convergence(
     marks: Mapping[str, Sequence[int]] | None = None,
     xlabel: str = "epoch",
 ) -> Figure:
-    """Draw the error of runs against the epoch and against their training loss, all axes logarithmic.
+    """Draw the error of runs against the epoch and against their training loss, all axes
+    logarithmic.
 
-    runs: name -> one mapping for each run, with lists "epoch", "loss", "error". ylabel: the error's name.
-    marks: name -> an epoch for each run, drawn as a circle at the first logged epoch not before it.
-    xlabel: what "epoch" holds, if it is another measure of time. Training goes to the right in both panels.
+    Args:
+        runs: name -> one mapping for each run, with lists "epoch", "loss", "error".
+        ylabel: the error's name.
+        marks: name -> an epoch for each run, drawn as a circle at the first logged epoch not before
+            it.
+        xlabel: what "epoch" holds, if it is another measure of time. Training goes to the right in
+            both panels.
 
-    Raises ValueError if there is nothing to draw, or the marks do not belong to the runs; TypeError for runs that are
-    no lists of mappings.
+    Raises:
+        ValueError: if there is nothing to draw, or the marks do not belong to the runs.
+        TypeError: for runs that are no lists of mappings.
     """
     groups = [_sequence(f"runs[{name!r}]", group) for name, group in as_mapping("runs", runs).items()]
     if not any(len(group) for group in groups):
@@ -549,13 +606,20 @@ def convergence(
 
 
 def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str, columns: int = 3) -> Figure:
-    """Draw the median error of many seeds, a band from the lower to the upper quartile, one panel for each cell of a study.
+    """Draw the median error of many seeds, a band from the lower to the upper quartile, one panel
+    for each cell of a study.
 
-    cells: title -> summary of a cell, as `convergence.summarize` returns it. against: "epoch" (equal epochs, or equal
-    time of a flow) or "loss" (where each seed first reaches a training loss; losses that fewer than half of the seeds
-    reach are left out; training goes to the right). ylabel: the error's name. columns: panels in a row.
+    Args:
+        cells: title -> summary of a cell, as `convergence.summarize` returns it.
+        against: "epoch" (equal epochs, or equal time of a flow) or "loss" (where each seed first
+            reaches a training loss; losses that fewer than half of the seeds reach are left out;
+            training goes to the right).
+        ylabel: the error's name.
+        columns: panels in a row.
 
-    Raises ValueError if there is nothing to draw, or for another `against`, TypeError for anything but summaries.
+    Raises:
+        ValueError: if there is nothing to draw, or for another `against`.
+        TypeError: for anything but summaries.
     """
     _filled("cells", cells, "cell of a study")
     against = as_choice("against", against, ("epoch", "loss"))
@@ -591,13 +655,20 @@ def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str
 
 
 def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, factor: float = 10.0) -> Figure:
-    """Draw the errors of many starts against their scale: a panel for each case, and last how often special sequences harm.
+    """Draw the errors of many starts against their scale: a panel for each case, and last how often
+    special sequences harm.
 
-    scale: (m,) epsilon > 0. cases: title -> {"baseline": (m, n) errors, "with special": (m, n) errors from the same n starts}.
-    factor: a start counts as harmed if its error with special sequences is more than this many times its baseline error.
-    Lines are medians, bands reach from the smallest error to the largest.
+    Args:
+        scale: (m,) epsilon > 0.
+        cases: title -> {"baseline": (m, n) errors, "with special": (m, n) errors from the same n
+            starts}.
+        factor: a start counts as harmed if its error with special sequences is more than this many
+            times its baseline error. Lines are medians, bands reach from the smallest error to the
+            largest.
 
-    Raises ValueError for no case, or errors of another shape, TypeError for anything but mappings.
+    Raises:
+        ValueError: for no case, or errors of another shape.
+        TypeError: for anything but mappings.
     """
     scale = as_array("scale", scale, ndim=1)
     factor = as_scalar("factor", factor, low=0.0, strict=True)

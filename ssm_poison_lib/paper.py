@@ -58,7 +58,8 @@ __all__ = [
 
 #: The names of the two training sets of every setting.
 TRAINING_SETS = ("baseline", "with special")
-# The authors log every 100 epochs, counted anew from the stop; curves are thinned to about this many epochs.
+# The authors log every 100 epochs, counted anew from the stop; curves are thinned to about this
+# many epochs.
 _LOG_EVERY = 100
 _CURVE_POINTS = 150
 _LARGEST = 7  # so many of the largest abs(a_j) are kept, as in the authors' results
@@ -122,7 +123,11 @@ class Setting(Protocol):
         ...
 
     def start(self, seed: int) -> Student:
-        """Return the student at the start, as the authors' program draws it for a seed."""
+        """Return the student at the start, as the authors' program draws it for a seed.
+
+        Args:
+            seed: of the run, from which test sequences may be drawn
+        """
         ...
 
     def training_set(self, seed: int, which: str) -> TrainingSet:
@@ -138,11 +143,21 @@ class Setting(Protocol):
         ...
 
     def by_lag(self, student: Student) -> Float[np.ndarray, " lags"] | None:
-        """Return abs(M_k - M*_k) for k < K, or None if errors are not taken by lag."""
+        """Return abs(M_k - M*_k) for k < K, or None if errors are not taken by lag.
+
+        Args:
+            student: what was trained: a `DiagonalSSM` or a `Network`
+        """
         ...
 
     def error(self, student: Student, seed: int, *, first_lag: int = 0) -> float:
-        """Return the authors' measure of extrapolation for a student trained from a seed."""
+        """Return the authors' measure of extrapolation for a student trained from a seed.
+
+        Args:
+            student: what was trained: a `DiagonalSSM` or a `Network`
+            seed: of the run, from which test sequences may be drawn
+            first_lag: the first lag that counts
+        """
         ...
 
     def authors(self, seed: int, which: str) -> AuthorsRun | None:
@@ -185,8 +200,8 @@ class _AuthorsValues:
             which: one of `TRAINING_SETS`.
 
         Returns:
-            The values, or None for a seed that the authors did not use and for a setting that is not
-            one of theirs in every field (a `replace` of one).
+            The values, or None for a seed that the authors did not use and for a setting that is
+            not one of theirs in every field (a `replace` of one).
         """
         seed, which = as_seed("seed", seed), as_choice("which", which, TRAINING_SETS)
         return _authors_runs().get((self.name, seed, which)) if self._is_the_authors else None
@@ -293,7 +308,8 @@ class TheoremSetting(_AuthorsValues):
         """Return e_1, or e_1 and e_{kappa-1}, labelled by the teacher.
 
         Args:
-            seed: of the run, as for `start`; the sequences of the theorem are the same for every seed.
+            seed: of the run, as for `start`; the sequences of the theorem are the same for every
+                seed.
             which: "baseline" or "with special".
         """
         _as_source(seed)
@@ -305,10 +321,9 @@ class TheoremSetting(_AuthorsValues):
     def run(self, seed: Seed, which: str, **options: Any) -> Trajectory:
         """Follow gradient flow until long after it has fitted.
 
-        By default t_end is 50 times the expected time to fit: on the baseline data
-        eps^-(kappa-3) / (alpha p (kappa-3)), which the largest entry alone needs to reach 1; with
-        special sequences log(1/eps) / lambda with lambda = alpha p q d^-(kappa-3), which leaving the
-        saddle takes.
+        By default t_end is 50 times the expected time to fit: on the baseline data eps^-(kappa-3) /
+        (alpha p (kappa-3)), which the largest entry alone needs to reach 1; with special sequences
+        log(1/eps) / lambda with lambda = alpha p q d^-(kappa-3), which leaving the saddle takes.
 
         Args:
             seed: as for `start`.
@@ -379,7 +394,8 @@ class TheoremSetting(_AuthorsValues):
         return error_by_lag(as_ssm("student", student), self.teacher, self.extrapolation_length)
 
     def error(self, student: Student, seed: Seed, *, first_lag: int = 0) -> float:
-        """Return the authors' extrapolation loss: max over lags of abs(M_k - M*_k), over max abs(M*_k).
+        """Return the authors' extrapolation loss: max over lags of abs(M_k - M*_k), over max
+        abs(M*_k).
 
         Args:
             student: a `DiagonalSSM`, or a `Network` without an MLP.
@@ -469,7 +485,8 @@ class Experiment(_AuthorsValues, ABC):
 
     kind: ClassVar[str]
     train: ClassVar[str] = "ABC"
-    # Whether steps are divided by a mean of gradient norms, which counts entries beside A's diagonal.
+    # Whether steps are divided by a mean of gradient norms, which counts entries beside A's
+    # diagonal.
     _adaptive: ClassVar[bool]
 
     @property
@@ -484,8 +501,9 @@ class Experiment(_AuthorsValues, ABC):
     def start(self, seed: int) -> Student:
         """Return the start that the authors' program draws for a seed, in every digit.
 
-        All weight arrays begin with the same random numbers; A (the diagonal of a d x d array) and B
-        are sorted from largest to smallest and get warm_init, C is in reversed order and gets neither.
+        All weight arrays begin with the same random numbers; A (the diagonal of a d x d array) and
+        B are sorted from largest to smallest and get warm_init, C is in reversed order and gets
+        neither.
 
         Args:
             seed: 0 .. 2^31 - 1.
@@ -566,7 +584,8 @@ class Experiment(_AuthorsValues, ABC):
         return self._is_the_authors and seed in self.seeds
 
     def descent(self, seed: int, which: str, *, precision: str = "float32") -> Descent:
-        """Return the run of a seed, ready to `advance`, logging where the authors do and densely early on.
+        """Return the run of a seed, ready to `advance`, logging where the authors do and densely
+        early on.
 
         Args:
             seed: one of the authors' seeds starts from `authors_start`, any other from `start`.
@@ -643,11 +662,21 @@ class Experiment(_AuthorsValues, ABC):
 
     @abstractmethod
     def by_lag(self, student: Student) -> Float[np.ndarray, " lags"] | None:
-        """Return abs(M_k - M*_k) for lags k < extrapolation_length, None for a network."""
+        """Return abs(M_k - M*_k) for lags k < extrapolation_length, None for a network.
+
+        Args:
+            student: what was trained: a `DiagonalSSM` or a `Network`
+        """
 
     @abstractmethod
     def error(self, student: Student, seed: int, *, first_lag: int = 0) -> float:
-        """Return the authors' measure of extrapolation."""
+        """Return the authors' measure of extrapolation.
+
+        Args:
+            student: what was trained: a `DiagonalSSM` or a `Network`
+            seed: of the run, from which test sequences may be drawn
+            first_lag: the first lag that counts
+        """
 
 
 @dataclass(frozen=True)
@@ -697,7 +726,8 @@ class NetworkExperiment(Experiment):
     Attributes:
         width: of the MLP's layers.
         init_sd_mlp: standard deviation of the start of the MLP.
-        test_sequences: how test sequences are drawn: "RandomState(seed + 12)" or "continued from the
+        test_sequences: how test sequences are drawn: "RandomState(seed + 12)" or "continued from
+            the
             training sets". The other fields: see `Experiment`.
     """
 
@@ -794,7 +824,9 @@ SETTINGS: dict[str, Setting] = {**THEOREM_SETTINGS, **EXPERIMENTS}
 
 
 def _thin(count: int, keep: int = _CURVE_POINTS) -> list[int]:
-    """Return about `keep` of the rows 0 .. count-1, half evenly, half evenly in their logarithm, both ends."""
+    """Return about `keep` of the rows 0 .. count-1, half evenly, half evenly in their logarithm,
+    both ends.
+    """
     if count <= keep:
         return list(range(count))
     even = np.linspace(0, count - 1, keep // 2)
@@ -865,18 +897,22 @@ def _authors_rows(log: Log, stop_epoch: int | None) -> list[int]:
 
 
 def median_interval(values: ArrayLike, *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (median, low, high): an interval of order statistics that covers the true median with this confidence.
+    """Return (median, low, high): an interval of order statistics that covers the true median with
+    this confidence.
 
-    values: (n,). No distribution is assumed; below n = 6 even the whole range covers it with less than 95 percent, and the
-    whole range is returned.
+    Args:
+        values: (n,). No distribution is assumed; below n = 6 even the whole range covers it with
+            less than 95 percent, and the whole range is returned.
+        confidence: least probability that the interval covers it, in (0, 1)
     """
     ordered = np.sort(as_array("values", values, ndim=1))
     confidence = as_scalar("confidence", confidence, low=0.0, strict=True)
     if confidence >= 1.0:
         raise ValueError(f"confidence must be below 1; got {confidence:g}")
     n = len(ordered)
-    # The largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; then [x_(k), x_(n+1-k)] covers the median. The tail is
-    # rounded; a level that it hits exactly, as at n = 2 and confidence 1/2, still counts.
+    # The largest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; then [x_(k), x_(n+1-k)]
+    # covers the median. The tail is rounded; a level that it hits exactly, as at n = 2 and
+    # confidence 1/2, still counts.
     below = bdtr(np.arange(n // 2 + 1), n, 0.5)
     k = int(np.searchsorted(below, (1.0 - confidence) / 2.0 * (1.0 + 1e-12), side="right"))
     k = max(k, 1)

@@ -56,14 +56,14 @@ class Parametrization:
         low: the open interval of the entries that it can give.
         high: the open interval of the entries that it can give.
         used_by: models whose real entries are made so, by the table of chapter "What is a state
-            space model?" (their other differences from this book's model are listed there). For
-            positive entries: log_entry: s -> log a, which keeps its digits where a is close to 1.
+            space model?" (their other differences from this book's model are listed there).
+        log_entry: s -> log a for positive entries, which keeps its digits where a is close to 1.
         conserved: (s, m) -> an integral of ds / (f'(s) f(s)^(m-1)), whose differences between
             entries are conserved while the data show lag m >= 1 alone.
         last: the parameter of an entry so close to 1 that float64 has no closer one.
 
     Raises:
-        TypeError: or ValueError if a field is no function, no number or no text.
+        TypeError: if a field is no function, no number or no text.
     """
 
     entry: Map

@@ -89,9 +89,11 @@ class Record(_Typed):
     """What is kept of one training run of the paper; None where a run has no such number.
 
     Attributes:
-        start: "stored" (the authors' own starting weights) or "drawn" (as their program draws them).
+        start: "stored" (the authors' own starting weights) or "drawn" (as their program draws
+            them).
         precision: "float32" or "float64".
-        trained: whether the training loss came down to the threshold (flow: ended at most at 1e-12).
+        trained: whether the training loss came down to the threshold (flow: ended at most at
+            1e-12).
         stop_epoch: number of updates when the loss is first at or below the threshold.
         epochs: number of updates done; None for gradient flow.
         end_time: at which gradient flow ended; None for descent.
@@ -133,7 +135,18 @@ class Record(_Typed):
 
 @dataclass(frozen=True)
 class RunValues(_Typed):
-    """Numbers of one run by somebody else's program, as in `Record`; None where they are not known."""
+    """Numbers of one run by somebody else's program, as in `Record`; None where not known.
+
+    Attributes:
+        logged_error: the authors' extrapolation loss at their last logged epoch.
+        stop_epoch: number of updates when the loss is first at or below the threshold.
+        logged_train_loss: training loss at their last logged epoch.
+        error_at_stop: as logged_error, at the stop epoch.
+        effective_rank: of the diagonal of A, at the end.
+        largest_abs_a: the largest absolute values on the diagonal of A, at the end.
+        max_abs_gamma0: largest abs(gamma_0) at the logged epochs.
+        seconds: wall-clock time of training.
+    """
 
     logged_error: float | None
     stop_epoch: int | None

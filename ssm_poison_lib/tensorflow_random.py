@@ -16,7 +16,8 @@ __all__ = ["stateless_normal", "tied_weights"]
 
 Vector32 = Float32[np.ndarray, " n"]
 
-# Philox 4x32-10: multipliers and key increments (Salmon et al., 2011), and the key with which TensorFlow scrambles a seed.
+# Philox 4x32-10: multipliers and key increments (Salmon et al., 2011), and the key with which
+# TensorFlow scrambles a seed.
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _INCREMENTS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _SCRAMBLE = (np.uint64(0x3EC8F720), np.uint64(0x02461E29))
@@ -25,7 +26,11 @@ _HALF = np.uint64(32)
 
 
 def _philox(counter: list[np.ndarray], key: tuple[np.uint64, np.uint64]) -> list[np.ndarray]:
-    """Return four 32-bit words per counter; counter: four arrays of 32-bit words, kept in uint64."""
+    """Return four 32-bit words per counter;
+
+    Args:
+        counter: four arrays of 32-bit words, kept in uint64.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -36,7 +41,9 @@ def _philox(counter: list[np.ndarray], key: tuple[np.uint64, np.uint64]) -> list
 
 
 def _c_function(name: str) -> Callable[[Vector32], Vector32]:
-    """Return log, sin or cos in float32 as glibc rounds it, or correctly rounded where there is no glibc."""
+    """Return log, sin or cos in float32 as glibc rounds it, or correctly rounded where there is no
+    glibc.
+    """
     try:
         function: Any = getattr(ctypes.CDLL("libm.so.6"), name + "f")
     except (OSError, AttributeError):
@@ -53,15 +60,20 @@ def _unit(words: np.ndarray) -> Vector32:
 
 
 def stateless_normal(seed: int, shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
-    """Return standard normal float32 numbers as TensorFlow's stateless generator draws them for the seed (seed, 0).
+    """Return standard normal float32 numbers as TensorFlow's stateless generator draws them for the
+    seed (seed, 0).
 
-    seed: 0 .. 2^31-1; shape: of the array (at most 10^6 numbers), filled in row-major order. A smaller array starts with the
-    same numbers, which is why all weight arrays of one run of the authors begin alike.
+    The last digit follows the C library's float32 sine, cosine and logarithm: with glibc the
+    authors' starts come out exactly, elsewhere about 1 number in 100 differs by its last digit.
 
-    The last digit follows the C library's float32 sine, cosine and logarithm: with glibc the authors' starts come out
-    exactly, elsewhere about 1 number in 100 differs by its last digit.
+    Args:
+        seed: 0 .. 2^31-1
+        shape: of the array (at most 10^6 numbers), filled in row-major order. A smaller array
+            starts with the same numbers, which is why all weight arrays of one run of the authors
+            begin alike.
 
-    Source: Philox 4x32-10 and Box-Muller as in TensorFlow 2.4; checked against the authors' starting weights.
+    Source: Philox 4x32-10 and Box-Muller as in TensorFlow 2.4; checked against the authors'
+    starting weights.
     """
     seed = as_integer("seed", seed, low=0, high=2**31 - 1)
     if not isinstance(shape, Sequence):
@@ -85,10 +97,17 @@ def stateless_normal(seed: int, shape: Sequence[int]) -> Float32[np.ndarray, "..
 def tied_weights(
     raw: Vector32, scale: float, *, warm_init: float, tie_gap: float | None, tie_factors: Sequence[float]
 ) -> Vector32:
-    """Return a start for A or B: sizes of `raw` times `scale`, from largest to smallest, near ties put in, warm_init added.
+    """Return a start for A or B: sizes of `raw` times `scale`, from largest to smallest, near ties
+    put in, warm_init added.
 
-    raw: (n,) standard normal numbers. tie_gap: entry k+1 is set to the largest one minus tie_factors[k] tie_gap, whatever
-    that does to the order (the authors do so too); None leaves the draw as it is. Rounded to float32 where the authors do.
+    Args:
+        raw: (n,) standard normal numbers.
+        scale: standard deviation of the draw
+        warm_init: added to every entry
+        tie_gap: entry k+1 is set to the largest one minus tie_factors[k] tie_gap, whatever that
+            does to the order (the authors do so too); None leaves the draw as it is. Rounded to
+            float32 where the authors do.
+        tie_factors: of the entries that are nearly tied with the largest, by rank
     """
     raw = as_array("raw", raw, ndim=1).astype(np.float32)
     scale, warm_init = as_scalar("scale", scale, low=0.0, strict=True), as_scalar("warm_init", warm_init)

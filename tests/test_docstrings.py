@@ -38,8 +38,9 @@ def described(module: Any) -> dict[str, Any]:
             continue
         found[name] = thing
         if inspect.isclass(thing):
+            fields = getattr(thing, "__dataclass_fields__", {})  # a function may be a field's default
             for key, member in vars(thing).items():
-                if not key.startswith("_") and inspect.isfunction(member):
+                if not key.startswith("_") and inspect.isfunction(member) and key not in fields:
                     found[f"{name}.{key}"] = member
     return found
 
@@ -51,7 +52,10 @@ def test_every_argument_has_a_line_of_its_own(name):
     for path, thing in described(module).items():
         if inspect.isclass(thing) and getattr(thing, "_is_protocol", False):
             continue
-        if missing := arguments(thing) - entries(thing.__doc__ or ""):
+        texts = [
+            kind.__doc__ or "" for kind in (inspect.getmro(thing) if inspect.isclass(thing) else [thing])
+        ]
+        if missing := arguments(thing).difference(*map(entries, texts)):
             lacking[path] = sorted(missing)
     assert lacking == {}
 

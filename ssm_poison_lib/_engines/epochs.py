@@ -181,7 +181,8 @@ def _full_norm_squared(B, C, powers, e, U, V, row):
 def _forward_sequences(theta, p, in_lanes):
     """Fill states, z, both hidden layers and the output; return the mean squared error.
 
-    in_lanes: see `sums.dot`.
+    Args:
+        in_lanes: see `sums.dot`.
     """
     number = theta.dtype.type
     zero = number(0)

@@ -18,7 +18,8 @@ __all__ = ["fill_powers", "velocity"]
 def fill_powers(A, powers):
     """Fill powers (kappa, d) with a_j^m.
 
-    - A: (d,) entries.
+    Args:
+        A: (d,) entries.
     """
     for j in range(len(A)):
         powers[0, j] = 1.0
@@ -32,9 +33,11 @@ def fill_powers(A, powers):
 def velocity(B, C, e, powers, out):
     """Fill out (3, d) with (da/dt, db/dt, dc/dt), minus the gradient.
 
-    - B, C: (d,) entries.
-    - e: (kappa,) minus the derivative of the loss by M_m: G (M* - M) for a linear model.
-    - powers: (kappa, d) as `fill_powers` leaves them.
+    Args:
+        B: (d,) entries.
+        C: (d,) entries.
+        e: (kappa,) minus the derivative of the loss by M_m: G (M* - M) for a linear model.
+        powers: (kappa, d) as `fill_powers` leaves them.
     """
     d = len(B)
     for j in range(d):

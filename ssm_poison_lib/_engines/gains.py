@@ -40,7 +40,11 @@ class Gains(NamedTuple):
 
 
 def gains(x: Any, y: Any, d: int, width: int) -> Gains:
-    """Return the loss of an SSM and MLP; x: (kappa, n), first index = lag, y: (n,)."""
+    """Return the loss of an SSM and MLP;
+
+    Args:
+        x: (kappa, n), first index = lag, y: (n,).
+    """
     kappa, n = x.shape
     shapes = ((kappa, d), (d,), (kappa,), (n,), (2, width), (2, width), (2,), (2,), (kappa,))
     lags_of_H = max(2 * kappa - 3, 0)

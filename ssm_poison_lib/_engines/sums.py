@@ -39,9 +39,10 @@ def product(left, right, out):
 def dot(left, right, count, in_lanes):
     """Return sum_k left[k] right[k] for k < count.
 
-    in_lanes: add in eight running sums, joined before the rest, instead of one after the other.
-    This is how the authors' program multiplies a matrix by a vector: their float32 labels come out
-    in every digit.
+    Args:
+        in_lanes: add in eight running sums, joined before the rest, instead of one after the other.
+            This is how the authors' program multiplies a matrix by a vector: their float32 labels
+            come out in every digit.
     """
     zero = left.dtype.type(0)
     s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero

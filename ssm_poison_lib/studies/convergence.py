@@ -1,8 +1,9 @@
 """Is it poison, or unfinished training: every comparison far past the authors' stop, with controls.
 
-A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam, learning rate) over many
-consecutive seeds, on the baseline set and on the set with special sequences, with *equal* step size and *equal* epochs. Errors
-are kept by epoch, at equal training loss, and where the authors' stopping rule would have ended.
+A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam,
+learning rate) over many consecutive seeds, on the baseline set and on the set with special
+sequences, with *equal* step size and *equal* epochs. Errors are kept by epoch, at equal training
+loss, and where the authors' stopping rule would have ended.
 """
 
 from __future__ import annotations
@@ -81,11 +82,17 @@ def _as_seeds(name: str, value: Any) -> tuple[int, ...]:
 class Cell:
     """One way of training, to be tried on many seeds and both training sets.
 
-    name: unique. setting: of the paper. near_tie: with the authors' near ties, or the draw as it is. method: "gradient
-    flow", "gradient descent" (with the authors' normalized step) or "adam". learning_rate: equal for both training sets, 0
-    for the flow. horizon: epochs, or flow time; equal for both. seeds: consecutive.
+    Attributes:
+        name: unique.
+        setting: of the paper.
+        near_tie: with the authors' near ties, or the draw as it is.
+        method: "gradient flow", "gradient descent" (with the authors' normalized step) or "adam".
+        learning_rate: equal for both training sets, 0 for the flow.
+        horizon: epochs, or flow time; equal for both.
+        seeds: consecutive.
 
-    Raises ValueError or TypeError for other values, which it names.
+    Raises:
+        ValueError: or TypeError for other values, which it names.
     """
 
     name: str
@@ -110,7 +117,9 @@ class Cell:
 
     @property
     def grid(self) -> list[float]:
-        """Epochs (whole numbers) or flow times, evenly spaced in their logarithm up to the horizon, at which errors are kept."""
+        """Epochs (whole numbers) or flow times, evenly spaced in their logarithm up to the horizon,
+        at which errors are kept.
+        """
         if self.method == "gradient flow":
             return [
                 float(f"{t:.6g}")
@@ -167,7 +176,9 @@ Moment = str | float
 
 
 def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> list[float | None]:
-    """Return the error at the first point whose loss is at or below each of LOSSES, None where it never is."""
+    """Return the error at the first point whose loss is at or below each of LOSSES, None where it
+    never is.
+    """
     found = [np.flatnonzero(losses <= mark) for mark in LOSSES]
     return [errors[int(rows[0])] if len(rows) else None for rows in found]
 
@@ -198,7 +209,8 @@ def _theorem_flows(
     ]
 
 
-# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a tiny loss or none that falls.
+# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a
+# tiny loss or none that falls.
 _FLOW_EVALUATIONS = 2_000_000
 # The authors integrate the theorem's settings up to these times.
 _AUTHORS_TIME = {
@@ -210,7 +222,9 @@ _AUTHORS_TIME = {
 def _linear_flow(
     cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int
 ) -> dict[str, Any]:
-    """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the authors' threshold."""
+    """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the
+    authors' threshold.
+    """
     flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
     marks = [np.flatnonzero(flow.loss <= mark) for mark in LOSSES]
@@ -249,7 +263,11 @@ def _descent(
     error: Callable[[Network], float],
     stop: tuple[float, int] | None,
 ) -> dict[str, Any]:
-    """Train by gradient descent or Adam; stop: (threshold, epochs after it) of the authors' rule, None in the theorem."""
+    """Train by gradient descent or Adam;
+
+    Args:
+        stop: (threshold, epochs after it) of the authors' rule, None in the theorem.
+    """
     linear = not isinstance(start, Network) or not start.mlp
     normalized = cell.method == "gradient descent"
     rule = Rule(
@@ -284,11 +302,18 @@ def _descent(
 def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """Train one cell on one training set from several seeds; return a record per seed.
 
-    Each record holds "error" and "loss" at the cell's grid, "by_loss" (the error when each of LOSSES is first reached, or
-    None) and "at_stop" (where the authors' rule ends: their last logged epoch; the theorem's flow: their end time; other
-    flows: the first time at the threshold; None if never, or without a rule).
+    Each record holds "error" and "loss" at the cell's grid, "by_loss" (the error when each of
+    LOSSES is first reached, or None) and "at_stop" (where the authors' rule ends: their last logged
+    epoch; the theorem's flow: their end time; other flows: the first time at the threshold; None if
+    never, or without a rule).
 
-    Errors are the authors' measure: extrapolation loss, or relative L2 error for a network. Computed in float64.
+    Errors are the authors' measure: extrapolation loss, or relative L2 error for a network.
+    Computed in float64.
+
+    Args:
+        cell: a way of training
+        training_set: "baseline" or "with special"
+        seeds: of the starts
     """
     as_instance("cell", cell, Cell)
     as_choice("training_set", training_set, TRAINING_SETS)
@@ -389,12 +414,20 @@ def convergence_study(cells: Sequence[Cell]) -> Study:
 class Comparison:
     """Errors with special sequences against errors without, over the seeds for which both exist.
 
-    n: number of these pairs. worse, better: pairs in which the error is larger, smaller with
-    special sequences; the other pairs are equal. baseline, special: median errors, both over the
-    same n seeds. ratio, low, high: median of special / baseline and its 95 percent interval
-    (`paper.median_interval`). p: two-sided exact sign test of "as often larger as smaller", equal
-    pairs left out. adjusted: p for as many comparisons as were made together, see `adjust`. Without
-    a pair every number is NaN. Printed as "0.388 / 18.2, worse 100/100".
+    Attributes:
+        n: number of these pairs.
+        worse: pairs in which the error is larger, smaller with special sequences; the other pairs
+            are equal.
+        better: pairs in which the error is larger, smaller with special sequences; the other pairs
+            are equal.
+        baseline: median errors, both over the same n seeds.
+        special: median errors, both over the same n seeds.
+        ratio: median of special / baseline and its 95 percent interval (`paper.median_interval`).
+        low: median of special / baseline and its 95 percent interval (`paper.median_interval`).
+        high: median of special / baseline and its 95 percent interval (`paper.median_interval`).
+        p: two-sided exact sign test of "as often larger as smaller", equal pairs left out.
+        adjusted: p for as many comparisons as were made together, see `adjust`. Without a pair
+            every number is NaN. Printed as "0.388 / 18.2, worse 100/100".
     """
 
     n: int
@@ -417,13 +450,18 @@ class Comparison:
 def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray) -> Comparison:
     """Compare the errors of many seeds without and with special sequences, seed by seed.
 
-    baseline, special: (seeds,) an error per seed in the same order, None where a run did not get
-    there. A seed with a None on either side is left out on both. `adjusted` is p: this is one
-    comparison.
+    Args:
+        baseline: (seeds,) an error per seed in the same order, None where a run did not get there.
+            A seed with a None on either side is left out on both. `adjusted` is p: this is one
+            comparison.
+        special: (seeds,) an error per seed in the same order, None where a run did not get there. A
+            seed with a None on either side is left out on both. `adjusted` is p: this is one
+            comparison.
 
-    Raises TypeError unless both are sequences; ValueError unless they have the same length and
-    every error is None or a finite number above 0 (a run that diverged is not a missing one: decide
-    what to do with it first).
+    Raises:
+        TypeError: unless both are sequences.
+        ValueError: unless they have the same length and every error is None or a finite number
+            above 0 (a run that diverged is not a missing one: decide what to do with it first).
     """
     for name, values in (("baseline", baseline), ("special", special)):
         if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
@@ -443,8 +481,9 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
     if not pairs:
         return Comparison(0, 0, 0, *[math.nan] * 7)
     worse, better = sum(s > b for b, s in pairs), sum(s < b for b, s in pairs)
-    # The sign test: under "as often larger as smaller" the counts are binomial with probability 1/2. (bdtr is its
-    # distribution function; importing scipy.stats for the same number would double the time to import this module.)
+    # The sign test: under "as often larger as smaller" the counts are binomial with probability
+    # 1/2. (bdtr is its distribution function; importing scipy.stats for the same number would
+    # double the time to import this module.)
     p = min(1.0, 2.0 * float(bdtr(min(worse, better), worse + better, 0.5)))
     without, with_special = (float(np.median(column)) for column in zip(*pairs, strict=True))
     ratio, low, high = median_interval([s / b for b, s in pairs])
@@ -452,12 +491,16 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
 
 
 def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
-    """Return comparisons that were made together with their p values adjusted for their number (Holm's
-    method).
+    """Return comparisons that were made together with their p values adjusted for their number
+    (Holm's method).
 
-    comparisons: any key -> `Comparison`; those without a pair do not count. If all below a level of
-    `adjusted` are called real, the probability of even one wrong call is at most that level,
-    however the comparisons depend on each other. Raises TypeError unless it is a mapping.
+    Args:
+        comparisons: any key -> `Comparison`; those without a pair do not count. If all below a
+            level of `adjusted` are called real, the probability of even one wrong call is at most
+            that level, however the comparisons depend on each other.
+
+    Raises:
+        TypeError: unless it is a mapping.
     """
     for key, c in as_mapping("comparisons", comparisons).items():
         as_instance(f"comparisons[{shown(key)}]", c, Comparison)
@@ -470,7 +513,11 @@ def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
 
 
 def _as_summary(name: str, value: Any) -> dict[str, Any]:
-    """Return a summary of a cell. Raises TypeError or ValueError if it cannot be one."""
+    """Return a summary of a cell.
+
+    Raises:
+        TypeError: or ValueError if it cannot be one.
+    """
     if not all(key in as_mapping(name, value) for key in ("setting", "losses", *TRAINING_SETS)):
         raise ValueError(f"{name} must be a summary that summarize returns; got {shown(value)}")
     return dict(value)
@@ -481,7 +528,9 @@ def _moments(cell: dict[str, Any]) -> tuple[Moment, ...]:
 
 
 def _columns(cell: dict[str, Any], moment: Moment) -> list[list[float | None]]:
-    """Return the errors of a cell at one moment: for each training set one per seed, None if it did not get there."""
+    """Return the errors of a cell at one moment: for each training set one per seed, None if it did
+    not get there.
+    """
     if moment == "at_end":
         return [_of_trained(cell, which, cell[which]["at_end"]) for which in TRAINING_SETS]
     if moment == "at_stop":
@@ -491,10 +540,12 @@ def _columns(cell: dict[str, Any], moment: Moment) -> list[list[float | None]]:
 
 
 def compare_cells(cells: Mapping[str, dict[str, Any]]) -> dict[tuple[str, Moment], Comparison]:
-    """Return all comparisons of a study, adjusted for their number: (cell's name, moment) -> `Comparison`.
+    """Return all comparisons of a study, adjusted for their number: (cell's name, moment) ->
+    `Comparison`.
 
-    cells: name -> summary as `summarize` returns it. Moments: "at_stop", "at_end" (only runs that
-    trained, see `trained`), and each loss of LOSSES, where each run first reaches it.
+    Args:
+        cells: name -> summary as `summarize` returns it. Moments: "at_stop", "at_end" (only runs
+            that trained, see `trained`), and each loss of LOSSES, where each run first reaches it.
     """
     return adjust(
         {
@@ -506,12 +557,16 @@ def compare_cells(cells: Mapping[str, dict[str, Any]]) -> dict[tuple[str, Moment
 
 
 def factors(cell: dict[str, Any], moment: Moment) -> list[float | None]:
-    """Return, per seed of a cell, the error with special sequences divided by that without; None without a pair.
+    """Return, per seed of a cell, the error with special sequences divided by that without; None
+    without a pair.
 
-    cell: a summary as `summarize` returns it. moment: as for `compare_cells`. Two cells with the
-    same seeds are compared by `compare(factors(one, moment), factors(other, moment))`.
+    Args:
+        cell: a summary as `summarize` returns it.
+        moment: as for `compare_cells`. Two cells with the same seeds are compared by
+            `compare(factors(one, moment), factors(other, moment))`.
 
-    Raises ValueError for another moment.
+    Raises:
+        ValueError: for another moment.
     """
     if moment not in _moments(_as_summary("cell", cell)):
         raise ValueError(f"moment must be one of {_moments(cell)}; got {shown(moment)}")
@@ -523,12 +578,15 @@ def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
     """Return, per seed of a cell, whether the run trained: its loss came down to the authors'
     threshold.
 
-    cell: a summary as `summarize` returns it. training_set: "baseline" or "with special". The
-    theorem's settings have no threshold; there a run trained if its loss at the end is at most 0.01
-    (runs that did not stay near 1). A run that never left its start has an error too, but says
-    nothing about where training leads.
+    Args:
+        cell: a summary as `summarize` returns it.
+        training_set: "baseline" or "with special". The theorem's settings have no threshold; there
+            a run trained if its loss at the end is at most 0.01 (runs that did not stay near 1). A
+            run that never left its start has an error too, but says nothing about where training
+            leads.
 
-    Raises ValueError for another training set.
+    Raises:
+        ValueError: for another training set.
     """
     _as_summary("cell", cell)
     as_choice("training_set", training_set, TRAINING_SETS)
@@ -547,7 +605,8 @@ def _spreads(rows: Sequence[Sequence[Sequence[float | None]]]) -> list[list[dict
     """Return per training set and per row n, median and quartiles over the seeds that have both
     values.
 
-    rows: (training sets, rows, seeds).
+    Args:
+        rows: (training sets, rows, seeds).
     """
     result: list[list[dict[str, Any]]] = [[] for _ in rows]
     for pair in zip(*rows, strict=True):
@@ -575,6 +634,10 @@ def summarize(cell: Cell, runs: dict[str, list[dict[str, Any]]]) -> dict[str, An
     (number of pairs, median and quartiles for each point of the grid and each loss, over the same
     seeds for both training sets: by loss those whose two runs reached it, by epoch those whose two
     runs trained).
+
+    Args:
+        cell: a way of training
+        runs: training set -> a record per seed
     """
     as_instance("cell", cell, Cell)
     if set(as_mapping("runs", runs)) != set(TRAINING_SETS):
@@ -605,6 +668,9 @@ def summarize(cell: Cell, runs: dict[str, list[dict[str, Any]]]) -> dict[str, An
 def table(cells: Mapping[str, dict[str, Any]]) -> str:
     """Return the printed table: medians without / with special sequences and pairs with the larger
     error, by cell.
+
+    Args:
+        cells: title -> summary of a cell
     """
     found = compare_cells(cells)
     head = "medians without / with special sequences, pairs in which it is worse"

@@ -1,9 +1,9 @@
 """Many jobs, kept and resumed: checked results that survive a kill, one runner, a study's file.
 
 A job is one call of a function of a module's top level with arguments that name it. A store keeps
-what finished jobs returned: here a folder with a JSON file per job, in `sweep` the chunks of a grid.
-Either way a result is written at once or not at all, lies beside a checksum of what it is and of
-whose it is, and knows the code and the versions that made it. `finish` runs what a store lacks.
+what finished jobs returned: here a folder with a JSON file per job, in `sweep` the chunks of a
+grid. Either way a result is written at once or not at all, lies beside a checksum of what it is and
+of whose it is, and knows the code and the versions that made it. `finish` runs what a store lacks.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _lines(value: Any) -> str:
-    """Return JSON of short lines where it can be: of a long mapping, or list of mappings, an item a line."""
+    """Return JSON of short lines where it can be: of a long mapping, or list of mappings, an item a
+    line.
+    """
     text = _dumped(value)
     if isinstance(value, dict):
         names, items = [f"{json.dumps(key)}: " for key in value], list(value.values())
@@ -165,13 +167,14 @@ def _settled(new: Any, old: Any) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checked JSON file, complete or not at all, whatever happens meanwhile.
 
-    A record stands on one line, so that a diff shows which ones changed. Where a whole file is there
-    that differs in times only (when, how long, on what machine), it stays as it is; where records
-    changed, the others keep their line.
+    A record stands on one line, so that a diff shows which ones changed. Where a whole file is
+    there that differs in times only (when, how long, on what machine), it stays as it is; where
+    records changed, the others keep their line.
 
     Args:
         path: the file; its folder is made if need be.
-        content: names -> what JSON can hold, NumPy's numbers and arrays, dataclasses; no "checksum".
+        content: names -> what JSON can hold, NumPy's numbers and arrays, dataclasses; no
+            "checksum".
 
     Raises:
         ValueError: if the content holds NaN, infinity, or what JSON cannot hold.
@@ -240,7 +243,8 @@ class Job:
     """One call of a study's function.
 
     Attributes:
-        name: unique in its study; parts between slashes are folders, such as "kappa 7/baseline-242".
+        name: unique in its study; parts between slashes are folders, such as "kappa
+            7/baseline-242".
         arguments: keyword arguments of the function, of what JSON can hold.
 
     Raises:
@@ -296,7 +300,11 @@ class Store(Protocol):
         """Say which job it is."""
 
     def write(self, i: int, result: Any, made_by: dict[str, Any]) -> None:
-        """Keep what a job returned. Raises StudyError if it cannot be kept as it is."""
+        """Keep what a job returned.
+
+        Raises:
+            StudyError: if it cannot be kept as it is.
+        """
 
 
 def differences(last: dict[str, Any], now: dict[str, Any]) -> set[str]:
@@ -410,7 +418,8 @@ def maker(function: Callable[..., Any]) -> dict[str, Any]:
         "numba",
         function.__module__.partition(".")[0],
     ):
-        with suppress(importlib.metadata.PackageNotFoundError, ValueError):  # a script has no version
+        # a script has no version
+        with suppress(importlib.metadata.PackageNotFoundError, ValueError):
             versions[name.replace("_", "-")] = importlib.metadata.version(name)
     return {"code": code_digests(function), "versions": versions}
 
@@ -435,8 +444,8 @@ def finish(
     """Run the jobs that a store lacks, and keep each as it ends.
 
     Results of other code or versions are not mixed with new ones, and those of a function whose own
-    module has changed are not taken for its own, unless `accept_changes`; the store then names both.
-    A job that fails does not stop the others. Linear algebra runs on one thread, whatever the
+    module has changed are not taken for its own, unless `accept_changes`; the store then names
+    both. A job that fails does not stop the others. Linear algebra runs on one thread, whatever the
     environment says: products of small matrices are slower on several, and jobs fill the cores.
 
     Args:
@@ -605,7 +614,8 @@ def run(
     """Run jobs whose results are not in a folder yet, and return the results of all.
 
     Args:
-        function: gets the arguments of a job and returns a mapping (or a dataclass) of what JSON can
+        function: gets the arguments of a job and returns a mapping (or a dataclass) of what JSON
+            can
             hold, NumPy's numbers and arrays.
         jobs: in the order of the results.
         folder: of this study; a file for each job lies there.
@@ -635,7 +645,8 @@ def _rows(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Study:
-    """A study that `python -m ssm_poison_lib study NAME` runs: `STUDY` of the module `studies.NAME`.
+    """A study that `python -m ssm_poison_lib study NAME` runs: `STUDY` of the module
+    `studies.NAME`.
 
     Attributes:
         name: of the module.

@@ -43,7 +43,8 @@ __all__ = ["load", "read_config", "sweep"]
 
 Function = Callable[[xr.Dataset], xr.Dataset]
 _FORMAT = 2
-_CHECKSUM = "checksum"  # name of the stored array that tells which chunks are complete, and what they hold
+# name of the stored array that tells which chunks are complete, and what they hold
+_CHECKSUM = "checksum"
 _THEOREM = "ssm_poison_lib.studies.theorem:theorem_errors"
 
 
@@ -88,10 +89,12 @@ def sweep(
 
     Args:
         function: of a module's top level. Gets `points`, a Dataset whose coordinates are a chunk of
-            each axis (1-d) and the fixed values (0-d), and returns a Dataset with real variables over
+            each axis (1-d) and the fixed values (0-d), and returns a Dataset with real variables
+            over
             all axes, labelled by them in any order.
         axes: name -> (m,) different numbers, in the order of the result's dimensions.
-        store: folder of the Zarr store, new or of the same sweep: then only chunks that it lacks are
+        store: folder of the Zarr store, new or of the same sweep: then only chunks that it lacks
+            are
             run, and damaged ones.
         fixed: name -> number, the same at every point.
         chunks: name -> chunk length of an axis, the whole axis by default.
@@ -123,12 +126,17 @@ def sweep(
 
 
 def load(store: str | Path) -> xr.Dataset:
-    """Return a finished sweep from its store, in memory (float64), every chunk compared with its checksum.
+    """Return a finished sweep from its store, in memory (float64), every chunk compared with its
+    checksum.
 
-    store: folder that `sweep` has filled. Its attribute sweep says what was asked for (JSON: function, axes, fixed, chunks).
+    Args:
+        store: folder that `sweep` has filled. Its attribute sweep says what was asked for (JSON:
+            function, axes, fixed, chunks).
 
-    Raises ValueError if no sweep is there, StudyError that names the file if a chunk is missing or damaged: the sweep's own
-    command runs it again.
+    Raises:
+        ValueError: if no sweep is there.
+        StudyError: that names the file if a chunk is missing or damaged: the sweep's own command
+            runs it again.
     """
     target = _Store.at(_of_the_book(as_path("store", store)))
     missing, damaged = target.lacking()
@@ -145,17 +153,22 @@ def load(store: str | Path) -> xr.Dataset:
 
 
 def _of_the_book(path: Path) -> Path:
-    """Return the path, or, where nothing is there, its like in the book's folder: chapters run from any working directory."""
+    """Return the path, or, where nothing is there, its like in the book's folder: chapters run from
+    any working directory.
+    """
     inside = Path(__file__).resolve().parents[2] / "book" / path
     return inside if not path.exists() and inside.exists() else path
 
 
 @dataclass(frozen=True)
 class _Store:
-    """The folder of a sweep: what belongs into it, what of that is there, and how a chunk is written.
+    """The folder of a sweep: what belongs into it, what of that is there, and how a chunk is
+    written.
 
-    identity: JSON of function, axes, fixed and chunks. In the folder: a Zarr array of each variable and each axis, and one of
-    checksums, (chunks, variables), 0 where a chunk has not been written.
+    Attributes:
+        identity: JSON of function, axes, fixed and chunks. In the folder: a Zarr array of each
+            variable and each axis, and one of checksums, (chunks, variables), 0 where a chunk has
+            not been written.
     """
 
     path: Path
@@ -166,7 +179,11 @@ class _Store:
 
     @classmethod
     def at(cls, path: Path) -> _Store:
-        """Return the store of the sweep that a folder holds, whichever it is."""
+        """Return the store of the sweep that a folder holds, whichever it is.
+
+        Args:
+            path: the TOML file
+        """
         asked = json.loads(_attributes(path)["sweep"])
         grid = {k: np.array(values, dtype=np.float64) for k, values in asked["axes"].items()}
         return cls(path, json.dumps(asked), grid, asked["fixed"], asked["chunks"])
@@ -243,11 +260,15 @@ class _Store:
         return np.uint64(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
 
     def changes(self, made_by: dict[str, Any]) -> list[str]:
-        """Return which code and versions differ from those that made the store, or were accepted for it."""
+        """Return which code and versions differ from those that made the store, or were accepted
+        for it.
+        """
         return sorted(differences(self.attributes()["made_by"][-1], made_by))
 
     def prepare(self, made_by: dict[str, Any], missing: list[int], damaged: list[str]) -> None:
-        """Clear away what a killed process left, set a store without one whole chunk aside, mend the axes."""
+        """Clear away what a killed process left, set a store without one whole chunk aside, mend
+        the axes.
+        """
         shutil.rmtree(self._new, ignore_errors=True)
         if not self.path.exists():
             return
@@ -273,7 +294,9 @@ class _Store:
         return self.path.with_name(self.path.name + ".new")
 
     def _checked(self, part: Any, i: int) -> dict[str, np.ndarray]:
-        """Return the values of a chunk's variables in the order of the grid; refuse what cannot be stored as it is."""
+        """Return the values of a chunk's variables in the order of the grid; refuse what cannot be
+        stored as it is.
+        """
         if not isinstance(part, xr.Dataset):
             raise StudyError(f"function must return an xarray.Dataset; got {type(part).__name__}")
         if not part.data_vars:
@@ -305,7 +328,8 @@ class _Store:
                 raise StudyError(
                     f"function must return numbers that float64 holds exactly; {name!r} holds others"
                 )
-            values[np.isnan(values)] = np.nan  # one NaN for all: Zarr does not store a chunk of nothing else
+            # one NaN for all: Zarr does not store a chunk of nothing else
+            values[np.isnan(values)] = np.nan
             arrays[str(name)] = values
         reserved = {_CHECKSUM, *self.grid}
         if strange := [k for k in arrays if k in reserved or not k or k.startswith(("_", ".")) or "/" in k]:
@@ -313,7 +337,9 @@ class _Store:
         return arrays
 
     def write(self, i: int, result: Any, made_by: dict[str, Any]) -> None:
-        """Write one chunk's variables, and after them their checksums; the first chunk creates the store."""
+        """Write one chunk's variables, and after them their checksums; the first chunk creates the
+        store.
+        """
         arrays = self._checked(result, i)
         if not self.path.exists():
             self._create(list(arrays), made_by)
@@ -328,7 +354,9 @@ class _Store:
         zarr.open_array(self.path / _CHECKSUM, mode="r+")[i] = checksums
 
     def _create(self, names: list[str], made_by: dict[str, Any]) -> None:
-        """Create the store under another name and move it into place, so that a half-made store is never met."""
+        """Create the store under another name and move it into place, so that a half-made store is
+        never met.
+        """
         attributes: dict[str, Any] = {
             "format": _FORMAT,
             "sweep": self.identity,
@@ -391,13 +419,20 @@ def _read(path: Path, part: Any) -> np.ndarray:
 def read_config(path: str | Path, *, allow_any_function: bool = False) -> dict[str, Any]:
     """Return the arguments of `sweep` that a TOML file describes.
 
-    Tables axes (name -> numbers, or {linspace | geomspace | arange = [arguments of NumPy's function of that name]}), fixed,
-    chunks; function = "module:name" (default: `theorem_errors`); store = folder (default: the file's name with .zarr).
+    Tables axes (name -> numbers, or {linspace | geomspace | arange = [arguments of NumPy's function
+    of that name]}), fixed, chunks; function = "module:name" (default: `theorem_errors`); store =
+    folder (default: the file's name with .zarr).
 
-    The function's module is imported and the function called: only those of ssm_poison_lib are, unless allow_any_function=True.
-    Say that for a file whose author you trust, no other: it can name any function on this machine.
+    The function's module is imported and the function called: only those of ssm_poison_lib are,
+    unless allow_any_function=True. Say that for a file whose author you trust, no other: it can
+    name any function on this machine.
 
-    Raises ValueError if the file cannot be read or has other keys.
+    Args:
+        path: the TOML file
+        allow_any_function: whether the function may be of any module
+
+    Raises:
+        ValueError: if the file cannot be read or has other keys.
     """
     path = _of_the_book(as_path("CONFIG", path))
     try:

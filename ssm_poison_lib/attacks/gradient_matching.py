@@ -28,6 +28,7 @@ from ssm_poison_lib._checks import as_flag, as_instance, as_integer, as_scalar
 __all__ = ["Brew", "Group", "gradient_matching", "target_groups"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Direction = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,7 @@ def gradient_matching(
     tail: float = 0.0,
     seed: int = 0,
     loss: Loss = F.cross_entropy,
+    direction: Direction | None = None,
     progress: bool = False,
 ) -> Brew:
     """Return poisons whose mean gradient is parallel to minus the mean gradient of the targets, group by group.
@@ -157,6 +159,8 @@ def gradient_matching(
       positions; its gradient is added before the sign is taken.
     seed: of the starting changes, apart from every seed of model and data.
     loss: (outputs, labels) -> mean loss.
+    direction: maps minus a group's gradient, a tensor for each parameter, to what is matched in its place; for
+      controls, such as noise of the same sizes. None: itself.
     progress: a bar over groups and restarts.
 
     Raises TypeError or ValueError for other types, shapes, dtypes, devices, values that are not finite, indices
@@ -197,6 +201,8 @@ def gradient_matching(
                 -g
                 for g in _gradient(loss(model(target_x[group.targets]), target_y[group.targets]), parameters)
             ]
+            if direction is not None:
+                wanted = direction(wanted)
             target_size = _norm(wanted)
             if not target_size > 0 or not torch.isfinite(target_size):
                 raise ValueError(

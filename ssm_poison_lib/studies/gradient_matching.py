@@ -1,0 +1,706 @@
+"""Gradient matching with the controls it needs: one trial is one split of the data and one attacked model.
+
+Every victim of a trial has the same number of steps, the same schedule, the same order of batches and
+nearly the same training data: clean examples, the bases, and copies of the bases that differ from
+them by nothing ("duplicates"), by the attack ("matched") or by one of its controls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import t as student_t
+from torch import Tensor, nn
+
+from ssm_poison_lib._checks import (
+    as_choice,
+    as_instance,
+    as_integer,
+    as_scalar,
+    as_seed,
+)
+from ssm_poison_lib._files import replacing
+from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
+from ssm_poison_lib.attacks.datasets import Examples, cifar10, digits, mnist1d
+from ssm_poison_lib.attacks.gradient_matching import gradient_matching, target_groups
+from ssm_poison_lib.studies.store import Job, Study
+
+__all__ = [
+    "CONDITIONS",
+    "KINDS",
+    "LARGE",
+    "SMALL",
+    "STUDY",
+    "Protocol",
+    "build",
+    "controls",
+    "effect",
+    "images",
+    "interval",
+    "score",
+    "train",
+    "trial",
+]
+
+#: The models: three with a state space layer, and two without.
+KINDS = ("s4d", "lru", "mamba2", "transformer", "cnn")
+
+#: What the copies of the bases are, in the order of the figure; "clean" has no copies.
+CONDITIONS = ("clean", "duplicates", "noise", "swapped", "flipped", "planted", "matched")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The sizes of a trial.
+
+    Attributes:
+        clean, bases, targets, others: numbers of examples; the attacker raises the loss of the
+            targets, the others are only tested.
+        groups: as `sizes` of `target_groups`.
+        channels, state_dim, depth: of the models.
+        dropout: of the models while they are trained.
+        batch, steps: of every training.
+        learning_rate, weight_decay: of AdamW; the rate falls by a cosine to a hundredth.
+        brew_steps, brew_step, restarts: of the attack; a step is this many times eps.
+    """
+
+    clean: int
+    bases: int
+    targets: int
+    others: int
+    groups: tuple[tuple[int, int, int], ...]
+    channels: int
+    state_dim: int
+    depth: int
+    dropout: float
+    batch: int
+    steps: int
+    learning_rate: float
+    weight_decay: float
+    brew_steps: int
+    brew_step: float
+    restarts: int
+
+
+#: What two cores do ten times in minutes; the groups are a tenth of the authors'.
+SMALL = Protocol(
+    clean=200,
+    bases=200,
+    targets=300,
+    others=600,
+    groups=((1, 50, 50), (5, 50, 30)),
+    channels=24,
+    state_dim=16,
+    depth=1,
+    dropout=0.0,
+    batch=25,
+    steps=500,
+    learning_rate=0.02,
+    weight_decay=0.01,
+    brew_steps=50,
+    brew_step=0.3,
+    restarts=1,
+)
+
+#: The authors' numbers of images, groups, steps and restarts (their clean run's 100 epochs of 313).
+LARGE = Protocol(
+    clean=10_000,
+    bases=10_000,
+    targets=3_000,
+    others=7_000,
+    groups=((20, 50, 250), (40, 50, 125)),
+    channels=128,
+    state_dim=64,
+    depth=4,
+    dropout=0.1,
+    batch=64,
+    steps=31_300,
+    learning_rate=0.01,
+    weight_decay=0.01,
+    brew_steps=250,
+    brew_step=1.5,
+    restarts=8,
+)
+
+
+class _Attention(nn.Module):
+    """A Transformer's block: attention over all steps, then two dense layers, with learned positions."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(0.1 * torch.randn(length, channels))
+        self.attention = nn.MultiheadAttention(channels, 4, batch_first=True)
+        self.dense = nn.Sequential(
+            nn.Linear(channels, 2 * channels), nn.GELU(), nn.Linear(2 * channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, length, channels) of the same."""
+        x = x + self.position
+        # With weights asked for, attention is plain products: the fused one has no second derivative.
+        mixed = self.attention(x, x, x, need_weights=True)[0]
+        return mixed + self.dense(x + mixed)
+
+
+class _Convolution(nn.Module):
+    """Two convolutions of width 7 over time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (
+            nn.Conv1d(channels, channels, 7, padding=3) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (batch, length, channels) of the same."""
+        return self.second(F.gelu(self.first(x.mT))).mT
+
+
+def build(kind: str, data: Examples, protocol: Protocol, *, seed: int) -> SequenceModel:
+    """Return an untrained classifier for sequences like these.
+
+    Args:
+        kind: one of KINDS. "lru" is followed by a gated linear unit, as in its published block;
+            "transformer" and "cnn" are controls without a state.
+        data: examples; their length, channels and classes count.
+        protocol: channels, state_dim, depth and dropout count.
+        seed: of the starting weights.
+    """
+    kind = as_choice("kind", kind, KINDS)
+    length, inputs = as_instance("data", data, Examples).x.shape[1:]
+    H, N = protocol.channels, protocol.state_dim
+
+    def layer(_index: int) -> nn.Module:
+        if kind == "s4d":  # time scales from a few steps to the whole sequence
+            return S4D(H, N, dt_min=min(0.01, 1 / length), dt_max=min(0.5, 100 / length))
+        if kind == "lru":
+            low = max(0.0, 1 - 100 / length)
+            return nn.Sequential(LRU(H, N, r_min=low), nn.GELU(), nn.Linear(H, 2 * H), nn.GLU())
+        if kind == "mamba2":
+            return Mamba2(H, N, head_dim=min(H, 64), chunk=min(length, 64))
+        return _Attention(H, length) if kind == "transformer" else _Convolution(H)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(as_seed("seed", seed))
+        return SequenceModel(
+            inputs,
+            int(data.y.max()) + 1,
+            layer,
+            channels=H,
+            depth=protocol.depth,
+            dropout=protocol.dropout,
+        )
+
+
+def score(model: nn.Module, data: Examples) -> tuple[Tensor, Tensor]:
+    """Return the loss of every example, and whether it is classified correctly, (n,) each.
+
+    Args:
+        model: used in evaluation mode, and left in it.
+        data: examples on the model's device.
+    """
+    model.eval()
+    with torch.no_grad():
+        outputs = torch.cat([model(x) for x in data.x.split(1000)])
+    return F.cross_entropy(outputs, data.y, reduction="none"), outputs.argmax(dim=1) == data.y
+
+
+def train(
+    model: nn.Module,
+    data: Examples,
+    protocol: Protocol,
+    *,
+    seed: int,
+    steps: int | None = None,
+    horizon: int | None = None,
+    stop_loss: float | None = None,
+    watched: Mapping[str, Examples] | None = None,
+    checkpoint: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train a classifier by AdamW in place; return what was seen on the way, the end last.
+
+    Args:
+        model: in, trained.
+        data: examples on the model's device.
+        protocol: batch, steps, learning_rate and weight_decay count.
+        seed: of the order of batches (and of dropout).
+        steps: in place of the protocol's.
+        horizon: steps after which the cosine of the learning rate is at its end; None: `steps`.
+        stop_loss: go on after `steps`, to `horizon` at most, until the mean training loss of the
+            last epoch, as met on the way, is at most this; None: stop at `steps`.
+        watched: names -> examples whose share of correct answers is kept, at three moments of the
+            second half and at the end.
+        checkpoint: file that keeps the state once in an epoch; an interrupted training goes on
+            from there, with the same numbers on the same machine.
+
+    Returns:
+        A record for each moment: "step", "loss" (of the training data, evaluated), "running" (as met
+        in the last epoch), and the watched shares.
+    """
+    steps = protocol.steps if steps is None else as_integer("steps", steps, low=1)
+    horizon = steps if horizon is None else as_integer("horizon", horizon, low=steps)
+    epoch = math.ceil(len(data) / protocol.batch)
+    marks = {math.ceil(steps * k) for k in (0.55, 0.7, 0.85)}
+    device = data.x.device
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=protocol.learning_rate,
+        weight_decay=protocol.weight_decay,
+        fused=fused,
+    )
+    generator = torch.Generator().manual_seed(as_seed("seed", seed))
+    seen: list[dict[str, float]] = []
+    step, losses = 0, torch.zeros(epoch, device=device)
+    order = torch.empty(0, dtype=torch.int64)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked):
+        torch.manual_seed(seed)
+        if checkpoint is not None and checkpoint.exists():
+            kept = torch.load(checkpoint, map_location=device, weights_only=True)
+            model.load_state_dict(kept["model"])
+            optimizer.load_state_dict(kept["optimizer"])
+            generator.set_state(kept["generator"].cpu())
+            torch.set_rng_state(kept["random"].cpu())
+            if forked:
+                torch.cuda.set_rng_state(kept["random_device"].cpu(), device)
+            step, seen, losses = kept["step"], kept["seen"], kept["losses"]
+        model.train()
+        while step < steps or (
+            stop_loss is not None and step < horizon and float(losses.mean()) > stop_loss
+        ):
+            place = step % epoch
+            if place == 0:
+                if checkpoint is not None and step:
+                    state = {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "generator": generator.get_state(),
+                        "random": torch.get_rng_state(),
+                        "step": step,
+                        "seen": seen,
+                        "losses": losses,
+                    }
+                    if forked:
+                        state["random_device"] = torch.cuda.get_rng_state(device)
+                    with replacing(checkpoint) as file:
+                        torch.save(state, file)
+                order = torch.randperm(len(data), generator=generator).to(device)
+            rows = order[place * protocol.batch : (place + 1) * protocol.batch]
+            for group in optimizer.param_groups:
+                cosine = (1 + math.cos(math.pi * step / horizon)) / 2
+                group["lr"] = protocol.learning_rate * (0.01 + 0.99 * cosine)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(data.x[rows]), data.y[rows])
+            loss.backward()
+            optimizer.step()
+            losses[place] = loss.detach()
+            step += 1
+            if step in marks or step == steps:
+                seen.append(_moment(model, data, step, losses, watched or {}))
+                model.train()
+    if seen[-1]["step"] != step:
+        seen.append(_moment(model, data, step, losses, watched or {}))
+    model.eval()
+    return seen
+
+
+def _moment(
+    model: nn.Module, data: Examples, step: int, losses: Tensor, watched: Mapping[str, Examples]
+) -> dict[str, float]:
+    shares = {name: _rounded(score(model, part)[1].float().mean()) for name, part in watched.items()}
+    loss = score(model, data)[0].mean()
+    return {"step": step, "loss": _rounded(loss), "running": _rounded(losses.mean()), **shares}
+
+
+def _rounded(value: Tensor | float) -> float:
+    return float(f"{float(value):.5g}")
+
+
+def joined(*parts: Examples) -> Examples:
+    """Return examples one after the other."""
+    return Examples(torch.cat([p.x for p in parts]), torch.cat([p.y for p in parts]))
+
+
+def controls(delta: Tensor, *, seed: int) -> dict[str, Tensor]:
+    """Return changes of the same size as those of an attack that should not do what it does.
+
+    Args:
+        delta: (n, length, channels) the attack's changes, n >= 2.
+        seed: of the random signs and of the exchange.
+
+    Returns:
+        "noise": every entry with a random sign; "swapped": every example has the changes of
+        another one; "flipped": all signs turned.
+    """
+    generator = torch.Generator().manual_seed(as_seed("seed", seed))
+    signs = torch.randint(2, delta.shape, generator=generator).to(delta) * 2 - 1
+    order = torch.randperm(len(delta), generator=generator)
+    swapped = torch.empty_like(delta)
+    swapped[order] = delta[order.roll(1)]  # along one cycle: nobody keeps its own
+    return {"noise": delta * signs, "swapped": swapped, "flipped": -delta}
+
+
+def _noise_like(gradient: list[Tensor], seed: int) -> list[Tensor]:
+    """Return Gaussian noise, of each tensor's size."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for g in gradient:
+        noise = torch.randn(g.shape, generator=generator).to(g)
+        made.append(noise * (g.norm() / noise.norm()))
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """One attacked model with its data, and where intermediate states are kept (None: nowhere)."""
+
+    kind: str
+    clean: Examples
+    bases: Examples
+    targets: Examples
+    others: Examples
+    protocol: Protocol
+    seed: int
+    folder: Path | None = None
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, from a file if it was made before."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{name}.pt"
+        if not path.exists():
+            made = make()
+            with replacing(path) as file:
+                torch.save(made, file)
+        return torch.load(path, map_location=self.bases.x.device, weights_only=True)
+
+    def trained(
+        self,
+        name: str,
+        data: Examples,
+        *,
+        kind: str | None = None,
+        start: str = "same",
+        order: int = 0,
+        **options: Any,
+    ) -> tuple[SequenceModel, list[dict[str, float]]]:
+        """Return a trained model and what was seen; order 0 is the attacker's order of batches."""
+        seed = 1000 * self.seed + (1 if start == "same" else 2)
+        model = build(kind or self.kind, self.bases, self.protocol, seed=seed)
+        model.to(self.bases.x.device)
+        checkpoint = None if self.folder is None else self.folder / f"{name}.part.pt"
+
+        def make() -> dict[str, Any]:
+            seen = train(
+                model,
+                data,
+                self.protocol,
+                seed=10 * seed + order,
+                watched={"attacked": self.targets, "others": self.others},
+                checkpoint=checkpoint,
+                **options,
+            )
+            return {"seen": seen, "model": model.state_dict()}
+
+        found = self.kept(name, make)
+        model.load_state_dict(found["model"])
+        model.eval()
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return model, found["seen"]
+
+    def brewed(
+        self,
+        name: str,
+        model: SequenceModel,
+        eps: float,
+        *,
+        tail: float = 0.0,
+        planted: bool = False,
+        step: float | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the changes of all bases, group by group, and the distances (see `Brew`)."""
+        p = self.protocol
+        loss, correct = score(model, self.targets)
+        groups = target_groups(loss, correct, len(self.bases), sizes=p.groups, seed=self.seed)
+        delta, distances = torch.zeros_like(self.bases.x), []
+        for index, group in enumerate(groups):
+            seed = 1000 * self.seed + index
+
+            def make(group: Any = group, seed: int = seed) -> dict[str, Tensor]:
+                brew = gradient_matching(
+                    model,
+                    self.bases.x,
+                    self.bases.y,
+                    self.targets.x,
+                    self.targets.y,
+                    eps=eps,
+                    groups=[group],
+                    steps=p.brew_steps,
+                    step_size=eps * (step or p.brew_step),
+                    restarts=p.restarts,
+                    tail=tail,
+                    seed=seed,
+                    direction=(lambda g: _noise_like(g, seed)) if planted else None,
+                )
+                rows = group.bases.to(brew.delta.device)
+                return {"delta": brew.delta[rows], "distance": brew.distance}
+
+            found = self.kept(f"{name}-{index}", make)
+            delta[group.bases] = found["delta"]
+            distances.append(found["distance"])
+        return {"delta": delta, "distance": torch.cat(distances).cpu()}
+
+    def poisoned(self, delta: Tensor) -> Examples:
+        """Return the training data: clean examples, bases, changed copies."""
+        return joined(self.clean, self.bases, Examples(self.bases.x + delta, self.bases.y))
+
+
+#: Weight of the penalty on early positions in the condition "tail": it halves the square of the changes.
+TAIL = 1e-4
+#: Sizes of the changes, in standard deviations of the data: about the authors' ratio, and four times as much.
+EPS = (0.25, 1.0)
+
+
+def _attack(case: _Trial, eps: Sequence[float], conditions: Iterable[str]) -> tuple[Any, ...]:
+    """Return the attacked model, what was seen of it, changes by (condition, eps), and brews."""
+    conditions = set(conditions)
+    model, seen = case.trained("attacked", joined(case.clean, case.bases))
+    changes: dict[tuple[str, float], Tensor] = {}
+    brews: dict[tuple[str, float], dict[str, Tensor]] = {}
+    for size in eps:
+        for name in ("matched", "planted", "tail", "authors' step"):
+            if name in conditions and (name != "tail" or size == max(eps)):
+                brews[name, size] = case.brewed(
+                    f"{name}-{size}",
+                    model,
+                    size,
+                    tail=TAIL if name == "tail" else 0.0,
+                    planted=name == "planted",
+                    step=LARGE.brew_step if name == "authors' step" else None,
+                )
+                changes[name, size] = brews[name, size]["delta"]
+        matched = changes["matched", size]
+        changes |= {
+            (name, size): delta
+            for name, delta in controls(matched, seed=case.seed).items()
+            if name in conditions
+        }
+        if ("tail", size) in changes:
+            tail = changes["tail", size]
+            changes["tail noise", size] = controls(tail, seed=case.seed)["noise"]
+            norm = [d.flatten(1).norm(dim=1)[:, None, None] for d in (tail, matched)]
+            changes["matched, tail's size", size] = matched * (norm[0] / norm[1])
+    return model, seen, changes, brews
+
+
+def _record(victim: str, condition: str, eps: float, start: str, seen: list[Any]) -> dict[str, Any]:
+    end = seen[-1]
+    path = [[m[k] for k in ("step", "loss", "attacked", "others")] for m in seen]
+    return {
+        "victim": victim,
+        "condition": condition,
+        "eps": eps,
+        "start": start,
+        "attacked": end["attacked"],
+        "others": end["others"],
+        "loss": end["loss"],
+        "path": path,
+    }
+
+
+def _brew_record(brew: dict[str, Tensor]) -> dict[str, float]:
+    delta = brew["delta"]
+    early = delta[:, : delta.shape[1] // 2].square().sum() / delta.square().sum()
+    return {
+        "distance": _rounded(brew["distance"].mean()),
+        "size": _rounded(delta.square().mean().sqrt()),
+        "first_half": _rounded(early),
+    }
+
+
+_CACHE: dict[str, Examples] = {}
+
+
+def _data(name: str) -> Examples:
+    if name not in _CACHE:
+        as_choice("data", name, ("mnist1d", "digits"))
+        _CACHE[name] = mnist1d() if name == "mnist1d" else digits()
+    return _CACHE[name]
+
+
+def trial(
+    *,
+    data: str,
+    kind: str,
+    seed: int,
+    eps: Sequence[float] = EPS,
+    part: str = "all",
+    protocol: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Attack one model and train all victims: one job of the stored study.
+
+    Three seeds go apart: of the split of the data and of the brew (`seed`), of the attacked model
+    and of the victims with the same start (1000 seed + 1), of victims with a new start (1000 seed + 2).
+
+    Args:
+        data: "mnist1d" or "digits".
+        kind: of the attacked model, one of KINDS.
+        seed: 0 to 1,000,000.
+        eps: sizes of the changes.
+        part: "all"; "core" leaves out new starts, tail, schedules and other victims.
+        protocol: fields in place of those of SMALL.
+
+    Returns:
+        "runs", a record for each victim ("victim", "condition", "eps", "start", shares of correct
+        answers on "attacked" and "others", training "loss", and "path": step, loss and both shares
+        on the way), and "brews" by condition and eps ("distance", root mean square "size" of the
+        changes, share of their square in the "first_half" of the positions).
+    """
+    kind = as_choice("kind", kind, KINDS)
+    part = as_choice("part", part, ("all", "core"))
+    seed = as_integer("seed", seed, low=0, high=1_000_000)
+    eps = [as_scalar("each of eps", e, low=0.0, strict=True) for e in eps]
+    p = replace(SMALL, **(protocol or {}))
+    parts = _data(data).split(p.clean, p.bases, p.targets, p.others, seed=seed)
+    case = _Trial(kind, *parts, p, seed)
+    full = part == "all"
+    wanted = [*CONDITIONS, "tail", "authors' step"] if full else CONDITIONS
+    _, attacked_seen, changes, brews = _attack(case, eps, wanted)
+    clean = joined(case.clean, case.bases)
+    zero = torch.zeros_like(case.bases.x)
+    runs = []
+
+    def victim(condition: str, size: float, delta: Tensor | None, start: str, of: str) -> None:
+        train_on = clean if delta is None else case.poisoned(delta)
+        seen = case.trained("", train_on, kind=of, start=start, order=1)[1]
+        runs.append(_record(of, condition, size, start, seen))
+
+    for start in ("same", "new") if full else ("same",):
+        if start == "same":
+            victim("clean", 0.0, None, start, kind)
+        victim("duplicates", 0.0, zero, start, kind)
+        for (condition, size), delta in changes.items():
+            if start == "same" or condition in ("noise", "swapped", "flipped", "matched"):
+                victim(condition, size, delta, start, kind)
+    if full and kind in KINDS[:3]:
+        for of in KINDS:
+            for condition, size in changes:
+                if of != kind and size == max(eps) and condition in ("noise", "matched"):
+                    victim(condition, size, changes[condition, size], "new", of)
+        runs += _schedules(case, clean, attacked_seen)
+    return {"runs": runs, "brews": {f"{c}, {e}": _brew_record(b) for (c, e), b in brews.items()}}
+
+
+def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """Return runs without any poison under the authors' schedule of retraining.
+
+    They retrain with a cosine three times as long, and stop at the first epoch after the clean run's
+    last whose running loss is at most that run's + 0.001. "slow" is the same cosine, cut where the clean
+    run ended.
+    """
+    steps, bound = case.protocol.steps, seen[-1]["running"] + 1e-3
+    _, way = case.trained("", clean, order=1, horizon=3 * steps)
+    runs = [_record(case.kind, "clean, slow", 0.0, "same", way)]
+    unchanged = case.poisoned(torch.zeros_like(case.bases.x))
+    first = steps * len(unchanged) // len(clean)  # equal epochs, as theirs
+    _, way = case.trained("", unchanged, order=1, steps=first, horizon=3 * first, stop_loss=bound)
+    return [*runs, _record(case.kind, "duplicates, authors' rule", 0.0, "same", way)]
+
+
+def _jobs(seeds: int) -> tuple[Job, ...]:
+    """Return `trial` on MNIST-1D for every kind, and on digits at 1 std for one."""
+    everywhere = [{"data": "mnist1d", "kind": kind} for kind in KINDS]
+    once = {"data": "digits", "kind": "lru", "eps": [1.0], "part": "core"}
+    return tuple(
+        Job(f"{arguments['data']} {arguments['kind']}/{seed}", {**arguments, "seed": seed})
+        for arguments in (*everywhere, once)
+        for seed in range(seeds)
+    )
+
+
+def images(
+    train_files: Sequence[str | Path],
+    test_files: Sequence[str | Path],
+    *,
+    kind: str,
+    seed: int = 0,
+    eps: float = 0.25,
+    protocol: Protocol = LARGE,
+    device: str = "cpu",
+    precision: str = "float32",
+    folder: Path,
+) -> dict[str, Any]:
+    """Attack one model at the authors' sizes, on image files in CIFAR-10's binary format.
+
+    Every training keeps its state once an epoch and every group its poisons as files of `folder`:
+    the same call goes on where an interrupted one stopped.
+
+    Args:
+        train_files, test_files: clean examples and bases come from the first, targets and others from
+            the second.
+        kind: one of KINDS.
+        seed: of split, brew and starts.
+        eps: size of the changes in standard deviations of the pixels; the authors' 16/255 is about .25.
+        protocol: sizes.
+        device: as torch names it, such as "cuda".
+        precision: "float32"; "tf32", the same with faster products on a GPU; or "float64".
+        folder: for intermediate states.
+
+    Returns:
+        "runs" and "brews" as `trial` returns them.
+    """
+    as_choice("precision", precision, ("float32", "tf32", "float64"))
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    learning, testing = cifar10(train_files), cifar10(test_files)
+    mean, std = learning.x.mean(), learning.x.std()
+    dtype = torch.float64 if precision == "float64" else torch.float32
+
+    def ready(part: Examples) -> Examples:
+        return Examples(((part.x - mean) / std).to(device, dtype), part.y.to(device))
+
+    p = protocol
+    clean, bases = (ready(e) for e in learning.split(p.clean, p.bases, seed=seed))
+    targets, others = (ready(e) for e in testing.split(p.targets, p.others, seed=seed))
+    case = _Trial(kind, clean, bases, targets, others, p, seed, folder)
+    _, seen, changes, brews = _attack(case, [eps], ("noise", "matched"))
+    runs = [_record(kind, "clean", 0.0, "same", seen)]
+    changes = {("duplicates", 0.0): torch.zeros_like(bases.x), **changes}
+    for (condition, size), delta in changes.items():
+        _, seen = case.trained(f"{condition}-{size}", case.poisoned(delta), order=1)
+        runs.append(_record(kind, condition, size, "same", seen))
+    return {
+        "kind": kind,
+        "seed": seed,
+        "protocol": asdict(p),
+        "runs": runs,
+        "brews": {f"{c}, {e}": _brew_record(b) for (c, e), b in brews.items()},
+    }
+
+
+# --- reading the results
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Return mean and 95 percent t-interval of values that are independent.
+
+    Args:
+        values: (n,) n >= 2, such as paired differences, one for each split of the data.
+    """
+    found = np.asarray(values, dtype=float)
+    if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
+        raise ValueError(f"values must be at least two finite numbers; got {values!r}")
+    half = student_t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
+    return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+#: `python -m ssm_poison_lib study gradient_matching` runs it.
+STUDY = Study("gradient_matching", trial, _jobs(10), scheduler="processes")

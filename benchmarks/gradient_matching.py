@@ -46,7 +46,10 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(0).permutation(len(load_digits().target))
-    files = {"data_batch_1.bin": (order[:1200], options.images), "test_batch.bin": (order[1200:], options.tests)}
+    files = {
+        "data_batch_1.bin": (order[:1200], options.images),
+        "test_batch.bin": (order[1200:], options.tests),
+    }
     for seed, (name, (rows, count)) in enumerate(files.items()):
         made(rows, count, seed).tofile(options.folder / name)
         print(f"{options.folder / name}: {count} images")

@@ -1,4 +1,4 @@
-"""Gradient matching with the controls it needs: one trial is one split of the data and one attacked model.
+"""Gradient matching with its controls: a trial is one split of the data and one attacked model.
 
 Every victim of a trial has the same number of steps, the same schedule, the same order of batches and
 nearly the same training data: clean examples, the bases, and copies of the bases that differ from
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from scipy.stats import t as student_t
 from torch import Tensor, nn
 
@@ -154,9 +155,7 @@ class _Convolution(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first, self.second = (
-            nn.Conv1d(channels, channels, 7, padding=3) for _ in range(2)
-        )
+        self.first, self.second = (nn.Conv1d(channels, channels, 7, padding=3) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, length, channels) of the same."""
@@ -223,7 +222,7 @@ def train(
     stop_loss: float | None = None,
     watched: Mapping[str, Examples] | None = None,
     checkpoint: Path | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, float | int]]:
     """Train a classifier by AdamW in place; return what was seen on the way, the end last.
 
     Args:
@@ -257,7 +256,7 @@ def train(
         fused=fused,
     )
     generator = torch.Generator().manual_seed(as_seed("seed", seed))
-    seen: list[dict[str, float]] = []
+    seen: list[dict[str, float | int]] = []
     step, losses = 0, torch.zeros(epoch, device=device)
     order = torch.empty(0, dtype=torch.int64)
     forked = [device] if device.type == "cuda" else []
@@ -273,9 +272,7 @@ def train(
                 torch.cuda.set_rng_state(kept["random_device"].cpu(), device)
             step, seen, losses = kept["step"], kept["seen"], kept["losses"]
         model.train()
-        while step < steps or (
-            stop_loss is not None and step < horizon and float(losses.mean()) > stop_loss
-        ):
+        while step < steps or (stop_loss is not None and step < horizon and float(losses.mean()) > stop_loss):
             place = step % epoch
             if place == 0:
                 if checkpoint is not None and step:
@@ -314,7 +311,7 @@ def train(
 
 def _moment(
     model: nn.Module, data: Examples, step: int, losses: Tensor, watched: Mapping[str, Examples]
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     shares = {name: _rounded(score(model, part)[1].float().mean()) for name, part in watched.items()}
     loss = score(model, data)[0].mean()
     return {"step": step, "loss": _rounded(loss), "running": _rounded(losses.mean()), **shares}
@@ -391,7 +388,7 @@ class _Trial:
         start: str = "same",
         order: int = 0,
         **options: Any,
-    ) -> tuple[SequenceModel, list[dict[str, float]]]:
+    ) -> tuple[SequenceModel, list[dict[str, float | int]]]:
         """Return a trained model and what was seen; order 0 is the attacker's order of batches."""
         seed = 1000 * self.seed + (1 if start == "same" else 2)
         model = build(kind or self.kind, self.bases, self.protocol, seed=seed)
@@ -517,7 +514,7 @@ def _record(victim: str, condition: str, eps: float, start: str, seen: list[Any]
     }
 
 
-def _brew_record(brew: dict[str, Tensor]) -> dict[str, float]:
+def _brew_record(brew: dict[str, Tensor]) -> dict[str, float | int]:
     delta = brew["delta"]
     early = delta[:, : delta.shape[1] // 2].square().sum() / delta.square().sum()
     return {
@@ -570,12 +567,12 @@ def trial(
     seed = as_integer("seed", seed, low=0, high=1_000_000)
     eps = [as_scalar("each of eps", e, low=0.0, strict=True) for e in eps]
     p = replace(SMALL, **(protocol or {}))
-    parts = _data(data).split(p.clean, p.bases, p.targets, p.others, seed=seed)
-    case = _Trial(kind, *parts, p, seed)
+    clean, bases, targets, others = _data(data).split(p.clean, p.bases, p.targets, p.others, seed=seed)
+    case = _Trial(kind, clean, bases, targets, others, p, seed)
     full = part == "all"
     wanted = [*CONDITIONS, "tail", "authors' step"] if full else CONDITIONS
     _, attacked_seen, changes, brews = _attack(case, eps, wanted)
-    clean = joined(case.clean, case.bases)
+    clean = joined(clean, bases)
     zero = torch.zeros_like(case.bases.x)
     runs = []
 
@@ -600,7 +597,7 @@ def trial(
     return {"runs": runs, "brews": {f"{c}, {e}": _brew_record(b) for (c, e), b in brews.items()}}
 
 
-def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float]]) -> list[dict[str, Any]]:
+def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float | int]]) -> list[dict[str, Any]]:
     """Return runs without any poison under the authors' schedule of retraining.
 
     They retrain with a cosine three times as long, and stop at the first epoch after the clean run's
@@ -618,8 +615,8 @@ def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float]]) -> l
 
 def _jobs(seeds: int) -> tuple[Job, ...]:
     """Return `trial` on MNIST-1D for every kind, and on digits at 1 std for one."""
-    everywhere = [{"data": "mnist1d", "kind": kind} for kind in KINDS]
-    once = {"data": "digits", "kind": "lru", "eps": [1.0], "part": "core"}
+    everywhere: list[dict[str, Any]] = [{"data": "mnist1d", "kind": kind} for kind in KINDS]
+    once: dict[str, Any] = {"data": "digits", "kind": "lru", "eps": [1.0], "part": "core"}
     return tuple(
         Job(f"{arguments['data']} {arguments['kind']}/{seed}", {**arguments, "seed": seed})
         for arguments in (*everywhere, once)
@@ -658,7 +655,12 @@ def images(
     Returns:
         "runs" and "brews" as `trial` returns them.
     """
+    kind = as_choice("kind", kind, KINDS)
     as_choice("precision", precision, ("float32", "tf32", "float64"))
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch has here; got {device!r}: {error}") from None
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     learning, testing = cifar10(train_files), cifar10(test_files)
     mean, std = learning.x.mean(), learning.x.std()
@@ -690,16 +692,87 @@ def images(
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Return mean and 95 percent t-interval of values that are independent.
+    """Return mean and 95 percent t-interval of independent values.
 
     Args:
         values: (n,) n >= 2, such as paired differences, one for each split of the data.
+
+    Returns:
+        Mean, lower and upper end.
+
+    Raises:
+        ValueError: for fewer values or such as are not finite.
     """
     found = np.asarray(values, dtype=float)
     if found.ndim != 1 or len(found) < 2 or not np.isfinite(found).all():
         raise ValueError(f"values must be at least two finite numbers; got {values!r}")
     half = student_t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / math.sqrt(len(found))
     return float(found.mean()), float(found.mean() - half), float(found.mean() + half)
+
+
+def effect(
+    trials: Sequence[Mapping[str, Any]],
+    condition: str,
+    against: str,
+    on: str,
+    *,
+    eps: float = 1.0,
+    kinds: Sequence[str] = KINDS,
+    victim: str | None = None,
+    start: str = "same",
+    data: str = "mnist1d",
+    equal_loss: bool = False,
+) -> Float[np.ndarray, " seeds"]:
+    """Return what a condition changes against another, paired by split, in percentage points.
+
+    Models that share a split are not independent: their differences are averaged first.
+
+    Args:
+        trials: rows of the stored study.
+        condition, against: see CONDITIONS; beyond them the runs know "tail", "tail noise", "matched,
+            tail's size", "authors' step", "clean, slow" and "duplicates, authors' rule".
+        on: "attacked" or "others".
+        eps: size of the changes, where there are any.
+        kinds: of attacked models, averaged.
+        victim: kind of the victims; None: that of the attacked model.
+        start: "same" as the attacked model's, or "new".
+        data: "mnist1d" or "digits".
+        equal_loss: compare where both training losses were last equal, on straight lines between the
+            moments that were kept, in place of the end.
+
+    Returns:
+        Share of correct answers under `condition` less that under `against`, one for each split.
+
+    Raises:
+        ValueError: if the study has no such runs.
+    """
+    on = as_choice("on", on, ("attacked", "others"))
+    found: dict[int, list[float]] = {}
+    for row in trials:
+        if row["data"] != data or row["kind"] not in kinds:
+            continue
+        pair = []
+        for name in (condition, against):
+            size = 0.0 if name.startswith(("clean", "duplicates")) else eps
+            wanted = (victim or row["kind"], name, size, start)
+            keys = ("victim", "condition", "eps", "start")
+            pair += [r for r in row["runs"] if tuple(r[key] for key in keys) == wanted]
+        if len(pair) != 2:
+            raise ValueError(f"no runs of {condition!r} and {against!r} in {row['kind']}, {row['seed']}")
+        if equal_loss:
+            level = max(run["loss"] for run in pair)
+            values = [_at_loss(run, level, on) for run in pair]
+        else:
+            values = [run[on] for run in pair]
+        found.setdefault(row["seed"], []).append(100 * (values[0] - values[1]))
+    if not found:
+        raise ValueError(f"no trials of {data!r} with {kinds!r}")
+    return np.array([np.mean(found[seed]) for seed in sorted(found)])
+
+
+def _at_loss(run: Mapping[str, Any], level: float, on: str) -> float:
+    path = np.array(sorted((m[1], m[2 if on == "attacked" else 3]) for m in run["path"]))
+    return float(np.interp(level, path[:, 0], path[:, 1]))
 
 
 #: `python -m ssm_poison_lib study gradient_matching` runs it.

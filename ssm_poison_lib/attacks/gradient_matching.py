@@ -33,10 +33,12 @@ Direction = Callable[[list[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Targets whose loss is to grow, and the bases that are changed for them; indices into the two sets.
+    """Targets whose loss is to grow, and the bases that are changed for them; indices into the two
+    sets.
 
-    targets: (m,) rows of the target examples.
-    bases: (k,) rows of the base examples.
+    Attributes:
+        targets: (m,) rows of the target examples.
+        bases: (k,) rows of the base examples.
     """
 
     targets: Tensor
@@ -47,10 +49,12 @@ class Group:
 class Brew:
     """What `gradient_matching` returns.
 
-    x: (n, length, channels) the poisons, base examples plus delta; their labels are those of the bases.
-    delta: (n, length, channels) the changes, at most eps in size.
-    distance: (groups,) 1 - cosine similarity at the end, of the restart that was kept.
-    curves: (groups, steps) the same along its steps, each measured before the step.
+    Attributes:
+        x: (n, length, channels) the poisons, base examples plus delta; their labels are those of
+            the bases.
+        delta: (n, length, channels) the changes, at most eps in size.
+        distance: (groups,) 1 - cosine similarity at the end, of the restart that was kept.
+        curves: (groups, steps) the same along its steps, each measured before the step.
     """
 
     x: Float[Tensor, "n length channels"]
@@ -62,15 +66,20 @@ class Brew:
 def target_groups(
     loss: Tensor, correct: Tensor, bases: int, *, sizes: Sequence[tuple[int, int, int]], seed: int
 ) -> list[Group]:
-    """Return disjoint groups of targets with bases of their own: correctly classified ones of highest loss first.
+    """Return disjoint groups of targets with bases of their own: correctly classified ones of
+    highest loss first.
 
-    loss, correct: (m,) of the target examples under the model that is attacked.
-    bases: how many base examples there are.
-    sizes: (groups, targets in each, bases in each), in order; the first entry takes the correctly classified
-      targets of highest loss, each later one what is left, in random order.
-    seed: of the random order of bases and of later targets.
+    Args:
+        loss: (m,) of the target examples under the model that is attacked.
+        correct: (m,) of the target examples under the model that is attacked.
+        bases: how many base examples there are.
+        sizes: (groups, targets in each, bases in each), in order; the first entry takes the
+            correctly classified targets of highest loss, each later one what is left, in random
+            order.
+        seed: of the random order of bases and of later targets.
 
-    Raises ValueError if there are not enough targets, correctly classified targets or bases.
+    Raises:
+        ValueError: if there are not enough targets, correctly classified targets or bases.
 
     Source: the attack of the poisoning paper's code, there sizes = ((20, 50, 250), (40, 50, 125)).
     """
@@ -107,7 +116,9 @@ def target_groups(
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """The model in evaluation mode, and its trainable parameters; afterwards as it was, gradients included."""
+    """The model in evaluation mode, and its trainable parameters; afterwards as it was, gradients
+    included.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -144,27 +155,34 @@ def gradient_matching(
     direction: Direction | None = None,
     progress: bool = False,
 ) -> Brew:
-    """Return poisons whose mean gradient is parallel to minus the mean gradient of the targets, group by group.
+    """Return poisons whose mean gradient is parallel to minus the mean gradient of the targets,
+    group by group.
 
-    model: any torch module that maps (n, length, channels) to what `loss` takes. It is used in evaluation mode
-      (dropout off, statistics of batch norms fixed) whatever its mode is, and left as it was.
-    x, y: base examples (n, length, channels) and their labels (n,), which do not change.
-    target_x, target_y: target examples and their labels, whose loss is to grow.
-    eps: > 0, the largest change of an entry, in the data's units.
-    groups: see `target_groups`; None: one group of all.
-    steps: of signed Adam, >= 1, for each restart.
-    step_size: > 0; None: 1.5 eps, which is about what the authors use.
-    restarts: >= 1; the one with the smallest distance at its end is kept.
-    tail: >= 0, weight of the penalty sum_t (length - t) delta_t^2, t = 1 .. length, which leaves changes to the last
-      positions; its gradient is added before the sign is taken.
-    seed: of the starting changes, apart from every seed of model and data.
-    loss: (outputs, labels) -> mean loss.
-    direction: maps minus a group's gradient, a tensor for each parameter, to what is matched in its place; for
-      controls, such as noise of the same sizes. None: itself.
-    progress: a bar over groups and restarts.
+    Args:
+        model: any torch module that maps (n, length, channels) to what `loss` takes. It is used in
+            evaluation mode (dropout off, statistics of batch norms fixed) whatever its mode is, and
+            left as it was.
+        x: base examples (n, length, channels) and their labels (n,), which do not change.
+        y: base examples (n, length, channels) and their labels (n,), which do not change.
+        target_x: target examples and their labels, whose loss is to grow.
+        target_y: target examples and their labels, whose loss is to grow.
+        eps: > 0, the largest change of an entry, in the data's units.
+        groups: see `target_groups`; None: one group of all.
+        steps: of signed Adam, >= 1, for each restart.
+        step_size: > 0; None: 1.5 eps, which is about what the authors use.
+        restarts: >= 1; the one with the smallest distance at its end is kept.
+        tail: >= 0, weight of the penalty sum_t (length - t) delta_t^2, t = 1 .. length, which
+            leaves changes to the last positions; its gradient is added before the sign is taken.
+        seed: of the starting changes, apart from every seed of model and data.
+        loss: (outputs, labels) -> mean loss.
+        direction: maps minus a group's gradient, a tensor for each parameter, to what is matched in
+            its place; for controls, such as noise of the same sizes. None: itself.
+        progress: a bar over groups and restarts.
 
-    Raises TypeError or ValueError for other types, shapes, dtypes, devices, values that are not finite, indices
-    outside the sets, bases in two groups, or targets whose gradient is zero.
+    Raises:
+        TypeError: or ValueError for other types, shapes, dtypes, devices, values that are not
+            finite, indices outside the sets, bases in two groups, or targets whose gradient is
+            zero.
     """
     model = as_instance("model", model, nn.Module)
     _check_examples("x", x, "y", y)

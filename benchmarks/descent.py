@@ -14,7 +14,7 @@ import time
 import numpy as np
 import torch
 
-from ssm_poison_lib import descent, eager, paper
+from ssm_poison_lib import descent, paper, torch_reference
 
 KINDS = {
     "linear, kappa 6, float64": ("standalone_ssm_poison__s0", "float64"),
@@ -48,11 +48,11 @@ def compare(name, precision, epochs):
     def compiled(count):
         return descent.Descent(start, data, rule).advance(count).network
 
-    trained, _, _ = eager.train_eagerly(start, data, rule, epochs)
+    trained, _, _ = torch_reference.train(start, data, rule, epochs)
     difference = float(np.abs(trained.ssm.A - compiled(epochs).ssm.A).max())
     many = 20 * epochs  # a compiled call of few epochs would time the call
     fast = best_of(5, lambda: compiled(many)) / many
-    slow = best_of(3, lambda: eager.train_eagerly(start, data, rule, epochs)) / epochs
+    slow = best_of(3, lambda: torch_reference.train(start, data, rule, epochs)) / epochs
     return fast, slow, difference
 
 

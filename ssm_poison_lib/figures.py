@@ -1,4 +1,4 @@
-"""The book's figures: one style for light, dark, print and colour-blind readers; figures used
+"""The book's figures: one style for light, dark and print, and figures used twice.
 twice.
 
 Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ssm_poison_lib._checks import MAX_LENGTH, ArrayLike, as_array, as_instance, as_integer, in_range
-from ssm_poison_lib.networks import Network, network_gamma, network_loss
+from ssm_poison_lib.networks import Network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -121,10 +121,7 @@ def loss(student: DiagonalSSM | Network, training_set: TrainingSet) -> float:
     student = as_instance("student", student, DiagonalSSM, Network)
     training_set = as_instance("training_set", training_set, TrainingSet)
     with np.errstate(over="ignore"):
-        if isinstance(student, Network):
-            value = network_loss(student, training_set)
-        else:
-            value = float(np.mean(_residual(student, training_set) ** 2))
+        value = np.mean((training_set.y - student.last_output(training_set.x)) ** 2)
     return float(in_range("training_set", "the loss", value))
 
 
@@ -134,8 +131,8 @@ def gamma(student: DiagonalSSM | Network, training_set: TrainingSet) -> Float[np
 
     gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1} with residuals delta_i = y_i -
     phi(x_i), 1-based positions. Empty for kappa = 1: a single input never passes through A. For an
-    SSM inside a network each residual comes with its factor xi_i = g'(z_i)
-    (`networks.network_gamma`).
+    SSM inside a network each residual comes with its factor xi_i = g'(z_i), see `Network.xi`; then
+    da_j/dt = w_j sum_l gamma_l a_j^l as without an MLP.
 
     Args:
         student: a model, or a network with one in it
@@ -151,15 +148,10 @@ def gamma(student: DiagonalSSM | Network, training_set: TrainingSet) -> Float[np
     student = as_instance("student", student, DiagonalSSM, Network)
     training_set = as_instance("training_set", training_set, TrainingSet)
     with np.errstate(over="ignore", invalid="ignore"):
-        if isinstance(student, Network):
-            return np.asarray(in_range("training_set", "gamma", network_gamma(student, training_set)))
         x = training_set.x
-        by_lag = (
-            (2.0 / len(x)) * _residual(student, training_set) @ x[:, ::-1]
-        )  # (kappa,), index = lag m = l + 1
+        residual = training_set.y - student.last_output(x)  # (n,)
+        if isinstance(student, Network):
+            residual = residual * student.xi(student.ssm.last_output(x))
+        by_lag = (2.0 / len(x)) * residual @ x[:, ::-1]  # (kappa,), index = lag m = l + 1
         values = np.arange(1, x.shape[1]) * by_lag[1:]
     return np.asarray(in_range("training_set", "gamma", values))
-
-
-def _residual(student: DiagonalSSM, training_set: TrainingSet) -> Float[np.ndarray, " n"]:
-    return np.asarray(training_set.y - student.last_output(training_set.x))

@@ -8,14 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_instance, as_integer, in_range
-from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "Network",
     "authors_teacher",
-    "network_gamma",
-    "network_loss",
     "relative_error",
 ]
 
@@ -126,36 +123,6 @@ def authors_teacher(width: int) -> Network:
     """
     width = as_integer("width", width, low=1, high=_MAX_WIDTH)
     return Network(DiagonalSSM.ones([1.0]), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
-
-
-def network_loss(student: Network, data: TrainingSet) -> float:
-    """Return the mean over sequences of the squared residual.
-
-    Raises TypeError for objects of other classes, ValueError if it overflows.
-    """
-    as_instance("student", student, Network)
-    as_instance("data", data, TrainingSet)
-    with np.errstate(over="ignore"):
-        loss = np.mean((data.y - student.last_output(data.x)) ** 2)
-    return float(in_range("student", "the loss", loss))
-
-
-def network_gamma(student: Network, data: TrainingSet) -> Float[np.ndarray, " lags"]:
-    """Return gamma_l = (2 (l+1) / n) sum_i delta_i xi_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2, for an SSM in a network.
-
-    As without an MLP, da_j/dt = w_j sum_l gamma_l a_j^l; the network enters only through xi_i = g'(z_i).
-
-    Raises TypeError for objects of other classes, ValueError if it overflows.
-
-    Source: Proposition 1 of chapter "Which way does training move?" and chapter "The same inside a network".
-    """
-    as_instance("student", student, Network)
-    as_instance("data", data, TrainingSet)
-    residual = data.y - student.last_output(data.x)  # (n,)
-    with np.errstate(over="ignore", invalid="ignore"):
-        weighted = residual * student.xi(student.ssm.last_output(data.x))
-        by_lag = (2.0 / len(data.x)) * weighted @ data.x[:, ::-1]  # (kappa,), index = lag l + 1
-        return np.asarray(in_range("student", "gamma", np.arange(1, data.x.shape[1]) * by_lag[1:]))
 
 
 def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import descent, eager, flow, networks, sequences, ssm
+from ssm_poison_lib import descent, flow, networks, sequences, ssm, torch_reference
 from ssm_poison_lib.descent import Descent, DescentError, Rule
 from ssm_poison_lib.ssm import DiagonalSSM
 
@@ -74,7 +74,7 @@ def test_compiled_epochs_equal_the_eager_loop(case, variant):
     start, data = CASES[case](3)
     rule = VARIANTS[variant]
     run = Descent(start, data, rule, log_at=range(1, 41)).advance()
-    expected, losses, stop = eager.train_eagerly(start, data, rule, 40)
+    expected, losses, stop = torch_reference.train(start, data, rule, 40)
     assert_allclose(all_weights(run.network), all_weights(expected), rtol=1e-8, atol=1e-10)
     assert (run.stop_epoch, run.epoch) == (stop, len(losses))
     if not rule.reset_BC:  # a run's log shows the loss after the reset
@@ -87,7 +87,7 @@ def test_one_step_equals_autograd_for_any_size(seed, d, n, length, width):
     for start, data in (linear_case(seed, d, n, length), network_case(seed, d, n, length, width)):
         rule = dataclasses.replace(AUTHORS, max_epochs=1)
         moved = all_weights(Descent(start, data, rule).advance().network)
-        expected = all_weights(eager.train_eagerly(start, data, rule, 1)[0])
+        expected = all_weights(torch_reference.train(start, data, rule, 1)[0])
         assert_allclose(moved, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -285,12 +285,12 @@ def test_other_objects_are_named():
         (lambda: run.save(3), "path must be a path; got 3"),
         (lambda: descent.train_many([start]), "each of runs must be a Descent; got DiagonalSSM"),
         (
-            lambda: eager.train_eagerly(None, data, PLAIN, 3),
+            lambda: torch_reference.train(None, data, PLAIN, 3),
             "start must be a DiagonalSSM or Network; got None",
         ),
-        (lambda: eager.train_eagerly(start, None, PLAIN, 3), "data must be a TrainingSet; got None"),
-        (lambda: eager.train_eagerly(start, data, {}, 3), "rule must be a Rule; got dict"),
-        (lambda: eager.SSMNetwork(start), "network must be a Network; got DiagonalSSM"),
+        (lambda: torch_reference.train(start, None, PLAIN, 3), "data must be a TrainingSet; got None"),
+        (lambda: torch_reference.train(start, data, {}, 3), "rule must be a Rule; got dict"),
+        (lambda: torch_reference.SSMNetwork(start), "network must be a Network; got DiagonalSSM"),
     ]:
         with pytest.raises(TypeError, match=f"^{message}"):
             call()

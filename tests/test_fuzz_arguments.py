@@ -217,8 +217,8 @@ CALLS = {
         {"runs": [], "threads": 1, "progress": False},
         {"runs": ("empty",), "progress": ("flag",)},
     ),
-    "eager.SSMNetwork": ({"network": NETWORK, "precision": "float64"}, {}),
-    "eager.train_eagerly": ({"start": SYSTEM, "data": DATA, "rule": RULE, "epochs": 1}, {}),
+    "torch_reference.SSMNetwork": ({"network": NETWORK, "precision": "float64"}, {}),
+    "torch_reference.train": ({"start": SYSTEM, "data": DATA, "rule": RULE, "epochs": 1}, {}),
     "network_flow.network_flow": (
         {
             "start": NETWORK,
@@ -234,8 +234,6 @@ CALLS = {
     ),
     "networks.Network": ({"ssm": SYSTEM, "mlp": ()}, {"mlp": ("empty",)}),
     "networks.authors_teacher": ({"width": 2}, {}),
-    "networks.network_gamma": ({"student": NETWORK, "data": NETWORK_DATA}, {}),
-    "networks.network_loss": ({"student": NETWORK, "data": NETWORK_DATA}, {}),
     "networks.relative_error": ({"student": NETWORK, "teacher": NETWORK, "x": [[1.0, 0.5]]}, {}),
     "paper.TheoremSetting": (
         {

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from ssm_poison_lib import descent, networks, paper
+from ssm_poison_lib import descent, metrics, networks, paper
 from ssm_poison_lib._engines import gains, rkc
 from ssm_poison_lib.descent import Descent, Rule, flatten
-from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.network_flow import network_flow
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.torch_reference import SSMNetwork
 
 
 def case(seed, d=3, n=6, length=5, width=4):
@@ -81,11 +81,9 @@ def test_it_comes_to_rest_far_below_the_authors_threshold_and_keeps_what_was_ask
     assert flow.evaluations < 1_000_000
     assert (np.diff(flow.loss) <= 0).all()
     for row in (0, -1):
-        assert networks.network_loss(flow.network(row), data) == pytest.approx(
-            flow.loss[row], rel=1e-3, abs=1e-24
-        )
+        assert metrics.loss(flow.network(row), data) == pytest.approx(flow.loss[row], rel=1e-3, abs=1e-24)
     for k in (0, 1):
-        loss = networks.network_loss(flow.network_at_loss(k), data)
+        loss = metrics.loss(flow.network_at_loss(k), data)
         assert 0.2 * marks[k] < loss <= marks[k] * (1 + 1e-9)
     assert flow.network_at_loss(2) is None
     assert 1e8 < flow.end < 1e10

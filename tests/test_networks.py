@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import metrics, networks, ssm
-from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.network_flow import network_flow
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.torch_reference import SSMNetwork
 
 
 def random_network(seed, d=4, width=5, hidden=2):
@@ -70,7 +70,7 @@ def test_gamma_gives_the_velocity_of_A_inside_a_network():
     module = SSMNetwork(network)
     torch.mean((module(torch.tensor(np.array(x))) - torch.tensor(np.array(data.y))) ** 2).backward()
     powers = network.ssm.A[None, :] ** np.arange(x.shape[1] - 1)[:, None]
-    velocity = network.ssm.w * (networks.network_gamma(network, data) @ powers)
+    velocity = network.ssm.w * (metrics.gamma(network, data) @ powers)
     assert_allclose(velocity, -np.diag(module.A.grad.numpy()), rtol=1e-9, atol=1e-12)
 
 
@@ -78,8 +78,8 @@ def test_gamma_and_loss_without_an_mlp_are_those_of_the_linear_student():
     network, x = random_network(5)
     data = TrainingSet(x, ssm.teacher("dim=2"))
     alone = Network(network.ssm)
-    assert_allclose(networks.network_gamma(alone, data), metrics.gamma(network.ssm, data), rtol=1e-12)
-    assert networks.network_loss(alone, data) == pytest.approx(metrics.loss(network.ssm, data), rel=1e-12)
+    assert_allclose(metrics.gamma(alone, data), metrics.gamma(network.ssm, data), rtol=1e-12)
+    assert metrics.loss(alone, data) == pytest.approx(metrics.loss(network.ssm, data), rel=1e-12)
 
 
 def test_relative_error_is_zero_for_the_teacher_and_one_for_silence():
@@ -108,10 +108,10 @@ def test_other_objects_are_named():
     for call, message in [
         (lambda: Network([0.1]), "ssm must be a DiagonalSSM; got list"),
         (lambda: Network(network.ssm, 3), "mlp must be a tuple or list; got int"),
-        (lambda: networks.network_loss(network.ssm, data), "student must be a Network; got DiagonalSSM"),
-        (lambda: networks.network_loss(network, x), "data must be a TrainingSet; got"),
-        (lambda: networks.network_gamma(None, data), "student must be a Network; got None"),
-        (lambda: networks.network_gamma(network, None), "data must be a TrainingSet"),
+        (lambda: metrics.loss([0.1], data), "student must be a DiagonalSSM or Network; got list"),
+        (lambda: metrics.loss(network, x), "training_set must be a TrainingSet; got"),
+        (lambda: metrics.gamma(None, data), "student must be a DiagonalSSM or Network; got None"),
+        (lambda: metrics.gamma(network, None), "training_set must be a TrainingSet"),
         (lambda: networks.relative_error(network, None, x), "teacher must be a Network; got None"),
         (lambda: networks.relative_error("a", network, x), "student must be a Network; got str"),
         (lambda: network_flow(network.ssm, data, **times), "start must be a Network; got DiagonalSSM"),
@@ -135,14 +135,14 @@ def test_what_leaves_the_range_of_float64_is_an_error():
         (lambda: huge.respond([1.0]), "z must be smaller in size: the network's output is beyond"),
         (lambda: huge.xi([1.0]), "z must be smaller in size: xi is beyond"),
         (lambda: TrainingSet(x, huge), "the network's output is beyond the range of float64"),
-        (lambda: networks.network_loss(huge, data), "beyond the range of float64"),
-        (lambda: networks.network_gamma(huge, data), "beyond the range of float64"),
+        (lambda: metrics.loss(huge, data), "beyond the range of float64"),
+        (lambda: metrics.gamma(huge, data), "beyond the range of float64"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
     half = Network(network.ssm, tuple(layer * 1e60 for layer in network.mlp))
-    with pytest.raises(ValueError, match="student must be smaller in size: the loss is beyond"):
-        networks.network_loss(half, data)
+    with pytest.raises(ValueError, match="training_set must be smaller in size: the loss is beyond"):
+        metrics.loss(half, data)
 
 
 def test_wrong_networks_are_refused():

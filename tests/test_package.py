@@ -22,7 +22,7 @@ IMPORTED_AS = {"scikit-learn": "sklearn", "adversarial-robustness-toolbox": "art
 # Part of the library -> the extras that it may need at import; everything else imports with the
 # dependencies alone.
 PARTS = {
-    "eager": {"architectures"},
+    "torch_reference": {"architectures"},
     "architectures": {"architectures"},
     "attacks": {"architectures"},
     "defences": {"architectures"},

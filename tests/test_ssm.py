@@ -1,5 +1,8 @@
 """Outputs, impulse response, transfer function, teachers and starts."""
 
+from fractions import Fraction
+
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import ssm
 from ssm_poison_lib.networks import Network
-from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.ssm import DiagonalSSM, impulse_response
 
 
 def parameters(max_dim: int = 5):
@@ -123,6 +126,47 @@ def test_impulse_response_is_the_answer_to_a_unit_impulse(abc, length):
 
 def test_zero_to_the_zero_is_one():
     assert_array_equal(DiagonalSSM([0.0], [2.0], [3.0]).impulse_response(3), [6.0, 0.0, 0.0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    d=st.integers(1, 6),
+    length=st.integers(1, 3000),
+    seed=st.integers(0, 10_000),
+    largest=st.sampled_from([0.0, 0.5, 1.0, 1.2, 3.0]),
+    decades=st.sampled_from([0, 8, 280]),
+)
+def test_the_impulse_response_is_right_up_to_the_rounding_of_its_products(d, length, seed, largest, decades):
+    """Against 60 digits: 2 sqrt(m) products and a sum of d terms, each rounded once; more is lost
+    only where a power itself is below the range of float64.
+    """
+    rng = np.random.default_rng(seed)
+    A = rng.uniform(-largest, largest, d)
+    w = rng.normal(size=d) * 10.0 ** rng.uniform(-decades, decades, d)
+    lags = rng.integers(0, length, 4)
+    with mpmath.workdps(60):
+        terms = [[mpmath.mpf(b) * mpmath.mpf(a) ** int(m) for a, b in zip(A, w, strict=True)] for m in lags]
+        exact, size = [sum(row) for row in terms], [sum(map(abs, row)) for row in terms]
+        top = max(
+            sum(abs(mpmath.mpf(b)) * abs(mpmath.mpf(a)) ** m for a, b in zip(A, w, strict=True))
+            for m in (0, length - 1)
+        )
+        if top > 1e300:
+            return  # an error, or on its edge: other tests
+        response = impulse_response(A, w, length)
+        lost = 2.0**-1074 * sum(max(1.0, abs(b)) for b in w)  # what powers below float64 lose anyway
+        for m, value, scale in zip(lags, exact, size, strict=True):
+            bound = (2 * (length**0.5 + 1) + d + 2) * 2.0**-53 * scale + lost
+            assert abs(mpmath.mpf(response[m]) - value) <= bound, m
+
+
+def test_tiny_weights_of_growing_entries_keep_their_digits():
+    """2^-1070 is subnormal; 1.7^m brings it back into range, and every digit with it."""
+    response = impulse_response([1.7, 0.0], [2.0**-1070, 1.0], 900)
+    lags = np.arange(2, 900)
+    assert_allclose(
+        response[lags], [float(Fraction(1.7) ** int(m) / 2**1070) for m in lags], rtol=1e-14, atol=2.0**-1074
+    )
 
 
 def test_long_impulse_response_of_a_stable_system_is_finite():

@@ -19,7 +19,7 @@ from ssm_poison_lib.networks import Network, as_network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["SSMNetwork", "train_eagerly"]
+__all__ = ["SSMNetwork", "train"]
 
 
 class SSMNetwork(torch.nn.Module):
@@ -69,7 +69,7 @@ class SSMNetwork(torch.nn.Module):
         return Network(DiagonalSSM(np.diag(A).copy(), B, C), layers)
 
 
-def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
+def _norms(module: SSMNetwork, rule: Rule) -> float:
     """Return g_t, the sum of the norms of the gradients of the trained weight arrays."""
     total = 0.0
     for name, weights in module.named_parameters():
@@ -82,7 +82,7 @@ def _eager_norms(module: SSMNetwork, rule: Rule) -> float:
     return total
 
 
-def train_eagerly(
+def train(
     start: DiagonalSSM | Network, data: TrainingSet, rule: Rule, epochs: int
 ) -> tuple[Network, Float[np.ndarray, " epochs"], int | None]:
     """Train by a plain eager PyTorch loop with automatic differentiation: the reference for the
@@ -113,7 +113,7 @@ def train_eagerly(
         torch.mean((module(x) - y) ** 2).backward()
         step = rule.learning_rate
         if rule.normalized:
-            mean_norm = 0.8 * mean_norm + 0.2 * _eager_norms(module, rule)
+            mean_norm = 0.8 * mean_norm + 0.2 * _norms(module, rule)
             step /= math.sqrt(mean_norm / (1 - 0.8**epoch)) + 1e-6
         with torch.no_grad():
             for weights, (first, second) in zip(parameters, moments, strict=True):

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from ssm_poison_lib.eager import SSMNetwork
 
 from ssm_poison_lib import equations, networks, sequences, ssm
 from ssm_poison_lib._engines import adam, epochs, gains, rkc, sums
 from ssm_poison_lib.descent import flatten
-from ssm_poison_lib.eager import SSMNetwork
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.ssm import DiagonalSSM
 

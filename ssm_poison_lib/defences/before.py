@@ -334,7 +334,7 @@ def near_duplicates(x: ArrayLike, *, close: float = _CLOSE) -> NearDuplicates:
     # From the largest ratios: with their originals, copies may be most of the rows.
     parts = np.array([0.75, 0.9, 0.95])
     quantiles = np.clip(np.quantile(ratio, parts), 1e-6, 1 - 1e-12)
-    dimension = float((np.log(parts) / np.log(quantiles)).max())
+    dimension = min(float((np.log(parts) / np.log(quantiles)).max()), float(flat.shape[1]))
     chance = close**dimension
     suspicious = ratio < close
     many = suspicious.sum() > 3 * chance * len(kept) + 1

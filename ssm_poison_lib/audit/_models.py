@@ -1,0 +1,139 @@
+"""A trial of a network on a sample of the data: restarts, without what stands out, in another order."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
+from ssm_poison_lib.defences.after import model_outputs, restart_disagreement
+from ssm_poison_lib.defences.rules import fit
+
+__all__ = ["MODELS", "ModelResult", "factory_of", "study_model"]
+
+#: Models that the audit knows by name; "free" is the small linear student alone.
+MODELS = ("free", "s4d", "lru", "mamba2")
+
+_WIDTH, _STEPS, _BATCH, _RESTARTS = 16, 200, 64, 3
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """What a network did on a sample.
+
+    Attributes:
+        name: of the model.
+        sample: sequences it trained on.
+        score: accuracy, or R2, on what it trained on; median of the restarts.
+        restarts_differ: relative difference of the restarts' outputs on training sequences.
+        restarts_differ_beyond: the same on sequences of twice the length (two training sequences in a row).
+        without_them: relative difference on training sequences when what stands out is left out; None: nothing does.
+        ordered: the same when it is trained in phases: the given order, or short lags first.
+    """
+
+    name: str
+    sample: int
+    score: float
+    restarts_differ: float
+    restarts_differ_beyond: float
+    without_them: float | None
+    ordered: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+def factory_of(name: str) -> Callable[[int, int], nn.Module]:
+    """Return what makes a model of (channels, outputs): a name in `MODELS`, or "module:factory", which is imported."""
+    layers: dict[str, Callable[..., nn.Module]] = {"s4d": S4D, "lru": LRU, "mamba2": partial(Mamba2, head_dim=8)}
+    if name in layers:
+        layer = layers[name]
+        return lambda channels, outputs: SequenceModel(
+            channels, outputs, lambda i: layer(_WIDTH, 16), channels=_WIDTH
+        )
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"model must be one of {', '.join(MODELS)} or module:factory; got {name!r}")
+    try:
+        made = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model {name!r} cannot be imported: {error}") from None
+    if not callable(made):
+        raise ValueError(f"model {name!r} must be a function (channels, outputs) -> torch module")
+    return made  # type: ignore[no-any-return]
+
+
+def _normalized_error(output: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(output, y) / 2
+
+
+def study_model(
+    model: str | Callable[[int, int], Any],
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    flagged: np.ndarray,
+    classes: Sequence[Any],
+    phase: np.ndarray | None,
+    centre: np.ndarray,
+) -> ModelResult:
+    """Train a network five times on a sample and compare what it answers."""
+    factory = factory_of(model) if isinstance(model, str) else model
+    spread = x.std()
+    inputs = torch.tensor((x - x.mean()) / (spread if spread > 0 else 1.0), dtype=torch.float32)
+    if classes:
+        labels, loss = torch.tensor(y.argmax(axis=1)), F.cross_entropy
+    else:
+        size = y.std(axis=0)
+        scaled = (y - y.mean(axis=0)) / np.where(size > 0, size, 1.0)
+        labels, loss = torch.tensor(scaled, dtype=torch.float32), _normalized_error
+
+    def trained(seed: int, keep: np.ndarray | None = None, phases: list[np.ndarray] | None = None) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = factory(x.shape[2], y.shape[1])
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"model must make a torch module; got {type(network).__name__}")
+            some = slice(None) if keep is None else torch.tensor(np.flatnonzero(keep))
+            out = network(inputs[:2])
+            if not isinstance(out, Tensor) or out.shape != (min(2, len(inputs)), y.shape[1]):
+                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}")
+            fit(network, inputs[some], labels[some], steps=_STEPS, batch=_BATCH, phases=phases, loss=loss, seed=seed)
+        return network
+
+    restarts = [trained(seed) for seed in range(_RESTARTS)]
+    half = len(inputs) // 2
+    probe = inputs[:200]
+    answers = model_outputs(restarts, probe)
+    longer = model_outputs(restarts, torch.cat([inputs[:half][:100], inputs[half : 2 * half][:100]], dim=1))
+    others = phase[rows] if phase is not None else (centre[rows] > np.median(centre[rows])).astype(int)
+    phases = [np.flatnonzero(others == k) for k in np.unique(others)]
+    moved = [model_outputs([trained(0, phases=phases)], probe)]
+    if flagged.any() and not flagged.all():
+        moved.append(model_outputs([trained(0, keep=~flagged)], probe))
+    apart = [restart_disagreement(np.concatenate([answers[:1], m])).relative for m in moved]
+    whole = model_outputs(restarts, inputs)
+    if classes:
+        score = float(np.median((whole.argmax(axis=2) == labels.numpy()).mean(axis=1)))
+    else:
+        error = np.square(whole - labels.numpy()).mean(axis=(1, 2))
+        score = float(np.median(1 - error / max(float(labels.square().mean()), 1e-12)))
+    return ModelResult(
+        name=model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__),
+        sample=len(inputs),
+        score=score,
+        restarts_differ=restart_disagreement(answers).relative,
+        restarts_differ_beyond=restart_disagreement(longer).relative,
+        without_them=apart[1] if len(apart) > 1 else None,
+        ordered=apart[0],
+    )

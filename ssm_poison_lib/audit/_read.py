@@ -1,0 +1,493 @@
+"""Training sets from files, without trusting them: no pickles, stated sizes, errors that name the file.
+
+A training set is a list of parts. A part is read when it is needed, so that a set that does not fit in memory is read
+several times, part by part, here or by the workers of a Dask cluster.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ssm_poison_lib._checks import as_choice, as_path, shown
+
+__all__ = ["PADDING", "Part", "Rows", "from_arrays", "from_path"]
+
+#: What to do with sequences of different lengths: zeros before the first step, zeros after the last one, or an error.
+PADDING = ("refuse", "front", "end")
+
+_LARGEST = 2**32  # bytes of one file's numbers in memory
+_PART = 2**26  # bytes of numbers in a part of an array
+_LABELS = ("y", "label", "labels", "target", "class")
+_KINDS = (".npy", ".npz", ".csv", ".parquet")
+_MOST_FILES = 100_000
+
+
+class Rows(NamedTuple):
+    """Some rows of a training set: x (n, kappa, channels), y (n,) or None, order (n,) or None."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    order: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that are read when they are needed.
+
+    Attributes:
+        load: returns them.
+        name: of the file, for messages.
+    """
+
+    load: Callable[[], Rows]
+    name: str
+
+
+def _numbers(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{name} must hold real numbers; got dtype {array.dtype}")
+    values = np.asarray(array, dtype=np.float64)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+        raise ValueError(f"{name} must be finite; row {row} is not")
+    return values
+
+
+def _sequences(name: str, x: Any, pad: str) -> np.ndarray:
+    """Return (n, kappa, channels) of an array, or of a list of sequences of different lengths."""
+    if isinstance(x, list | tuple) and any(len(np.shape(row)) for row in x):
+        rows = [np.asarray(row) for row in x]
+        if len({row.shape for row in rows}) > 1:
+            return _padded(name, rows, pad)
+        x = np.stack(rows)
+    array = np.asarray(x)
+    if array.ndim not in (2, 3) or not array.size:
+        raise ValueError(
+            f"{name} must be (n, length) or (n, length, channels), not empty; got shape {array.shape}"
+        )
+    array = _numbers(name, array)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _padded(name: str, rows: list[np.ndarray], pad: str, length: int | None = None) -> np.ndarray:
+    lengths = sorted({len(row) for row in rows})
+    if pad == "refuse":
+        raise ValueError(
+            f"{name} holds sequences of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}: pad with zeros at the front"
+            " (the last steps then stand below each other) or at the end"
+        )
+    rows = [_numbers(name, row[:, None] if row.ndim == 1 else row) for row in rows]
+    channels = {row.shape[1:] for row in rows}
+    if len(channels) > 1 or len(next(iter(channels))) != 1:
+        raise ValueError(f"{name} must hold sequences with the same channels; got {sorted(channels)}")
+    x = np.zeros((len(rows), length or lengths[-1], *next(iter(channels))))
+    for i, row in enumerate(rows):
+        x[i, slice(-len(row), None) if pad == "front" else slice(len(row))] = row
+    return x
+
+
+def from_arrays(
+    x: Any, y: Any, order: Any, *, pad: str = "refuse", name: str = "x", whole: bool = False
+) -> list[Part]:
+    """Return the parts of arrays in memory, or of a Dask array cut along its first axis."""
+    if hasattr(x, "dask"):
+        return _from_dask(x, y, order)
+    x = _sequences(name, x, as_choice("pad", pad, PADDING))
+    labels = None if y is None else np.asarray(y)
+    ranks = None if order is None else np.asarray(order)
+    for what, values in (("y", labels), ("order", ranks)):
+        if values is not None and (values.ndim not in (1, 2) or len(values) != len(x)):
+            raise ValueError(
+                f"{what} must have one entry for each of the {len(x)} sequences; got shape {values.shape}"
+            )
+        if values is not None and values.dtype.kind not in "iufbUS":
+            raise ValueError(f"{what} must be numbers or text; got dtype {values.dtype}")
+    step = len(x) if whole else max(1, _PART // (8 * x[0].size))
+    cuts = range(0, len(x), step)
+    return [Part(partial(_slice, x, labels, ranks, slice(i, i + step)), name) for i in cuts]
+
+
+def _slice(x: np.ndarray, y: np.ndarray | None, order: np.ndarray | None, rows: slice) -> Rows:
+    return Rows(x[rows], None if y is None else y[rows], None if order is None else order[rows])
+
+
+def _from_dask(x: Any, y: Any, order: Any) -> list[Part]:
+    if any(n != 1 for n in x.numblocks[1:]):
+        raise ValueError(f"x must be cut along its first axis only; got {x.numblocks} blocks")
+    ends = np.cumsum((0, *x.chunks[0]))
+    labels = None if y is None else np.asarray(y)
+    ranks = None if order is None else np.asarray(order)
+    parts = []
+    for k, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        here = [None if v is None else v[a:b] for v in (labels, ranks)]
+        parts.append(Part(partial(_block, x.blocks[k], *here), f"block {k}"))
+    return parts
+
+
+def _block(block: Any, y: np.ndarray | None, order: np.ndarray | None) -> Rows:
+    return Rows(_sequences("x", block.compute(scheduler="synchronous"), "refuse"), y, order)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------
+
+
+def from_path(
+    path: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    order: str | None = None,
+    pad: str = "refuse",
+    layout: str = "rows",
+) -> list[Part]:
+    """Return the parts of a file or a folder of files.
+
+    Args:
+        path: .npy (inputs alone), .npz (x and labels), .csv, .parquet, or a folder of such.
+        label: name of the labels; None: y, label, labels, target or class, whichever is there; "none": there are none.
+        order: name of a column to sort by, "rows" for the order of the rows; None: no order.
+        pad: a name in `PADDING`.
+        layout: "rows", a sequence in each row; "series": each file is one sequence, a time step in each row.
+    """
+    place = as_path("FILE", path)
+    as_choice("pad", pad, PADDING)
+    as_choice("layout", layout, ("rows", "series"))
+    if not place.exists():
+        raise ValueError(f"FILE must exist; got {shown(str(place))}")
+    if place.is_dir():
+        parts = _from_folder(place, label, order, pad, layout)
+    elif layout == "series":
+        raise ValueError("FILE must be a folder if each file is one sequence (layout 'series')")
+    else:
+        parts = _from_file(place, label, order, pad)
+    return _numbered(parts) if order == "rows" else parts
+
+
+def _numbered(parts: list[Part]) -> list[Part]:
+    return [replace(part, load=partial(_with_order, part.load, k)) for k, part in enumerate(parts)]
+
+
+def _with_order(load: Callable[[], Rows], k: int) -> Rows:
+    rows = load()
+    return rows._replace(order=k * 1e9 + np.arange(len(rows.x)))
+
+
+def _regular(path: Path) -> Path:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path.name} must be a plain file")
+    if not path.stat().st_size:
+        raise ValueError(f"{path.name} is empty")
+    return path
+
+
+def _from_folder(folder: Path, label: str | None, order: str | None, pad: str, layout: str) -> list[Part]:
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _KINDS and f.is_file())
+    if not files or len(files) > _MOST_FILES:
+        raise ValueError(
+            f"FILE must be a folder with 1 to {_MOST_FILES} files of the kinds {', '.join(_KINDS)}; got {len(files)}"
+        )
+    if layout == "series":
+        return _from_series(folder, files, label, order, pad)
+    names = {f.name: f for f in files}
+    if set(names) == {"x.npy", "y.npy"}:
+        x, y = (_array(_regular(names[name])) for name in ("x.npy", "y.npy"))
+        if order not in (None, "rows"):
+            raise ValueError(f"order must be 'rows' for a folder of x.npy and y.npy; got {shown(order)}")
+        return from_arrays(x, None if label == "none" else y, None, pad=pad, name="x.npy")
+    parts = [part for f in files for part in _from_file(f, label, order, pad)]
+    return parts
+
+
+def _from_series(
+    folder: Path, files: list[Path], label: str | None, order: str | None, pad: str
+) -> list[Part]:
+    if order not in (None, "rows"):
+        raise ValueError(f"order must be 'rows' for a folder of series; got {shown(order)}")
+    table = folder / "labels.csv"
+    named: dict[str, Any] | None = None
+    if table in files:
+        files.remove(table)
+        read = _csv(table)
+        if read.num_columns != 2:
+            raise ValueError("labels.csv must have two columns, file and label")
+        named = dict(zip(*(column.to_pylist() for column in read.columns), strict=True))
+    inside = {f: f.relative_to(folder).as_posix() for f in files}
+    y: list[Any] | None = None
+    if label != "none":
+        if named is not None:
+            if missing := [n for n in inside.values() if n not in named]:
+                raise ValueError(f"labels.csv must name every file; {shown(missing[0])} is missing")
+            y = [named[n] for n in inside.values()]
+        elif all("/" in n for n in inside.values()):
+            y = [n.split("/")[0] for n in inside.values()]
+        else:
+            raise ValueError(
+                "FILE must have labels.csv (file, label) or one folder for each class; label 'none' does without"
+            )
+    rows = [_one_series(f) for f in files]
+    lengths = {r.shape for r in rows}
+    x: Any = np.stack(rows) if len(lengths) == 1 else rows
+    return from_arrays(x, None if y is None else np.array(y), None, pad=pad, name=folder.name)
+
+
+def _one_series(path: Path) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        array = _numbers(path.name, _array(_regular(path)))
+    elif path.suffix.lower() == ".csv":
+        table = _csv(path)
+        array = np.stack([_column(path.name, name, table[name]) for name in table.column_names], axis=1)
+    else:
+        raise ValueError(f"{path.name}: a series is a .csv or .npy file")
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{path.name} must be (length,) or (length, channels); got shape {array.shape}")
+    return array
+
+
+def _from_file(path: Path, label: str | None, order: str | None, pad: str) -> list[Part]:
+    kind = path.suffix.lower()
+    if kind not in _KINDS:
+        raise ValueError(f"FILE must be one of {', '.join(_KINDS)}; got {shown(path.name)}")
+    _regular(path)
+    if kind == ".parquet":
+        return _from_parquet(path, label, order, pad)
+    if kind == ".npy":
+        if label not in (None, "none") or order not in (None, "rows"):
+            raise ValueError(f"{path.name} holds inputs alone: no label {shown(label)}, no order {shown(order)}")
+        return from_arrays(_array(path), None, None, pad=pad, name=path.name)
+    if kind == ".npz":
+        found = _archive(path)
+        if "x" not in found:
+            raise ValueError(f"{path.name} must hold an array 'x'; it has {shown(sorted(found))}")
+        y = _chosen(path.name, [k for k in found if k != "x"], label)
+        ranks = _order_of(path.name, found, order)
+        return from_arrays(found["x"], None if y is None else found[y], ranks, pad=pad, name=path.name)
+    return [Part(partial(_table_rows, path.name, partial(_csv, path), label, order, pad, None), path.name)]
+
+
+def _chosen(name: str, columns: Sequence[str], label: str | None) -> str | None:
+    if label == "none":
+        return None
+    if label is not None:
+        if label not in columns:
+            raise ValueError(f"{name} must have the label {shown(label)}; it has {shown(list(columns))}")
+        return label
+    found = [c for c in columns if c.lower() in _LABELS]
+    if len(found) != 1:
+        raise ValueError(
+            f"{name}: name the column of the labels, or 'none'; columns are {shown(list(columns))}"
+        )
+    return found[0]
+
+
+def _order_of(name: str, columns: Any, order: str | None) -> Any:
+    if order in (None, "rows"):
+        return None
+    if order not in columns:
+        raise ValueError(f"{name} must have the order column {shown(order)}; it has {shown(sorted(columns))}")
+    return columns[order]
+
+
+def _checked_header(name: str, file: Any, size: int) -> None:
+    """Refuse objects, and headers that promise another size than there is."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            raise ValueError(f"format version {version}")
+        shape, _, dtype = read[version](file)
+    except Exception as error:
+        raise ValueError(f"{name} is no NumPy array: {shown(str(error))}") from None
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which can run code when they are read: refused")
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted > _LARGEST:
+        raise ValueError(f"{name} promises {wanted:,} bytes; at most {_LARGEST:,} are read, larger sets as parquet")
+    if wanted != size - file.tell():
+        raise ValueError(f"{name} promises {wanted:,} bytes of numbers and has {size - file.tell():,}")
+
+
+def _array(path: Path) -> np.ndarray:
+    with open(path, "rb") as file:
+        _checked_header(path.name, file, path.stat().st_size)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _archive(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if sum(m.file_size for m in members) > _LARGEST or len(members) > 1000:
+                raise ValueError(f"{path.name} unpacks to more than {_LARGEST:,} bytes or 1000 arrays")
+            for member in members:
+                if not member.filename.endswith(".npy"):
+                    raise ValueError(f"{path.name} must hold arrays alone; got {shown(member.filename)}")
+                name = member.filename.removesuffix(".npy")
+                with archive.open(member) as file:
+                    _checked_header(f"{path.name}: {shown(name)}", file, member.file_size)
+                with archive.open(member) as file:
+                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as e:
+        raise ValueError(f"{path.name} cannot be read: {shown(str(e))}") from None
+    except Exception as e:
+        if isinstance(e, ValueError):
+            raise
+        raise ValueError(f"{path.name} cannot be read: {type(e).__name__}") from None
+    return found
+
+
+def _csv(path: Path) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    _regular(path)
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path.name} must be at most {_LARGEST:,} bytes; larger sets as parquet")
+    with open(path, "rb") as file:
+        first = file.read(1 << 20).split(b"\n", 1)[0]
+    try:
+        cells = [cell.strip().strip('"') for cell in first.decode("utf-8-sig").rstrip("\r").split(",")]
+        bare = all(_is_number(cell) for cell in cells)
+        options = csv.ReadOptions(autogenerate_column_names=bare, block_size=1 << 24)
+        return csv.read_csv(path, read_options=options)
+    except (pa.ArrowException, UnicodeError, ValueError) as error:
+        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return not cell
+    return True
+
+
+def _column(name: str, column: str, values: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        example = next((v for v in values.to_pylist() if v is not None), None)
+        raise ValueError(f"{name}: column {shown(column)} must hold numbers; got {shown(example)}")
+    return np.asarray(values.to_numpy(), dtype=np.float64)
+
+
+def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) -> list[Part]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            groups = file.metadata.num_row_groups
+            columns = file.schema_arrow.names
+            longest = _longest_list(file) if pad != "refuse" else None
+            for k in range(groups):
+                group = file.metadata.row_group(k)
+                size = max(group.total_byte_size, 8 * group.num_rows * max(1, group.num_columns))
+                if size > _LARGEST:
+                    raise ValueError(f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are read")
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+    if not groups:
+        raise ValueError(f"{path.name} has no rows")
+    _chosen(path.name, columns, label)
+    _order_of(path.name, dict.fromkeys(columns), order)
+    return [
+        Part(partial(_table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest), path.name)
+        for k in range(groups)
+    ]
+
+
+def _longest_list(file: Any) -> int | None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = [f.name for f in file.schema_arrow if pa.types.is_list(f.type)]
+    if not lists:
+        return None
+    ends = [
+        pc.max(pc.list_value_length(file.read_row_group(k, columns=lists[:1])[lists[0]])).as_py() or 0
+        for k in range(file.metadata.num_row_groups)
+    ]
+    return max(ends)
+
+
+def _row_group(path: Path, k: int) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read_row_group(k)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+
+
+def _table_rows(
+    name: str, read: Callable[[], Any], label: str | None, order: str | None, pad: str, length: int | None
+) -> Rows:
+    """Return the rows of a table: a column for each step, or one column of lists."""
+    import pyarrow as pa
+
+    table = read()
+    if not table.num_rows:
+        raise ValueError(f"{name} has no rows")
+    if len(set(table.column_names)) < table.num_columns:
+        raise ValueError(f"{name} has two columns of the same name")
+    y = _chosen(name, table.column_names, label)
+    _order_of(name, dict.fromkeys(table.column_names), order)
+    by = None if order in (None, "rows") else order
+    inputs = [c for c in table.column_names if c not in (y, by)]
+    if not inputs:
+        raise ValueError(f"{name} must have columns of inputs beside the label")
+    labels = None if y is None else _labels(name, y, table[y])
+    keys = None if by is None else _column(name, by, table[by])
+    if len(inputs) == 1 and pa.types.is_list(table[inputs[0]].type):
+        found = table[inputs[0]].to_pylist()
+        if any(row is None or not row for row in found):
+            raise ValueError(f"{name}: column {shown(inputs[0])} has empty sequences")
+        rows = [np.asarray(row) for row in found]
+        if len({row.shape for row in rows}) > 1 or (length and length != len(rows[0])):
+            x = _padded(name, rows, pad, length)
+        else:
+            x = _sequences(name, np.stack(rows), pad)
+        return Rows(x, labels, keys)
+    columns = np.stack([_column(name, c, table[c]) for c in inputs], axis=1)
+    if np.isnan(columns).any():
+        columns = _ragged(name, columns, pad)
+    return Rows(_sequences(name, columns, pad), labels, keys)
+
+
+def _ragged(name: str, columns: np.ndarray, pad: str) -> np.ndarray:
+    """Take empty cells at a row's end as a shorter sequence."""
+    there = ~np.isnan(columns)
+    count = there.sum(axis=1)
+    whole = (np.arange(columns.shape[1]) < count[:, None]) == there
+    if not whole.all() or not count.all():
+        row = int(np.flatnonzero(~whole.all(axis=1) | (count == 0))[0])
+        raise ValueError(f"{name}: row {row} has empty cells that are not at its end")
+    rows = [row[:n] for row, n in zip(columns, count, strict=True)]
+    return _padded(name, rows, pad, columns.shape[1])[..., 0]
+
+
+def _labels(name: str, column: str, values: Any) -> np.ndarray:
+    if values.null_count:
+        raise ValueError(f"{name}: column {shown(column)} has empty labels")
+    found = np.array(values.to_pylist())
+    if found.dtype.kind not in "iufbU" or found.ndim != 1:
+        raise ValueError(f"{name}: column {shown(column)} must hold numbers or text; got dtype {found.dtype}")
+    return found
+
+
+def names_of(parts: Iterable[Part]) -> list[str]:
+    """Return the names of the files, each once."""
+    return list(dict.fromkeys(part.name for part in parts))

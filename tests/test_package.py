@@ -26,6 +26,7 @@ PARTS = {
     "architectures": {"architectures"},
     "attacks": {"architectures"},
     "defences": {"architectures"},
+    "audit": {"architectures"},
     "studies": {"sweeps"},
 }
 

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "defences",
         "defences.*",
         "audit",
+        "audit.*",
     ),
     "studies": ("studies", "studies.*"),
     "command line": ("_commands", "_commands.*", "__main__"),

@@ -43,7 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--task", choices=("auto", "classes", "numbers"), default="auto", help="kind of labels"
     )
     parser.add_argument(
-        "--pad", choices=("refuse", "front", "end"), default="refuse", help="zeros for shorter sequences, and where"
+        "--pad",
+        choices=("refuse", "front", "end"),
+        default="refuse",
+        help="zeros for shorter sequences, and where",
     )
     parser.add_argument(
         "--layout",
@@ -83,8 +86,12 @@ def run(options: argparse.Namespace) -> int:
     elif options.model in MODELS:
         model = options.model
     else:
-        raise ValueError(f"--model must be one of {', '.join(MODELS)} or module:factory; got {options.model!r}")
-    files = {name: as_path(f"--{name}", value) for name in ("report", "json") if (value := getattr(options, name))}
+        raise ValueError(
+            f"--model must be one of {', '.join(MODELS)} or module:factory; got {options.model!r}"
+        )
+    files = {
+        name: as_path(f"--{name}", value) for name in ("report", "json") if (value := getattr(options, name))
+    }
     for name, path in files.items():
         if path.is_dir() or not path.parent.exists():
             raise ValueError(f"--{name} must be a file in a folder that exists; got {path}")
@@ -116,7 +123,9 @@ def _scheduler(where: str | None) -> Any:
     if where is None or where in ("threads", "processes", "synchronous"):
         return where
     if ":" not in where:
-        raise ValueError(f"--scheduler must be 'threads', 'processes' or an address such as tcp://host:8786; got {where!r}")
+        raise ValueError(
+            f"--scheduler must be 'threads', 'processes' or an address such as tcp://host:8786; got {where!r}"
+        )
     from distributed import Client
 
     return Client(where, timeout=10)

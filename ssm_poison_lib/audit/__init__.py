@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import pairwise
 from typing import Any, cast
 
-import dask
 import numpy as np
 from scipy.stats import kruskal
 
-from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
+from ssm_poison_lib._checks import as_choice, as_function, as_text
 from ssm_poison_lib.audit import _student
 from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
@@ -61,8 +61,14 @@ _ENOUGH = 0.9  # share of lags that must be fixed
 _FEW = 4  # different sequences below which nothing can be said
 _RESTARTS = 4
 _BLOCKS = 4  # phases into which an order is cut, if it has no few values of its own
-_CONTRAST, _SURE = 0.3, 1e-4  # share of the variance of mean lags that lies between phases; probability by chance
-_MOVED, _ABOVE = 0.2, 2.0  # an order matters if it moves the response this much, and this many times what restarts differ
+_CONTRAST, _SURE = (
+    0.3,
+    1e-4,
+)  # share of the variance of mean lags that lies between phases; probability by chance
+_MOVED, _ABOVE = (
+    0.2,
+    2.0,
+)  # an order matters if it moves the response this much, and this many times what restarts differ
 _FITS = 0.9  # part of what can be explained that a student must explain for its response to count
 _SAMPLE = 10_000  # sequences among which near copies are looked for
 _CLASSES = 20  # integers with at most so many values are classes
@@ -136,7 +142,11 @@ class Audit:
     def __str__(self) -> str:
         lines = [f"verdict: {self.verdict}", f"{self.count:,} sequences of length {self.length:,}"]
         lines[1] += f", {self.channels} channels, " + (
-            f"{self.outputs} classes" if self.classes else f"{self.outputs} targets" if self.outputs else "no labels"
+            f"{self.outputs} classes"
+            if self.classes
+            else f"{self.outputs} targets"
+            if self.outputs
+            else "no labels"
         )
         for found in self.findings:
             where = f" (rows {', '.join(map(str, found.rows))}{', ...' * (found.count > len(found.rows))})"
@@ -217,7 +227,7 @@ def audit_parts(
     keys = None if seen[0]["order"] is None else np.concatenate([s["order"] for s in seen])
     phase = None if keys is None else _phases(keys)
     ends = np.cumsum([0, *(s["count"] for s in seen)])
-    blocks = [None if phase is None else phase[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    blocks = [None if phase is None else phase[a:b] for a, b in pairwise(ends)]
 
     first = run(_second_look, shape, each=[blocks])
     by_phase = [reduce(lambda a, b: a + b, group) for group in zip(*(f["sums"] for f in first), strict=True)]
@@ -255,9 +265,7 @@ def audit_parts(
     if model != "free":
         if not shape.outputs:
             raise ValueError("model needs labels to train on")
-        trial = study_model(
-            model, *_collect(run, shape, ends[:-1], flagged), shape.classes, phase, centre
-        )
+        trial = study_model(model, *_collect(run, shape, ends[:-1], flagged), shape.classes, phase, centre)
     theory = _theory(run, shape, total, phase)
     verdict = min((f.verdict for f in findings), key=VERDICTS.index, default=VERDICTS[-1])
     return Audit(
@@ -288,6 +296,8 @@ class _Runner:
         calls = [(part, *shared, *mine) for part, mine in zip(self.parts, own, strict=True)]
         if self.scheduler is None or len(calls) == 1:
             return [function(*call) for call in calls]
+        import dask  # only who asks for it needs it
+
         tasks = [dask.delayed(function, pure=False)(*call) for call in calls]
         if hasattr(self.scheduler, "compute"):  # a client of a cluster
             return cast(list[Any], self.scheduler.gather(self.scheduler.compute(tasks)))
@@ -344,9 +354,15 @@ def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
         return _Shape(length, channels, 0, (), pool)
     if text and task == "numbers":
         raise ValueError("y must be numbers for task 'numbers'; got text")
-    known = None if any(s["values"] is None for s in seen) else np.unique(np.concatenate([s["values"] for s in seen]))
+    known = (
+        None
+        if any(s["values"] is None for s in seen)
+        else np.unique(np.concatenate([s["values"] for s in seen]))
+    )
     whole = text or kinds <= {"i", "u", "b"}
-    if task == "classes" or (task == "auto" and known is not None and whole and (text or len(known) <= _CLASSES)):
+    if task == "classes" or (
+        task == "auto" and known is not None and whole and (text or len(known) <= _CLASSES)
+    ):
         if known is None or len(known) > 1000:
             raise ValueError("y must have at most 1000 classes, (n,)")
         if len(known) < 2:
@@ -400,7 +416,14 @@ def _some(x: np.ndarray, y: np.ndarray | None, rows: np.ndarray) -> DataSums:
     f, outputs = x.shape[1] * x.shape[2], 0 if y is None else y.shape[1]
     zero = np.zeros
     return DataSums(
-        0, x.shape[2], zero((f, f)), zero((f, outputs)), zero((outputs, outputs)), zero(x.shape[1]), zero(x.shape[1]), 0
+        0,
+        x.shape[2],
+        zero((f, f)),
+        zero((f, outputs)),
+        zero((outputs, outputs)),
+        zero(x.shape[1]),
+        zero(x.shape[1]),
+        0,
     )
 
 
@@ -496,7 +519,9 @@ def _study(
         left = _student.Problem.of(apart, like=problem)
         found["without them"] = {
             "moved": _apart(_size(K, 2 * lags), _size(W, 2 * lags)),
-            "explained anyway": float(np.median(1 - 2 * left.loss(without.responses(lags)) / max(left.one, 1e-300))),
+            "explained anyway": float(
+                np.median(1 - 2 * left.loss(without.responses(lags)) / max(left.one, 1e-300))
+            ),
         }
     orders: list[tuple[str, list[DataSums]]] = []
     filled = [s for s in by_phase if s.count]
@@ -557,22 +582,23 @@ def _findings(
         if contrast >= _CONTRAST and not student["fits"]:
             found.append(Finding(
                 "undecided",
-                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), but the small student"
-                " does not fit these data: try the order with your own model (--model)",
+                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), but the"
+                " small student does not fit these data: try the order with your own model (--model)",
             ))  # fmt: skip
         elif contrast >= _CONTRAST and given["moved"] >= level:
             found.append(Finding(
                 "order-sensitive",
-                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), and the small student"
-                f" trained in this order ends {given['moved']:.2f} away from one trained on all together (relative; its"
-                f" restarts differ by {student['restarts differ']:.2g})",
+                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), and the"
+                f" small student trained in this order ends {given['moved']:.2f} away from one trained on all together"
+                f" (relative; its restarts differ by {student['restarts differ']:.2g})",
             ))  # fmt: skip
     if special.any():
         rows = np.flatnonzero(special)
         text = "; ".join(f"lags {a} to {b} are shown by nothing" for a, b in gaps)
         found.append(Finding(
             "contains special sequences",
-            f"{len(rows)} of {total.count:,} sequences have nearly all energy in their last steps, where the others have none ({text})"
+            f"{len(rows)} of {total.count:,} sequences have nearly all energy in their last steps, where the others have"
+            f" none ({text})"
             + _effect(student),
             tuple(rows[:_SHOWN].tolist()), len(rows),
         ))  # fmt: skip
@@ -580,8 +606,8 @@ def _findings(
         rows = np.flatnonzero(copies)
         found.append(Finding(
             "contains special sequences",
-            f"{len(rows)} sequences are nearly, not exactly, copies of others, and at most {near.expected:.1f} are to be expected in"
-            f" {near.dimension:.1f} dimensions" + _effect(student),
+            f"{len(rows)} sequences are nearly, not exactly, copies of others, and at most {near.expected:.1f} are to be"
+            f" expected in {near.dimension:.1f} dimensions" + _effect(student),
             tuple(rows[:_SHOWN].tolist()), len(rows),
         ))  # fmt: skip
     fixed = lags.fixed >= _FIXED
@@ -600,7 +626,10 @@ def _findings(
             )
         elif shape.pool > 1:
             found.append(
-                Finding("undecided", f"{shape.pool} neighbouring steps were averaged; finer structure was not seen")
+                Finding(
+                    "undecided",
+                    f"{shape.pool} neighbouring steps were averaged; finer structure was not seen",
+                )
             )
     return tuple(found)
 
@@ -634,7 +663,13 @@ def _standing_out(
 
 
 def _basis(
-    total: DataSums, lags: LagReport, student: dict[str, Any], shape: _Shape, phase: Any, near: Any, sampled: int
+    total: DataSums,
+    lags: LagReport,
+    student: dict[str, Any],
+    shape: _Shape,
+    phase: Any,
+    near: Any,
+    sampled: int,
 ) -> tuple[str, ...]:
     fixed = int((lags.fixed >= _FIXED).sum())
     told = [
@@ -649,8 +684,8 @@ def _basis(
             + ("." if student["fits"] else ": it does not fit, so its response says little.")
         )
         told.append(
-            f"Restarts: {student['restarts']} students differ by {student['restarts differ']:.2g} within the training length and by"
-            f" {student['restarts differ beyond']:.2g} beyond it (0 agreement, 1.4 unrelated)."
+            f"Restarts: {student['restarts']} students differ by {student['restarts differ']:.2g} within the training length and"
+            f" by {student['restarts differ beyond']:.2g} beyond it (0 agreement, 1.4 unrelated)."
         )
     else:
         told.append("Small student: not trained, there are no labels other than zero.")

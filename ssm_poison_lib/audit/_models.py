@@ -54,7 +54,11 @@ class ModelResult:
 
 def factory_of(name: str) -> Callable[[int, int], nn.Module]:
     """Return what makes a model of (channels, outputs): a name in `MODELS`, or "module:factory", which is imported."""
-    layers: dict[str, Callable[..., nn.Module]] = {"s4d": S4D, "lru": LRU, "mamba2": partial(Mamba2, head_dim=8)}
+    layers: dict[str, Callable[..., nn.Module]] = {
+        "s4d": S4D,
+        "lru": LRU,
+        "mamba2": partial(Mamba2, head_dim=8),
+    }
     if name in layers:
         layer = layers[name]
         return lambda channels, outputs: SequenceModel(
@@ -69,7 +73,7 @@ def factory_of(name: str) -> Callable[[int, int], nn.Module]:
         raise ValueError(f"model {name!r} cannot be imported: {error}") from None
     if not callable(made):
         raise ValueError(f"model {name!r} must be a function (channels, outputs) -> torch module")
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _normalized_error(output: Tensor, y: Tensor) -> Tensor:
@@ -90,6 +94,7 @@ def study_model(
     factory = factory_of(model) if isinstance(model, str) else model
     spread = x.std()
     inputs = torch.tensor((x - x.mean()) / (spread if spread > 0 else 1.0), dtype=torch.float32)
+    loss: Callable[[Tensor, Tensor], Tensor]
     if classes:
         labels, loss = torch.tensor(y.argmax(axis=1)), F.cross_entropy
     else:
@@ -97,7 +102,9 @@ def study_model(
         scaled = (y - y.mean(axis=0)) / np.where(size > 0, size, 1.0)
         labels, loss = torch.tensor(scaled, dtype=torch.float32), _normalized_error
 
-    def trained(seed: int, keep: np.ndarray | None = None, phases: list[np.ndarray] | None = None) -> nn.Module:
+    def trained(
+        seed: int, keep: np.ndarray | None = None, phases: list[np.ndarray] | None = None
+    ) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = factory(x.shape[2], y.shape[1])
@@ -107,8 +114,19 @@ def study_model(
             out = network(inputs[:2])
             if not isinstance(out, Tensor) or out.shape != (min(2, len(inputs)), y.shape[1]):
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}")
-            fit(network, inputs[some], labels[some], steps=_STEPS, batch=_BATCH, phases=phases, loss=loss, seed=seed)
+                raise ValueError(
+                    f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}"
+                )
+            fit(
+                network,
+                inputs[some],
+                labels[some],
+                steps=_STEPS,
+                batch=_BATCH,
+                phases=phases,
+                loss=loss,
+                seed=seed,
+            )
         return network
 
     restarts = [trained(seed) for seed in range(_RESTARTS)]

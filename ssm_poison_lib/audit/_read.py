@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,7 +129,7 @@ def _from_dask(x: Any, y: Any, order: Any) -> list[Part]:
     labels = None if y is None else np.asarray(y)
     ranks = None if order is None else np.asarray(order)
     parts = []
-    for k, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(ends)):
         here = [None if v is None else v[a:b] for v in (labels, ranks)]
         parts.append(Part(partial(_block, x.blocks[k], *here), f"block {k}"))
     return parts
@@ -262,7 +263,9 @@ def _from_file(path: Path, label: str | None, order: str | None, pad: str) -> li
         return _from_parquet(path, label, order, pad)
     if kind == ".npy":
         if label not in (None, "none") or order not in (None, "rows"):
-            raise ValueError(f"{path.name} holds inputs alone: no label {shown(label)}, no order {shown(order)}")
+            raise ValueError(
+                f"{path.name} holds inputs alone: no label {shown(label)}, no order {shown(order)}"
+            )
         return from_arrays(_array(path), None, None, pad=pad, name=path.name)
     if kind == ".npz":
         found = _archive(path)
@@ -311,7 +314,9 @@ def _checked_header(name: str, file: Any, size: int) -> None:
         raise ValueError(f"{name} holds Python objects, which can run code when they are read: refused")
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > _LARGEST:
-        raise ValueError(f"{name} promises {wanted:,} bytes; at most {_LARGEST:,} are read, larger sets as parquet")
+        raise ValueError(
+            f"{name} promises {wanted:,} bytes; at most {_LARGEST:,} are read, larger sets as parquet"
+        )
     if wanted != size - file.tell():
         raise ValueError(f"{name} promises {wanted:,} bytes of numbers and has {size - file.tell():,}")
 
@@ -337,7 +342,14 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
                     _checked_header(f"{path.name}: {shown(name)}", file, member.file_size)
                 with archive.open(member) as file:
                     found[name] = np.lib.format.read_array(file, allow_pickle=False)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as e:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as e:
         raise ValueError(f"{path.name} cannot be read: {shown(str(e))}") from None
     except Exception as e:
         if isinstance(e, ValueError):
@@ -394,7 +406,9 @@ def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) ->
                 group = file.metadata.row_group(k)
                 size = max(group.total_byte_size, 8 * group.num_rows * max(1, group.num_columns))
                 if size > _LARGEST:
-                    raise ValueError(f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are read")
+                    raise ValueError(
+                        f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are read"
+                    )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
     if not groups:
@@ -402,7 +416,10 @@ def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) ->
     _chosen(path.name, columns, label)
     _order_of(path.name, dict.fromkeys(columns), order)
     return [
-        Part(partial(_table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest), path.name)
+        Part(
+            partial(_table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest),
+            path.name,
+        )
         for k in range(groups)
     ]
 

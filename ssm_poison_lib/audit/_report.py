@@ -23,12 +23,14 @@ __all__ = ["as_html", "as_json"]
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--ink:#1b1b1b;--quiet:#565656;--line:#c9c9c9;--link:#005a8c;--box:#f3f5f7}
-@media (prefers-color-scheme:dark){:root{--back:#121417;--ink:#e8e8e8;--quiet:#b4b4b4;--line:#45494f;--link:#7cc4f0;--box:#1d2126}}
+@media (prefers-color-scheme:dark){:root{--back:#121417;--ink:#e8e8e8;--quiet:#b4b4b4;--line:#45494f;
+--link:#7cc4f0;--box:#1d2126}}
 body{background:var(--back);color:var(--ink);font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:0 auto;padding:1rem}
 a{color:var(--link)}h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.2rem;margin:2rem 0 .5rem}
 .verdict{background:var(--box);border-left:.4rem solid var(--link);padding:.8rem 1rem}.verdict strong{font-size:1.2rem}
 figure{margin:1rem 0}figure svg{max-width:100%;height:auto;display:block}figcaption,.quiet{color:var(--quiet);font-size:.9rem}
-.wide{overflow-x:auto}table{border-collapse:collapse}th,td{border-bottom:1px solid var(--line);padding:.25rem .6rem;text-align:left}
+.wide{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.25rem .6rem;text-align:left}
+th,td{border-bottom:1px solid var(--line)}
 td.number{text-align:right;font-variant-numeric:tabular-nums}li{overflow-wrap:anywhere}p,td{overflow-wrap:break-word}
 """
 
@@ -42,7 +44,7 @@ _CHAPTERS = {
 
 _ADVICE = {
     "order-sensitive": "Shuffle, or train on the sequences with long lags first and on all of them afterwards.",
-    "contains special sequences": "Look at the rows named here. Train without them, or with several starts and orders, and compare.",
+    "contains special sequences": "Look at the rows named here. Train without them, or with several starts and orders.",
     "underdetermined": "Add sequences that excite the open lags, or compare restarts on inputs that do.",
     "undecided": "Look at the numbers below, and try your own model with --model.",
     "no evidence of risk": "Nothing to do. What an audit cannot see is listed below.",
@@ -79,7 +81,7 @@ def as_json(audit: Audit) -> dict[str, Any]:
             "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "torch": torch.__version__,
         },
     }  # fmt: skip
-    return _plain(plain)  # type: ignore[no-any-return]
+    return dict(_plain(plain))
 
 
 def _plain(value: Any) -> Any:
@@ -112,15 +114,15 @@ def as_html(audit: Audit, book: str) -> str:
         "<h2>What the verdict rests on</h2>",
         _list(map(_text, audit.basis)),
         "<h2>Which lags the data fix</h2>",
-        _figure(_lag_figure(audit), _lag_words(audit), "Lag 0 is the last step. Bars: how far the data decide the response at this"
-                " lag, 1 entirely; line: share of all energy there, of the largest."),
+        _figure(_lag_figure(audit), _lag_words(audit), "Lag 0 is the last step. Bars: how far the data decide the response"
+                " at this lag, 1 entirely; line: share of all energy there, of the largest."),
     ]  # fmt: skip
     body += ["<h2>Which sequences stand out</h2>", _rows(audit)]
     body += ["<h2>What the small student learns</h2>"]
     if audit.responses:
         body += [
-            _figure(_response_figure(audit), _response_words(audit), "Impulse responses by lags, median of the restarts, root mean"
-                    " square over channels and outputs. Right of the dotted line: lags beyond the training length."),
+            _figure(_response_figure(audit), _response_words(audit), "Impulse responses by lags, median of the restarts, root"
+                    " mean square over channels and outputs. Right of the dotted line: lags beyond the training length."),
         ]  # fmt: skip
     else:
         body += ["<p>No student was trained: there are no labels other than zero.</p>"]
@@ -132,7 +134,9 @@ def as_html(audit: Audit, book: str) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -148,7 +152,11 @@ def _upper(text: str) -> str:
 def _targets(audit: Audit) -> str:
     if audit.classes:
         return f"{audit.outputs} classes"
-    return f"{audit.outputs} {'number' if audit.outputs == 1 else 'numbers'} as label" if audit.outputs else "no labels"
+    return (
+        f"{audit.outputs} {'number' if audit.outputs == 1 else 'numbers'} as label"
+        if audit.outputs
+        else "no labels"
+    )
 
 
 def _list(items: Iterable[str]) -> str:
@@ -192,8 +200,8 @@ def _model(audit: Audit) -> str:
     assert m is not None
     told = [
         f"Trained on {m.sample:,} sequences: {'accuracy' if audit.classes else 'R2'} {m.score:.2f} on them.",
-        f"Restarts differ by {m.restarts_differ:.2f} on training sequences and by {m.restarts_differ_beyond:.2f} on sequences twice as"
-        " long (0 agreement, 1.4 unrelated).",
+        f"Restarts differ by {m.restarts_differ:.2f} on training sequences and by {m.restarts_differ_beyond:.2f} on sequences"
+        " twice as long (0 agreement, 1.4 unrelated).",
         f"In phases instead of shuffled its outputs differ by {m.ordered:.2f}.",
     ]
     if m.without_them is not None:
@@ -217,7 +225,9 @@ def _lag_figure(audit: Audit) -> Figure:
     if len(lags) < 60:
         ax.bar(lags, fixed, width=0.7, color=figures.COLOURS["baseline"])
         ax.collections[0].remove()
-    ax.plot(lags, energy / energy.max(), ".-" if len(lags) < 60 else "-", color=figures.COLOURS["with special"])
+    ax.plot(
+        lags, energy / energy.max(), ".-" if len(lags) < 60 else "-", color=figures.COLOURS["with special"]
+    )
     ax.set(xlabel="lag $m$", ylabel="decided; energy", ylim=(0, 1.05))
     return figure
 

@@ -149,9 +149,7 @@ def train(students: Students, problem: Problem, *, steps: int = _STEPS, polish: 
         better = loss < now
         theta = np.where(better[:, None], trial, theta)
         now = np.where(better, loss, now)
-        length = np.where(
-            better, np.minimum(1.2 * length, 0.1 * np.linalg.norm(theta, axis=1)), 0.4 * length
-        )
+        length = np.where(better, np.minimum(1.2 * length, 0.1 * np.linalg.norm(theta, axis=1)), 0.4 * length)
         gradient = students.at(theta).gradient(problem)
     for i in range(len(theta)):
         theta[i] = _polished(students, theta, i, problem, lags, polish)
@@ -183,6 +181,6 @@ def _polished(
                 mine, now, damping = trial, loss, damping / 4
                 break
             damping *= 8
-            if not gained:
+        if not gained:
             break
     return mine[0]

@@ -220,7 +220,7 @@ def _figure(figure: Figure, words: str, caption: str) -> str:
 def _lag_figure(audit: Audit) -> Figure:
     fixed, energy = audit.lags.fixed, audit.lags.energy
     lags = np.arange(len(fixed))
-    figure, (ax,) = figures.new(1, height=2.4)
+    figure, (ax,) = figures.new(1, height=2.4, width=5.6)
     ax.fill_between(lags, 0, fixed, step="mid", color=figures.COLOURS["baseline"], alpha=0.5, lw=0)
     if len(lags) < 60:
         ax.bar(lags, fixed, width=0.7, color=figures.COLOURS["baseline"])
@@ -259,14 +259,14 @@ _LINES = {
 
 
 def _response_figure(audit: Audit) -> Figure:
-    figure, (ax,) = figures.new(1, height=2.6)
+    figure, (ax,) = figures.new(1, height=2.8, width=5.6)
     for name, values in audit.responses.items():
         colour, style = _LINES[name]
         ax.plot(values, style, color=figures.COLOURS[colour], label=name)
     ax.axvline(len(audit.lags.fixed) - 0.5, color=figures.COLOURS["muted"], ls=":", lw=1)
     most = max(float(values[: len(audit.lags.fixed)].max()) for values in audit.responses.values())
     ax.set(xlabel="lag $m$", ylabel="response", ylim=(0, 2 * most if most > 0 else 1))
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, labelcolor=figures.COLOURS["ink"])
     return figure
 
 

@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "add_runner_options", "report", "runner_options"]
 
 #: Each command's name, that of its module, with one line of help.
 COMMANDS = {
+    "audit": "look for what in a training set could lead a state space model astray",
     "images": "attack an image classifier at the authors' sizes, on files such as CIFAR-10's",
     "reproduce": "run the paper's settings beside the authors' values",
     "study": "run a study of the book, such as training far past the authors' stop",

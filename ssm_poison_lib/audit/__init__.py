@@ -291,7 +291,11 @@ class _Runner:
     def __call__(
         self, function: Callable[..., Any], *shared: Any, each: Sequence[Sequence[Any]] = ()
     ) -> list[Any]:
-        """Return function(part, *shared, *its own) of every part; each: lists with one entry for every part."""
+        """Return function(part, *shared, *its own) of every part;
+
+        Args:
+            each: lists with one entry for every part.
+        """
         own = zip(*each, strict=True) if each else [()] * len(self.parts)
         calls = [(part, *shared, *mine) for part, mine in zip(self.parts, own, strict=True)]
         if self.scheduler is None or len(calls) == 1:
@@ -374,7 +378,9 @@ def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
 
 
 def _phases(keys: np.ndarray) -> np.ndarray:
-    """Return the phase of each row, 0, 1, ...: values of the key if they are few, else equal parts of its ranks."""
+    """Return the phase of each row, 0, 1, ...: values of the key if they are few, else equal parts
+    of its ranks.
+    """
     values, place = np.unique(keys, return_inverse=True)
     if len(values) <= _BLOCKS:
         return np.asarray(place.ravel())
@@ -384,7 +390,9 @@ def _phases(keys: np.ndarray) -> np.ndarray:
 
 
 def _ready(part: Part, shape: _Shape) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return x, averaged over neighbouring steps if it is too long, and labels as numbers (classes: centred one-hot)."""
+    """Return x, averaged over neighbouring steps if it is too long, and labels as numbers (classes:
+    centred one-hot).
+    """
     rows: Rows = part.load()
     x = rows.x
     if shape.pool > 1:
@@ -482,7 +490,9 @@ def _apart(K: np.ndarray, other: np.ndarray) -> float:
 def _study(
     total: DataSums, by_phase: list[DataSums], apart: DataSums | None, short: DataSums | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Train the small student on all, without what stands out, and in another order; compare responses."""
+    """Train the small student on all, without what stands out, and in another order; compare
+    responses.
+    """
     if not total.cross.shape[1] or not np.trace(total.label_gram) > 0:
         return {"trained": False}, {}
     problem = _student.Problem.of(total)
@@ -548,7 +558,9 @@ def _study(
 
 
 def _contrast(phase: np.ndarray, centre: np.ndarray, special: np.ndarray) -> float:
-    """Return the share of the variance of mean lags that lies between phases; 0 if chance explains it."""
+    """Return the share of the variance of mean lags that lies between phases; 0 if chance explains
+    it.
+    """
     groups = [centre[phase == k] for k in np.unique(phase)]
     total = float(np.var(centre))
     if len(groups) < 2 or not total > 0:

@@ -53,7 +53,9 @@ class ModelResult:
 
 
 def factory_of(name: str) -> Callable[[int, int], nn.Module]:
-    """Return what makes a model of (channels, outputs): a name in `MODELS`, or "module:factory", which is imported."""
+    """Return what makes a model of (channels, outputs): a name in `MODELS`, or "module:factory",
+    which is imported.
+    """
     layers: dict[str, Callable[..., nn.Module]] = {
         "s4d": S4D,
         "lru": LRU,

@@ -17,7 +17,7 @@ from ssm_poison_lib.defences.before import DataSums
 __all__ = ["Problem", "Students", "start", "train"]
 
 POLES = 8
-_STEPS, _POLISH = 300, 25
+_STEPS, _POLISH = 200, 20
 _DAMPING = 1e-3
 
 
@@ -79,9 +79,13 @@ class Students:
 
     def responses(self, lags: int) -> np.ndarray:
         """Return K, (R, lags c, outputs)."""
-        powers = self._powers(lags)
-        K = np.einsum("rmj,rij,rjo->rmio", powers, self.b, self.c, optimize=True)
-        return K.reshape(len(self.a), -1, K.shape[-1])
+        K = self._powers(lags) @ self._weights()
+        return K.reshape(len(self.a), lags * self.b.shape[1], -1)
+
+    def _weights(self) -> np.ndarray:
+        """Return b_j c_j of each pole, (R, d, c outputs)."""
+        w = self.b.transpose(0, 2, 1)[..., None] * self.c[:, :, None, :]
+        return np.asarray(w.reshape(*self.a.shape, -1))
 
     def _powers(self, lags: int) -> np.ndarray:
         return np.asarray(self.a[:, None, :] ** np.arange(lags)[:, None])
@@ -90,15 +94,16 @@ class Students:
         """Return the gradient of the loss, (R, parameters)."""
         R, channels, _ = self.b.shape
         lags = len(problem.G) // channels
-        pull = (problem.G @ self.responses(lags) - problem.P).reshape(R, lags, channels, -1)
         powers = self._powers(lags)
         slopes = np.zeros_like(powers)
         slopes[:, 1:] = powers[:, :-1] * np.arange(1, lags)[:, None]
-        by_state = np.einsum("rmj,rmio->rjio", powers, pull, optimize=True)
-        by_slope = np.einsum("rmj,rmio->rjio", slopes, pull, optimize=True)
-        da = np.einsum("rjio,rij,rjo->rj", by_slope, self.b, self.c, optimize=True)
-        db = np.einsum("rjio,rjo->rij", by_state, self.c, optimize=True)
-        dc = np.einsum("rjio,rij->rjo", by_state, self.b, optimize=True)
+        weights = self._weights()
+        K = (powers @ weights).reshape(R, lags * channels, -1)
+        pull = (problem.G @ K - problem.P).reshape(R, lags, -1)  # by lags, (R, lags, c outputs)
+        da = ((slopes.mT @ pull) * weights).sum(axis=2)
+        by_state = (powers.mT @ pull).reshape(R, self.a.shape[1], channels, -1)  # (R, d, c, outputs)
+        db = (by_state * self.c[:, :, None, :]).sum(axis=3).transpose(0, 2, 1)
+        dc = (by_state * self.b.transpose(0, 2, 1)[..., None]).sum(axis=2)
         return np.concatenate([v.reshape(R, -1) for v in (da, db, dc)], axis=1)
 
     def jacobian(self, i: int, lags: int) -> np.ndarray:

@@ -309,7 +309,7 @@ def near_duplicates(x: ArrayLike, *, close: float = _CLOSE) -> NearDuplicates:
 
     In D dimensions a ratio below r has probability r^D without copies. Few dimensions explain any
     ratio: there nothing can be told. A copy that was changed by more than the distance to its
-    neighbours looks like any other sequence.
+    neighbours, or at fewer than half of its entries, looks like any other sequence.
 
     Source of the ratio: Facco, d'Errico, Rodriguez, Laio, "Estimating the intrinsic dimension of
     datasets by a minimal neighborhood information" (Scientific Reports 2017).
@@ -329,15 +329,18 @@ def near_duplicates(x: ArrayLike, *, close: float = _CLOSE) -> NearDuplicates:
     if len(kept) < 4:
         none = np.ones(len(flat))
         return NearDuplicates(none, np.arange(len(flat)), copies, 0.0, 0.0, none < 0)
-    near, distance = _two_nearest(flat[kept])
+    near, distance = _three_nearest(flat[kept])
     ratio = distance[:, 0] / np.where(distance[:, 1] > 0, distance[:, 1], 1.0)
     # From the largest ratios: with their originals, copies may be most of the rows.
     parts = np.array([0.75, 0.9, 0.95])
     quantiles = np.clip(np.quantile(ratio, parts), 1e-6, 1 - 1e-12)
     dimension = min(float((np.log(parts) / np.log(quantiles)).max()), float(flat.shape[1]))
-    chance = close**dimension
-    suspicious = ratio < close
-    many = suspicious.sum() > 3 * chance * len(kept) + 1
+    # Sparse sequences fill many flat pieces of different dimensions. There second over third nearest distances are small as
+    # well (r^2D in D dimensions), and a copy leaves those alone.
+    chance = max(close**dimension, math.sqrt(np.mean(distance[:, 1] < close * distance[:, 2])))
+    # Sparse sequences have neighbours of the same pattern: those differ at few entries, changed copies at most of them.
+    suspicious = (ratio < close) & ((flat[kept] != flat[kept][near[:, 0]]).mean(axis=1) > 0.5)
+    many = suspicious.sum() > 2 * chance * len(kept) + 1
     if not many or binom.sf(suspicious.sum() - 1, len(kept), chance) > _SURE:
         suspicious[:] = False
     place = np.searchsorted(kept, owner)
@@ -351,16 +354,16 @@ def near_duplicates(x: ArrayLike, *, close: float = _CLOSE) -> NearDuplicates:
     )
 
 
-def _two_nearest(
+def _three_nearest(
     x: Float[np.ndarray, "n f"],
-) -> tuple[Int[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
-    """Return rows and distances of the two nearest others: candidates in float32, their distances
+) -> tuple[Int[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
+    """Return rows and distances of the three nearest others: candidates in float32, their distances
     in float64.
     """
     small = (x - x.mean(axis=0)).astype(np.float32)
     size = np.square(small).sum(axis=1)
-    found, exact = np.empty((len(x), 2), dtype=int), np.empty((len(x), 2))
-    few = min(4, len(x) - 1)
+    found, exact = np.empty((len(x), 3), dtype=int), np.empty((len(x), 3))
+    few = min(5, len(x) - 1)
     for start in range(0, len(x), 1024):
         part = slice(start, min(start + 1024, len(x)))
         squared = size - 2 * small[part] @ small.T
@@ -368,7 +371,7 @@ def _two_nearest(
         squared[mine, start + mine] = np.inf
         candidates = np.argpartition(squared, few - 1, axis=1)[:, :few]
         away = np.stack([np.linalg.norm(x[part] - x[c], axis=1) for c in candidates.T], axis=1)
-        best = np.argsort(away, axis=1, kind="stable")[:, :2]
+        best = np.argsort(away, axis=1, kind="stable")[:, :3]
         found[part] = np.take_along_axis(candidates, best, axis=1)
         exact[part] = np.take_along_axis(away, best, axis=1)
     return found, exact

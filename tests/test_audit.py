@@ -1,0 +1,545 @@
+"""The audit: verdicts and exit status on sets whose answer is known, harmless sets, broken and hostile files, the report."""
+
+import io
+import json
+import os
+import re
+import struct
+import sys
+import zipfile
+from html.parser import HTMLParser
+
+import dask.array as da
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
+
+from ssm_poison_lib.__main__ import main
+from ssm_poison_lib.architectures import S4D, SequenceModel
+from ssm_poison_lib.attacks.datasets import digits, mnist1d
+from ssm_poison_lib.audit import VERDICTS, _student, audit
+from ssm_poison_lib.audit.harmless import KINDS, false_finding, harmless
+from ssm_poison_lib.defences.before import data_sums
+
+E = np.eye(7)
+
+
+def rows(position, n=10):
+    return E[position - 1] * np.arange(1.0, n + 1)[:, None]
+
+
+BASELINE, SPECIAL = rows(1), rows(6)
+BOTH = np.concatenate([BASELINE, SPECIAL])
+LABELS = np.r_[BASELINE.sum(1), SPECIAL.sum(1)]  # of a teacher whose response is 1 from lag 1 on
+
+
+def gaussian(n, *shape, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, *shape))
+
+
+def command(*arguments):
+    return main(["audit", *map(str, arguments)])
+
+
+def verdicts(found):
+    return [f.verdict for f in found.findings]
+
+
+# ---- verdicts ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_theorems_baseline_set_leaves_lags_to_the_implicit_bias():
+    found = audit(BASELINE, BASELINE.sum(1))
+    assert (found.verdict, found.status) == ("underdetermined", 1)
+    assert "1 of 7 lags" in found.findings[0].text
+    assert "10 of 10 generalizes" in found.theory[0]
+
+
+def test_the_theorems_mixture_contains_special_sequences():
+    found = audit(BOTH, LABELS)
+    assert verdicts(found) == ["contains special sequences", "underdetermined"]
+    assert found.findings[0].rows == tuple(range(10, 20))
+    assert found.gaps == ((2, 5),)
+    assert {r["row"] for r in found.standing_out} >= set(range(10, 20))
+    assert found.student["without them"]["explained anyway"] > 0.5  # the others had said it already
+
+
+def test_one_special_sequence_among_many_is_found():
+    x = np.concatenate([gaussian(300, 12), np.zeros((1, 12))])
+    x[:, 5:] = 0.0
+    x[300, 10] = 0.01
+    found = audit(x, x[:, ::-1] @ 0.8 ** np.arange(12))
+    assert found.verdict == "contains special sequences"
+    assert found.findings[0].rows == (300,)
+
+
+def test_the_same_data_in_two_orders():
+    short_first, mixed = np.repeat([1, 0], 10), np.tile([0, 1], 10)
+    assert audit(BOTH, LABELS, order=short_first).verdict == "order-sensitive"
+    assert "order-sensitive" not in verdicts(audit(BOTH, LABELS, order=mixed))
+
+
+def test_short_lags_first_matters_without_any_gap():
+    x = gaussian(200, 8)
+    x[:100, :5] *= 0.01  # the first half shows lags 0 to 2 alone
+    y = x[:, ::-1] @ (0.9 ** np.arange(8) + (-0.5) ** np.arange(8))
+    found = audit(x, y, order=np.arange(200)[::-1])
+    assert found.student["in the given order"]["phases"] == 4
+    assert verdicts(audit(x, y, order=np.random.default_rng(0).random(200))) == []
+
+
+def test_gaussian_sequences():
+    x = gaussian(20, 7)
+    assert audit(x, x[:, ::-1] @ 0.8 ** np.arange(7)).status == 0
+    wide = audit(gaussian(20, 50), gaussian(20))
+    assert verdicts(wide) == ["underdetermined"]
+    assert wide.lags.rank == 20
+
+
+def test_mnist1d_and_digits_and_poisoned_mnist1d():
+    data = mnist1d(500)
+    x, y = data.x[:200].numpy(), data.y[:200].numpy()
+    clean = audit(x, y)
+    assert (clean.verdict, clean.outputs, clean.channels) == ("no evidence of risk", 10, 1)
+    # gradient matching with a small budget leaves copies within eps of their originals, which stay
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], x[:60].shape)
+    poisoned = audit(np.concatenate([x, x[:60] + 0.25 * signs]), np.r_[y, y[:60]])
+    assert poisoned.verdict == "contains special sequences"
+    assert poisoned.findings[0].count == 120
+    pixels = digits()
+    found = audit(pixels.x[:400].numpy(), pixels.y[:400].numpy())
+    assert "contains special sequences" not in verdicts(found)
+
+
+def test_poison_of_gradient_matching():
+    import torch
+
+    from ssm_poison_lib.attacks.gradient_matching import gradient_matching
+
+    data = mnist1d(500)
+    x, y = data.x[:160], data.y[:160]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40, 10))
+    brew = gradient_matching(model, x[:50], y[:50], x[100:], y[100:], eps=0.25, steps=10, restarts=1)
+    found = audit(torch.cat([x, brew.x]).numpy(), torch.cat([y, y[:50]]).numpy())
+    assert found.verdict == "contains special sequences"
+    assert found.findings[0].count == 100
+
+
+def test_what_cannot_be_told_is_undecided():
+    x = gaussian(40, 6)
+    assert audit(x).verdict == "undecided"
+    assert audit(x[:3, :2], [1.0, 2.0, 3.0]).verdict == "undecided"
+    assert audit(x, x[:, 0], order=x[:, 0]).verdict in VERDICTS
+    lagging = np.where(np.arange(40)[:, None] < 20, x * (np.arange(6) > 3), x)
+    noise = audit(lagging, gaussian(40, seed=3), order=np.arange(40) // 20)
+    assert verdicts(noise) == ["undecided"]  # other lags in each phase, and a student that does not fit
+
+
+def test_lengths_beyond_the_limit_are_averaged_and_said(monkeypatch):
+    monkeypatch.setattr("ssm_poison_lib.audit._MOST", 10)
+    x = gaussian(60, 25)
+    found = audit(x, x[:, 0])
+    assert (found.pooled, found.length, found.verdict) == (3, 25, "undecided")
+    assert len(found.lags.fixed) == 9
+    np.testing.assert_allclose(
+        found.lags.energy[-1] * 2, found.lags.energy[0], rtol=1
+    )  # the first step stands alone
+
+
+def test_a_ragged_set_is_refused_or_padded():
+    ragged = [gaussian(int(n), seed=i) for i, n in enumerate(np.tile([4, 5, 6, 7], 20))]
+    y = np.array([row.sum() for row in ragged])
+    with pytest.raises(ValueError, match="4 lengths, 4 to 7"):
+        audit(ragged, y)
+    assert audit(ragged, y, pad="front").length == 7
+    assert audit(ragged, y, pad="front").verdict == "no evidence of risk"
+    assert audit(ragged, y, pad="end").verdict == "no evidence of risk"
+
+
+def test_labels_of_classes_numbers_and_text():
+    x = gaussian(60, 5)
+    y = np.arange(60) % 3
+    assert audit(x, y).classes == ("0", "1", "2")
+    assert audit(x, y.astype(float)).classes == ()
+    assert audit(x, y, task="numbers").classes == ()
+    assert audit(x, np.array(["no", "yes"])[y % 2]).classes == ("no", "yes")
+    assert audit(x, gaussian(60, 2)).outputs == 2
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        audit(x, np.zeros(60, dtype=int))
+    for wrong in (y[:5], y.astype(object), np.where(y, np.nan, 1.0)):
+        with pytest.raises(ValueError, match=r"y must|labels"):
+            audit(x, wrong)
+
+
+# ---- the small student ---------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5), st.integers(0, 50))
+def test_gradient_of_the_small_student(channels, outputs, length, seed):
+    x, y = gaussian(9, length, channels, seed=seed), gaussian(9, outputs, seed=seed + 1)
+    problem = _student.Problem.of(data_sums(x, y))
+    students = _student.start(channels, outputs, range(2))
+    theta = students.flat() + 0.3 * gaussian(*students.flat().shape, seed=seed)
+    students = students.at(theta)
+    gradient = students.gradient(problem)
+    step = 1e-6
+    for k in range(0, theta.shape[1], 5):
+        up, down = theta.copy(), theta.copy()
+        up[:, k] += step
+        down[:, k] -= step
+        losses = [problem.loss(students.at(t).responses(length)) for t in (up, down)]
+        np.testing.assert_allclose(gradient[:, k], (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-7)
+    J = students.jacobian(0, length)
+    pull = (problem.G @ students.responses(length)[0] - problem.P).ravel()
+    np.testing.assert_allclose(J.T @ pull, gradient[0], rtol=1e-9, atol=1e-12)
+
+
+def test_the_loss_on_sums_is_that_of_the_sequences():
+    x, y = gaussian(9, 4, 2), gaussian(9, 3, seed=1)
+    problem = _student.Problem.of(data_sums(x, y))
+    K = gaussian(8, 3, seed=2)
+    out = x[:, ::-1].reshape(9, -1) @ K * problem.scale[1] / problem.scale[0]
+    direct = np.square(out - y).sum() / 9 / problem.scale[1] ** 2 / 2
+    np.testing.assert_allclose(problem.loss(K[None]), direct)
+
+
+def test_the_small_student_fits_a_teacher_of_its_kind():
+    x = gaussian(80, 10)
+    M = 0.9 ** np.arange(10) + (-0.5) ** np.arange(10)
+    found = audit(x, x[:, ::-1] @ M)
+    assert found.student["fits"]
+    np.testing.assert_allclose(found.responses["all together"][:10], abs(M), rtol=1e-2)
+    assert found.student["restarts differ beyond"] < 0.01
+
+
+# ---- harmless sets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_harmless_sets_raise_no_alarm(kind):
+    assert [false_finding(kind, seed)["verdict"] for seed in range(2)] == ["no evidence of risk"] * 2
+    x, y, order = harmless(kind, 1)
+    assert len(x) == len(y) == len(order)
+    assert harmless(kind, 0)[2] is None
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------------
+
+
+def tiny(channels, outputs):
+    return SequenceModel(channels, outputs, lambda i: S4D(4, 4), channels=4)
+
+
+def test_a_network_is_tried_by_name_or_by_factory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ssm_poison_lib.audit._models._STEPS", 4)
+    x, y = gaussian(40, 6), np.arange(40) % 2
+    found = audit(x, y, model=tiny)
+    assert found.model.name == "tiny"
+    assert found.model.sample == 40
+    assert found.model.without_them is None
+    assert 0 < found.model.restarts_differ < 2
+    with pytest.raises(ValueError, match=r"\(batch, 2\)"):
+        audit(x, y, model=lambda channels, outputs: tiny(channels, outputs + 1))
+    np.savez(tmp_path / "d.npz", x=x, y=y)
+    (tmp_path / "mine_for_audit.py").write_text(
+        "from ssm_poison_lib.architectures import *\n"
+        "def make(c, o):\n    return SequenceModel(c, o, lambda i: LRU(4, 4), channels=4)\n",
+        "utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert command("d.npz", "--model", "mine_for_audit:make", "--report", "r.html") == 0
+    assert "What make learns" in (tmp_path / "r.html").read_text("utf-8")
+    assert command("d.npz", "--model", "mine_for_audit:nothing") == 2
+    assert command("d.npz", "--model", "transformer") == 2
+    assert "must be one of free" in capsys.readouterr().err
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------------
+
+
+def table(x, **more):
+    return pa.table({**{f"t{i}": column for i, column in enumerate(np.asarray(x).T)}, **more})
+
+
+def csv(path, header, x, *more):
+    lines = [",".join(header)] if header else []
+    lines += [",".join(map(str, [*row, *last])) for row, *last in zip(x, *more, strict=True)]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_every_kind_of_file_gives_the_same_verdict(tmp_path, capsys):
+    header = [f"t{i}" for i in range(7)] + ["y", "when"]
+    when = np.repeat([1, 0], 10)
+    np.savez(tmp_path / "a.npz", x=BOTH, y=LABELS, when=when)
+    csv(tmp_path / "a.csv", header, BOTH, LABELS, when)
+    pq.write_table(table(BOTH, y=LABELS, when=when), tmp_path / "a.parquet", row_group_size=7)
+    lists = pa.table({"x": [list(r) for r in BOTH], "y": LABELS, "when": when})
+    pq.write_table(lists, tmp_path / "b.parquet")
+    (tmp_path / "parts").mkdir()
+    csv(tmp_path / "parts" / "1.csv", header, BOTH[:5], LABELS[:5], when[:5])
+    csv(tmp_path / "parts" / "2.csv", header, BOTH[5:], LABELS[5:], when[5:])
+    seen = []
+    for name in ("a.npz", "a.csv", "a.parquet", "b.parquet", "parts"):
+        assert command(tmp_path / name, "--order", "when", "--json", tmp_path / "out.json") == 1
+        written = json.loads((tmp_path / "out.json").read_text("utf-8"))
+        assert written["verdict"] == "order-sensitive"
+        assert [f["verdict"] for f in written["findings"]][1:] == [
+            "contains special sequences",
+            "underdetermined",
+        ]
+        seen.append(written["student"]["in the given order"]["moved"])
+    np.testing.assert_allclose(seen, seen[0], rtol=1e-3)
+    assert "verdict: order-sensitive" in capsys.readouterr().out
+
+
+def test_x_and_y_in_a_folder_and_inputs_alone(tmp_path):
+    x = gaussian(30, 5)
+    np.save(tmp_path / "x.npy", x)
+    assert command(tmp_path / "x.npy") == 1  # undecided: no labels
+    np.save(tmp_path / "y.npy", x.sum(1))
+    assert command(tmp_path) == 0
+    assert command(tmp_path, "--order", "rows") == 0
+
+
+def test_the_order_of_the_rows(tmp_path):
+    back = np.r_[LABELS[10:], LABELS[:10]]
+    np.savez(tmp_path / "a.npz", x=np.concatenate([SPECIAL, BASELINE]), y=back)
+    command(tmp_path / "a.npz", "--order", "rows", "--json", tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))["verdict"] == "order-sensitive"
+
+
+def test_a_folder_of_series(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        folder = tmp_path / "series" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        csv(folder / f"{i:02}.csv", ["u", "v"], rng.standard_normal((5 + i % 2, 2)))
+    assert command(tmp_path / "series", "--layout", "series") == 2
+    assert "2 lengths" in capsys.readouterr().err
+    assert command(tmp_path / "series", "--layout", "series", "--pad", "front") == 0
+    assert "40 sequences of length 6, 2 channels, 2 classes" in capsys.readouterr().out
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(20):
+        np.save(flat / f"{i:02}.npy", rng.standard_normal(4))
+    assert command(flat, "--layout", "series") == 2
+    csv(flat / "labels.csv", ["file", "label"], [[f"{i:02}.npy"] for i in range(20)], rng.standard_normal(20))
+    assert command(flat, "--layout", "series") == 0
+
+
+def test_a_csv_made_by_hand_with_ragged_rows(tmp_path, capsys):
+    text = "label,a,b,c\n" + "".join(f"{k % 2},{k},{k * k % 7},{'' if k % 3 else 1}\n" for k in range(1, 40))
+    (tmp_path / "hand.csv").write_text(text, "utf-8")
+    assert command(tmp_path / "hand.csv") == 2
+    assert "pad" in capsys.readouterr().err
+    assert command(tmp_path / "hand.csv", "--pad", "end") == 0
+    bare = csv(tmp_path / "bare.csv", [], gaussian(30, 4))
+    assert command(bare) == 2  # no names: which column is the label?
+    assert command(bare, "--label", "f3") == 0
+
+
+# ---- broken and hostile files --------------------------------------------------------------------------------------------
+
+
+def npy(array, **replaced):
+    """Return the bytes of a .npy file with another header."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array)
+    data = buffer.getvalue()
+    for old, new in replaced.items():
+        data = data.replace(old.encode().replace(b"_", b" "), new)
+    return data
+
+
+def zipped(**members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name.replace("__", "."), data)
+    return buffer.getvalue()
+
+
+def promised(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"0" * 64
+
+
+def parquet(columns):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+GOOD = npy(np.ones((4, 3)))
+HOSTILE = {
+    "empty.npy": b"",
+    "empty.csv": b"",
+    "empty.npz": b"",
+    "empty.parquet": b"",
+    "noise.npy": bytes(range(256)) * 4,
+    "noise.npz": bytes(range(256)) * 4,
+    "noise.parquet": b"PAR1" + bytes(range(256)) * 4 + b"PAR1",
+    "noise.csv": bytes(range(256)) * 4,
+    "objects.npy": b"\x93NUMPY\x01\x00"
+    + struct.pack("<H", 60)
+    + b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }    \n"
+    + b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
+    "huge shape.npy": promised((10**9, 10**9)),
+    "huge header.npy": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**31) + b"{" * 4096,
+    "code in header.npy": b"\x93NUMPY\x01\x00"
+    + struct.pack("<H", 40)
+    + b"__import__('os').system('touch /tmp/ow')",
+    "cut off.npy": GOOD[:-8],
+    "negative.npy": promised((-1, -1)),
+    "complex.npy": npy(np.ones((4, 3), dtype=complex)),
+    "text.npy": npy(np.array([["a", "b"]])),
+    "nan.npy": npy(np.array([[1.0, np.nan], [1.0, 2.0]])),
+    "infinite.npy": npy(np.array([[1.0, np.inf], [1.0, 2.0]])),
+    "flat.npy": npy(np.ones(5)),
+    "zeros.npy": npy(np.zeros((5, 3))),
+    "no rows.npy": npy(np.ones((0, 3))),
+    "bomb.npz": zipped(x__npy=promised((2**28, 1)) + b"0" * 2**20, y__npy=GOOD),
+    "lying.npz": zipped(x__npy=promised((2**40, 1))),
+    "no x.npz": zipped(z__npy=GOOD),
+    "pickle.npz": zipped(x__pkl=b"cos\nsystem\n(S'true'\ntR."),
+    "outside.npz": zipped(**{"../../x__txt": b"1"}),
+    "lengths.npz": zipped(x__npy=GOOD, y__npy=npy(np.ones(3))),
+    "formula.csv": b"a,b,y\n=cmd|'/c calc'!A0,1,2\n3,4,5\n",
+    "ragged.csv": b"a,b,y\n1,2,3\n4,5\n",
+    "text.csv": b"a,b,y\n1,two,3\n4,5,6\n",
+    "html.csv": b"<script>alert(1)</script>,b,y\n<img src=x>,1,2\n1,1,2\n",
+    "no label.csv": b"a,b,c\n1,2,3\n4,5,6\n",
+    "two labels.csv": b"y,label,c\n1,2,3\n4,5,6\n",
+    "same names.csv": b"a,a,y\n1,2,3\n4,5,6\n",
+    "only label.csv": b"y\n1\n2\n",
+    "escape.csv": b"a\x1b[31m,b,y\n\x1b]0;owned\x07,2,3\n4,5,6\n",
+    "text.parquet": parquet({"a": ["=1+1", "b"], "y": [1, 2]}),
+    "null.parquet": parquet({"a": [1.0, None], "b": [None, 1.0], "y": [1, 2]}),
+    "no rows.parquet": parquet({"a": pa.array([], pa.float64()), "y": pa.array([], pa.float64())}),
+    "ragged.parquet": parquet({"x": [[1.0], [1.0, 2.0]], "y": [1, 2]}),
+    "empty lists.parquet": parquet({"x": [[], []], "y": [1, 2]}),
+    "unknown.pkl": b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
+    "unknown.xlsx": b"PK",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_broken_or_hostile_file_is_wrong_use_and_says_why(name, tmp_path, capsys):
+    (tmp_path / name).write_bytes(HOSTILE[name])
+    label = ["--label", "none"] if name.endswith(".npy") else []
+    assert command(tmp_path / name, *label, "--report", tmp_path / "r.html") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.strip()
+    assert "\x1b" not in said.err
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_other_wrong_use(tmp_path, capsys):
+    good = tmp_path / "good.npz"
+    np.savez(good, x=gaussian(20, 3), y=gaussian(20))
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "empty").mkdir()
+    cases = [
+        [tmp_path / "nothing.npy"],
+        [tmp_path / "empty"],
+        [tmp_path / "pipe.npy"],
+        [good, "--label", "z"],
+        [good, "--order", "z"],
+        [good, "--layout", "series"],
+        [good, "--report", tmp_path / "no" / "r.html"],
+        [good, "--scheduler", "moon"],
+        [good, "--model", "a:b"],
+    ]
+    for case in cases:
+        assert command(*case) == 2, case
+        assert capsys.readouterr().err
+
+
+# ---- the report ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def report():
+    names = np.array(["<script>alert(1)</script>", "a & b"])
+    found = audit(BOTH, names[(LABELS > 5).astype(int)], order=np.repeat([1, 0], 10))
+    return audit(BOTH, LABELS, order=np.repeat([1, 0], 10)), found
+
+
+def attributes(page):
+    """Return the names of all attributes in a page."""
+    names = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda _tag, given: names.extend(name for name, _ in given)
+    parser.feed(page)
+    return names
+
+
+def test_the_report_is_one_page_without_scripts_requests_or_foreign_markup(report):
+    for found in report:
+        page = found.to_html(book='x" onclick="y')
+        assert "<script" not in page
+        assert not any(name.startswith("on") for name in attributes(page))
+        outside = re.findall(r"""(?:src|href|url\()=?["'(]?(https?:[^"')]*)""", page)
+        assert not outside
+        assert page.count("<figure>") == page.count('role="img"') == 2
+        json.dumps(found.to_json(), allow_nan=False)
+    assert "Chapter “Does the order of the data matter?”" in report[0].to_html()
+    assert 'href="book/order.html"' in report[0].to_html(book="book/")
+
+
+def test_text_of_the_data_is_escaped_in_the_report(tmp_path):
+    (tmp_path / "<b>.csv").write_text("<i>,b,y\n" + "1,2,3\n2,1,4\n5,1,0\n1,0,1\n" * 3, "utf-8")
+    command(tmp_path / "<b>.csv", "--report", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "<b>" not in page
+    assert "&lt;b&gt;.csv" in page
+
+
+@pytest.mark.browser
+def test_the_report_in_a_browser(report, chromium, tmp_path):
+    (tmp_path / "r.html").write_text(report[0].to_html(book="."), "utf-8")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width, theme in ((1200, "light"), (390, "dark")):
+            context = browser.new_context(
+                viewport={"width": width, "height": 800}, color_scheme=theme, java_script_enabled=True
+            )
+            page = context.new_page()
+            asked, said = [], []
+            page.on("request", lambda r, asked=asked: asked.append(r.url))
+            page.on("console", lambda m, said=said: said.append(m.text))
+            page.goto((tmp_path / "r.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+            assert [asked[1:], said] == [[], []]
+            assert Axe().run(page).response["violations"] == []
+        browser.close()
+
+
+# ---- data too big for one machine ----------------------------------------------------------------------------------------
+
+
+def numbers(found):
+    return json.dumps({k: v for k, v in found.to_json().items() if k not in ("data", "versions")})
+
+
+def test_dask_arrays_and_schedulers_give_the_same_numbers():
+    x = gaussian(200, 8)
+    y = x[:, ::-1] @ 0.8 ** np.arange(8)
+    cut = da.from_array(x, chunks=(50, 8))
+    one = audit(cut, y)
+    assert numbers(one) == numbers(audit(cut, y, scheduler="threads"))
+    assert one.verdict == audit(x, y).verdict
+    np.testing.assert_allclose(one.lags.fixed, audit(x, y).lags.fixed)
+    with pytest.raises(ValueError, match="first axis"):
+        audit(da.from_array(x, chunks=(50, 4)), y)

@@ -25,6 +25,7 @@ from ssm_poison_lib._checks import (
     in_range,
     shown,
 )
+from ssm_poison_lib._trajectory import FlowError
 from ssm_poison_lib.metrics import gamma
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
@@ -41,10 +42,6 @@ __all__ = [
 
 Vector = Float[np.ndarray, " p"]
 Matrix = Float[np.ndarray, "p p"]
-
-
-class FlowError(RuntimeError):
-    """The solver gave up, so that there is no trajectory to return."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -43,25 +42,10 @@ from ssm_poison_lib._checks import (
     in_range,
     shown,
 )
-from ssm_poison_lib._rosenbrock import factor_gram, integrate
-from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib._engines.rosenbrock import Results, Runs, factor_gram, integrate
+from ssm_poison_lib._trajectory import FlowError, FlowStatus
 
 __all__ = ["FlowBatch", "FlowStatus", "many_flows", "near_tie_starts", "theorem_flows"]
-
-
-class FlowStatus(IntEnum):
-    """How a run ended; values below 0 are failures, whose results are NaN."""
-
-    CONVERGED = 0
-    """Every residual that A can change is zero up to rounding: A is the limit of the flow."""
-    STALLED = 1
-    """Not fitted, and at rest: no entry moved by a relative 1e-6 in the second half of the time, or none can move any more."""
-    END_OF_TIME = 2
-    """Not fitted at t_end, and still moving: A is the state at t_end."""
-    FAILED_STEP_SIZE = -1
-    """The step size vanished: the flow blows up, or leaves the range of float64."""
-    FAILED_STEP_LIMIT = -2
-    """max_steps steps were not enough."""
 
 
 _REASONS = {
@@ -312,16 +296,18 @@ def many_flows(
     order, unknowns, chain = _gap_coordinates(starts, weights, gaps)
     L, P = _factor(gram)
     times = np.broadcast_to(ends, (n,))
-    inputs = [
-        contiguous(x)
-        for x in (unknowns, chain, np.take_along_axis(weights, order, axis=1), L, P, response, times)
-    ]
-    end_u, end_a, end_M, how = np.empty((n, d)), np.empty((n, d)), np.empty((n, length)), np.empty((n, 4))
+    runs = Runs(
+        *(contiguous(x) for x in (unknowns, chain, np.take_along_axis(weights, order, axis=1))),
+        *(contiguous(x) for x in (L, P, response, times)),
+    )
+    results = Results(
+        *(np.empty(shape) for shape in ((n, d), (n, d), (n, length))),
+        *(np.empty(n, kind) for kind in (np.int64, np.float64, np.int64, np.int64)),
+    )
     lanes = _lanes(d)
 
     def integrate_block(first: int) -> None:
-        last = min(first + size, n)
-        integrate(*inputs, first, last, lanes, rtol, atol, max_steps, end_u, end_a, end_M, how)
+        integrate(runs, first, min(first + size, n), lanes, rtol, atol, max_steps, results)
 
     # A few blocks per thread, because runs differ in length, but never so small that lanes stand idle.
     size = max(2 * lanes, -(-n // (4 * workers)))
@@ -330,13 +316,13 @@ def many_flows(
     with ThreadPoolExecutor(min(workers, -(-n // size))) as pool:
         list(pool.map(integrate_block, range(0, n, size)))
 
-    status = how[:, 0].astype(np.int64)
+    end_u, status = results.u, results.status
     failed = np.flatnonzero(status < 0)
     if len(failed) and on_failure == "raise":
         i = failed[0]
         raise FlowError(
-            f"{len(failed)} of {n} runs failed, first run {i} at t = {how[i, 1]:g} of {times[i]:g} after {how[i, 2]:.0f}"
-            f" steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
+            f"{len(failed)} of {n} runs failed, first run {i} at t = {results.time[i]:g} of {times[i]:g}"
+            f" after {results.steps[i]} steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
         )
     end_u[failed] = np.nan
     # Below the normal numbers of float64 a gap has no digits left, not even its sign: an exact tie.
@@ -344,14 +330,14 @@ def many_flows(
     with np.errstate(divide="ignore"):
         sorted_log_gap = np.where(chain > 0, np.log(np.where(chain > 0, end_u, 1.0)), np.nan)
     A, log_gap = np.empty((n, d)), np.empty((n, d))
-    np.put_along_axis(A, order, end_a, axis=1)
+    np.put_along_axis(A, order, results.a, axis=1)
     np.put_along_axis(log_gap, order, sorted_log_gap, axis=1)
-    residual = response - end_M
+    residual = response - results.M
     loss = np.einsum("ni,nij,nj->n", residual, np.broadcast_to(gram, (n, length, length)), residual) / 2
     for array in (A, log_gap, loss):
         array[failed] = np.nan
     return FlowBatch(
-        A, weights, log_gap, loss, status, how[:, 1], how[:, 2].astype(np.int64), how[:, 3].astype(np.int64)
+        A, weights, log_gap, loss, status, results.time, results.steps, results.rejected
     )
 
 

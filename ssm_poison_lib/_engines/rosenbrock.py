@@ -1,0 +1,841 @@
+"""The compiled inside of `flows`: one adaptive Rosenbrock step for many runs side by side.
+
+Each run has a lane s; every array ends in the lane axis, of length W, and the innermost loop of
+each operation runs over it. Other indices: j: entry of A, c: column of the factor L of G, m: lag.
+Unknowns u, gaps and weights as in `flows`.
+
+A step is: load runs into free lanes; `linearize` at the point; `finish` lanes that have ended;
+`choose_step`; `factor` the matrix; four `stages`; `control` the error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, no_type_check
+
+import numpy as np
+
+from ssm_poison_lib._jit import compiled
+from ssm_poison_lib._trajectory import FlowStatus
+
+__all__ = ["Results", "Runs", "factor_gram", "integrate"]
+
+# No "nnan" or "ninf": the error control looks for values that are not finite.
+_FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+
+# GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving Ordinary
+# Differential Equations II, section IV.7: (1/(h GAMMA) - J) k_i = f(u + sum_m A_im k_m) + sum_m C_im k_m / h.
+GAMMA = 0.231
+_A = np.array(
+    [
+        [0.0, 0.0, 0.0],
+        [2.0, 0.0, 0.0],
+        [4.524708207373116, 4.163528788597648, 0.0],
+        [4.524708207373116, 4.163528788597648, 0.0],
+    ]
+)
+_C = np.array(
+    [
+        [0.0, 0.0, 0.0],
+        [-5.071675338776316, 0.0, 0.0],
+        [6.020152728650786, 0.1597506846727117, 0.0],
+        [-1.856343618686113, -8.505380858179826, -2.084075136023187],
+    ]
+)
+_B1, _B2, _B3, _B4 = 3.957503746640777, 4.624892388363313, 0.6174772638750108, 1.282612945269037
+_E1, _E2, _E3, _E4 = 2.302155402932996, 3.073634485392623, -0.8732808018045032, -1.282612945269037
+
+_SAFETY, _LARGEST, _SMALLEST = 0.9, 6.0, 0.2
+_EPS = 2.220446049250313e-16
+_TINY = 1e-290  # keeps 0/0 out of the relative errors of gaps
+_UNDERFLOWN = 1e-290  # a sum of squares below it has lost digits
+_FITTED = 1e-12  # residual at which a run counts as fitted, beside its rounding
+_NEAR = 1e-5  # residual and relative motion below which the limit is taken by Gauss-Newton steps
+_RATES = 40.0  # "converged" means e^-40: the slowest mode has that many time constants left
+_STUCK = 1e-10  # relative motion in all the time left that counts as none
+_RUNNING = -9  # no FlowStatus: the run goes on
+_AT_REST = 1e-6  # relative motion in the second half of the time that counts as none
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def factor_gram(G, L, P):
+    """Fill L (n, kappa, kappa), G = L L^T on lags >= 1 (lag 0 moves no entry of A), and P (n, kappa, kappa-1).
+
+    G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero relative to its own diagonal entry, so
+    that doses may differ by any factor, and where its column would not fit under the other diagonal entries: it is rounding,
+    or what a square kept when it underflowed. Returns the largest rank.
+    """
+    n, length = G.shape[0], G.shape[1]
+    largest = 0
+    rest = np.empty(length)
+    for i in range(n):
+        for m in range(length):
+            rest[m] = G[i, m, m]
+        rank = 0
+        while rank < length:
+            pivot = 0
+            for m in range(1, length):
+                if rest[m] > 1e-13 * G[i, m, m] and (pivot == 0 or rest[m] > rest[pivot]):
+                    pivot = m
+            if pivot == 0:
+                break
+            root = np.sqrt(rest[pivot])
+            fits = True
+            for m in range(length):
+                x = G[i, m, pivot]
+                for c in range(rank):
+                    x -= L[i, m, c] * L[i, pivot, c]
+                x /= root
+                L[i, m, rank] = x
+                exact = G[i, m, m] > _UNDERFLOWN or G[i, pivot, pivot] <= _UNDERFLOWN
+                if m > 0 and exact and not x * x <= rest[m] + 1e-6 * G[i, m, m]:
+                    fits = False
+            rest[pivot] = 0.0
+            if not fits:
+                L[i, :, rank] = 0.0
+                continue
+            L[i, pivot, rank] = root
+            for m in range(length):
+                if m != pivot:
+                    rest[m] -= L[i, m, rank] * L[i, m, rank]
+            for m in range(length - 1):
+                P[i, rank, m] = (m + 1.0) * L[i, m + 1, rank]
+            rank += 1
+        largest = max(largest, rank)
+    return largest
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _entries(u, chain, sign, a):
+    """a_j = a_{j-1} - u_j where chain_j is 1, u_j where it is 0 (sign = 1 - 2 chain)."""
+    d, W = u.shape
+    first, last = u[0], a[0]
+    for s in range(W):
+        last[s] = first[s]
+    for j in range(1, d):
+        before, now, c, sg, v = a[j - 1], a[j], chain[j], sign[j], u[j]
+        for s in range(W):
+            now[s] = c[s] * before[s] + sg[s] * v[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _polynomial(coefficients, a, value, divided):
+    """value_j = f(a_j), divided_j = f[a_{j-1}, a_j] by Horner's scheme; coefficients (p, W)."""
+    d, W = a.shape
+    top = len(coefficients) - 1
+    for j in range(d):
+        x, y, f, g, c = a[max(j - 1, 0)], a[j], value[j], divided[j], coefficients[top]
+        for s in range(W):
+            f[s] = c[s]
+            g[s] = 0.0
+        for k in range(top):
+            c = coefficients[top - 1 - k]
+            for s in range(W):
+                g[s] = g[s] * x[s] + f[s]
+                f[s] = f[s] * y[s] + c[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _drive(a, w, L, P, target, power, M, rho, gamma):
+    """Moments M, residuals rho = L^T (M* - M), coefficients gamma = sum_c rho_c P_c."""
+    d, W = a.shape
+    for m in range(len(M)):
+        M[m] = 0.0
+    for j in range(d):
+        y, start, total = a[j], w[j], M[0]
+        for s in range(W):
+            power[s] = start[s]
+            total[s] += start[s]
+        for m in range(1, len(M)):
+            total = M[m]
+            for s in range(W):
+                power[s] *= y[s]
+                total[s] += power[s]
+    for i in range(len(gamma)):
+        gamma[i] = 0.0
+    for c in range(len(rho)):
+        residual = rho[c]
+        for s in range(W):
+            residual[s] = 0.0
+        for m in range(len(M)):
+            factor, wanted, have = L[m, c], target[m], M[m]
+            for s in range(W):
+                residual[s] += factor[s] * (wanted[s] - have[s])
+        for i in range(len(gamma)):
+            g, factor = gamma[i], P[c, i]
+            for s in range(W):
+                g[s] += residual[s] * factor[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _solve(lanes, system, k):
+    """k = (1/(h GAMMA) - J)^-1 right in the unknowns u; `system.right` is destroyed.
+
+    In entries: e_j k_j = b_j - sum_c V_jc z_c, z = V^T k = R V^T e^-1 b, or V^T R b where R is the
+    inverse of the whole matrix. For a gap, the difference of two neighbouring lines, whose terms
+    are divided differences times the gap.
+    """
+    b, q, z, R, V = system.b, system.q, system.z, system.R, system.V
+    right, inverse_e = system.right, system.inverse_e
+    d, W = b.shape
+    _entries(right, lanes.chain, lanes.sign, b)
+    if len(z) <= d:
+        for c in range(len(z)):
+            total = q[c]
+            for s in range(W):
+                total[s] = 0.0
+            for j in range(d):
+                e, x = system.eV[c, j], b[j]
+                for s in range(W):
+                    total[s] += e[s] * x[s]
+        for c in range(len(z)):
+            total = z[c]
+            for s in range(W):
+                total[s] = 0.0
+            for i in range(len(z)):
+                factor, x = R[c, i], q[i]
+                for s in range(W):
+                    total[s] += factor[s] * x[s]
+    else:
+        for c in range(len(z)):
+            total = z[c]
+            for s in range(W):
+                total[s] = 0.0
+        for j in range(d):
+            own = q[j]
+            for s in range(W):
+                own[s] = 0.0
+            for i in range(d):
+                factor, x = R[j, i], b[i]
+                for s in range(W):
+                    own[s] += factor[s] * x[s]
+            for c in range(len(z)):
+                total, v = z[c], V[c, j]
+                for s in range(W):
+                    total[s] += v[s] * own[s]
+    for c in range(len(z)):
+        factor = z[c]
+        for j in range(d):
+            x, y, v, dv = b[j], right[j], V[c, j], system.dV[c, j]
+            for s in range(W):
+                x[s] -= factor[s] * v[s]
+                y[s] -= factor[s] * dv[s]
+    for j in range(d):
+        x, y, e, before = b[j], right[j], inverse_e[j], inverse_e[max(j - 1, 0)]
+        c, slope, out = lanes.chain[j], system.dD[j], k[j]
+        for s in range(W):
+            own = x[s] * e[s]
+            out[s] = (1.0 - c[s]) * own + c[s] * (y[s] + slope[s] * own) * before[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _invert(S, R, s):
+    """R = S^-1 for one lane, by Gauss-Jordan with row pivoting; S is destroyed."""
+    r = len(S)
+    if r == 1:
+        R[0, 0, s] = 1.0 / S[0, 0, s]
+        return
+    if r == 2:
+        x = 1.0 / (S[0, 0, s] * S[1, 1, s] - S[0, 1, s] * S[1, 0, s])
+        R[0, 0, s], R[1, 1, s] = S[1, 1, s] * x, S[0, 0, s] * x
+        R[0, 1, s] = R[1, 0, s] = -S[0, 1, s] * x
+        return
+    for i in range(r):
+        for k in range(r):
+            R[i, k, s] = 0.0
+        R[i, i, s] = 1.0
+    for k in range(r):
+        pivot = k
+        for i in range(k + 1, r):
+            if abs(S[i, k, s]) > abs(S[pivot, k, s]):
+                pivot = i
+        if pivot != k:
+            for c in range(r):
+                S[k, c, s], S[pivot, c, s] = S[pivot, c, s], S[k, c, s]
+                R[k, c, s], R[pivot, c, s] = R[pivot, c, s], R[k, c, s]
+        x = 1.0 / S[k, k, s]
+        for c in range(r):
+            S[k, c, s] *= x
+            R[k, c, s] *= x
+        for i in range(r):
+            if i != k:
+                x = S[i, k, s]
+                for c in range(r):
+                    S[i, c, s] -= x * S[k, c, s]
+                    R[i, c, s] -= x * R[k, c, s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _root(error):
+    """error^(-1/4), several times faster than a power."""
+    return 1.0 / np.sqrt(np.sqrt(error))
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
+    """Look at one lane: 2 if fitted and at rest, 1 if a Gauss-Newton step (left in move) takes it to its limit, 0 if neither.
+
+    Near a minimum rho decays by d rho/dt = -V^T V rho, so the motion left is V (V^T V)^-1 rho, provided that the slowest
+    mode has enough time left.
+    """
+    r, length = len(rho), len(target)
+    for c in range(r):
+        if not abs(rho[c, s]) <= _NEAR * scale[c, s]:
+            return 0
+    fitted = True
+    for c in range(r):
+        noise = 0.0
+        for m in range(length):
+            noise += abs(L[m, c, s]) * (abs(target[m, s]) + abs(M[m, s]))
+        if abs(rho[c, s]) > _FITTED * scale[c, s] + 8.0 * _EPS * noise:
+            fitted = False
+    for c in range(r):
+        for i in range(c + 1):
+            x = 0.0
+            for j in range(len(u)):
+                x += V[c, j, s] * V[i, j, s]
+            S[c, i, s] = x
+            S[i, c, s] = x
+        if scale[c, s] == 0.0:  # a column that only other runs of the batch have
+            S[c, c, s] = 1e300
+    _invert(S, R, s)
+    slowest = 0.0
+    for c in range(r):
+        slowest += abs(R[c, c, s])
+    if not slowest * _RATES <= left:
+        return 0
+    largest = 0.0
+    for j in range(len(u)):
+        x = 0.0
+        for c in range(r):
+            y = 0.0
+            for i in range(r):
+                y += R[c, i, s] * rho[i, s]
+            x += y * (dV[c, j, s] if chain[j, s] > 0.0 else V[c, j, s])
+        move[j, s] = x
+        x = abs(x) / (abs(u[j, s]) + _TINY) if chain[j, s] > 0.0 else abs(x)
+        if not x <= largest:
+            largest = x
+    if not largest <= _NEAR:
+        return 0
+    return 2 if fitted else 1
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _at_rest(s, u, a, chain, w, gamma, V, rho, left, S, R):
+    """Is this lane at a stationary point that it cannot leave?
+
+    With every w_j f'(a_j) <= 0 the Jacobian is negative semidefinite, and an implicit Euler step over all the time left
+    tells how far the flow still goes. Without this test, gaps that shrink for ever would be followed for ever.
+    """
+    r = len(rho)
+    for c in range(r):
+        for i in range(r):
+            S[c, i, s] = 1.0 if i == c else 0.0
+    for j in range(len(u)):
+        slope = 0.0
+        for i in range(len(gamma) - 1, 0, -1):
+            slope = slope * a[j, s] + i * gamma[i, s]
+        slope *= w[j, s]
+        if not slope <= 0.0:
+            return False
+        for c in range(r):
+            for i in range(r):
+                S[c, i, s] += V[c, j, s] * V[i, j, s] / (1.0 / left - slope)
+    _invert(S, R, s)
+    size = moved = 0.0
+    for j in range(len(u)):
+        slope = 0.0
+        for i in range(len(gamma) - 1, 0, -1):
+            slope = slope * a[j, s] + i * gamma[i, s]
+        force = 0.0
+        for c in range(r):
+            for i in range(r):
+                force += V[c, j, s] * R[c, i, s] * rho[i, s]
+        size = max(size, abs(a[j, s]))
+        moved = max(moved, abs(force) / (1.0 / left - slope * w[j, s]))
+    return moved <= _STUCK * size
+
+
+class Runs(NamedTuple):
+    """What n runs are: read, never written. First axis n, or 1 where all runs share it."""
+
+    u: np.ndarray  # (n, d) unknowns at the start
+    chain: np.ndarray  # (n, d)
+    w: np.ndarray  # (n, d)
+    L: np.ndarray  # (n or 1, kappa, r)
+    P: np.ndarray  # (n or 1, r, kappa-1)
+    target: np.ndarray  # (n or 1, kappa)
+    t_end: np.ndarray  # (n,)
+
+
+class Results(NamedTuple):
+    """Where n runs end."""
+
+    u: np.ndarray  # (n, d)
+    a: np.ndarray  # (n, d)
+    M: np.ndarray  # (n, kappa)
+    status: np.ndarray  # (n,) FlowStatus
+    time: np.ndarray  # (n,)
+    steps: np.ndarray  # (n,) tried
+    rejected: np.ndarray  # (n,)
+
+
+class _Lanes(NamedTuple):
+    """The runs in progress."""
+
+    u: np.ndarray  # (d, W)
+    chain: np.ndarray
+    sign: np.ndarray  # 1 - 2 chain
+    w: np.ndarray
+    a: np.ndarray
+    half: np.ndarray  # u at half of the time
+    L: np.ndarray  # (kappa, r, W)
+    P: np.ndarray  # (r, kappa-1, W)
+    target: np.ndarray  # (kappa, W)
+    scale: np.ndarray  # (r, W) of the residuals rho, per unit of M
+
+
+class _Clock(NamedTuple):
+    """The state of the step control, (W,) each."""
+
+    t: np.ndarray
+    h: np.ndarray
+    T: np.ndarray
+    last_h: np.ndarray
+    last_error: np.ndarray
+    growth: np.ndarray  # of the fastest growing gap
+    error: np.ndarray
+    per_h: np.ndarray
+    least: np.ndarray
+    run: np.ndarray  # which run the lane follows, -1: none
+    steps: np.ndarray
+    rejected: np.ndarray
+    jumps: np.ndarray  # Gauss-Newton steps one after the other
+    refused: np.ndarray
+    idle: np.ndarray
+    final: np.ndarray
+    accepted: np.ndarray
+
+
+class _Point(NamedTuple):
+    """What `_drive` and `_polynomial` find at a point."""
+
+    M: np.ndarray  # (kappa, W)
+    rho: np.ndarray  # (r, W)
+    gamma: np.ndarray  # (kappa-1, W)
+    slopes: np.ndarray  # (kappa-1, W) coefficients of f'
+    power: np.ndarray  # (W,)
+    f: np.ndarray  # (d, W) f(a_j)
+    g: np.ndarray  # (d, W) f[a_{j-1}, a_j]
+
+
+class _System(NamedTuple):
+    """The matrix of a step: 1/(h GAMMA) - J = E + V V^T in entries."""
+
+    V: np.ndarray  # (r, d, W)
+    dV: np.ndarray
+    eV: np.ndarray  # E^-1 V
+    D: np.ndarray  # (d, W) diagonal of J without V V^T
+    dD: np.ndarray
+    inverse_e: np.ndarray
+    S: np.ndarray  # (m, m, W), m = r; d where that is smaller
+    R: np.ndarray  # its inverse
+    q: np.ndarray  # (r, W)
+    z: np.ndarray  # (r, W)
+    b: np.ndarray  # (d, W)
+    k: np.ndarray  # (4, d, W) stages
+    trial: np.ndarray  # (d, W)
+    at: np.ndarray
+    right: np.ndarray
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _load(runs, lanes, clock, s, i):
+    """Begin run i in lane s."""
+    d, length, r = runs.u.shape[1], runs.target.shape[1], runs.P.shape[1]
+    i_L = i if len(runs.L) > 1 else 0
+    i_target = i if len(runs.target) > 1 else 0
+    for j in range(d):
+        lanes.u[j, s], lanes.chain[j, s], lanes.w[j, s] = runs.u[i, j], runs.chain[i, j], runs.w[i, j]
+        lanes.sign[j, s] = 1.0 - 2.0 * lanes.chain[j, s]
+        before = lanes.a[j - 1, s] if j > 0 else 0.0
+        lanes.a[j, s] = lanes.chain[j, s] * before + lanes.sign[j, s] * lanes.u[j, s]
+        lanes.half[j, s] = lanes.u[j, s]
+    for c in range(r):
+        lanes.scale[c, s] = 0.0
+        for m in range(length):
+            lanes.L[m, c, s] = runs.L[i_L, m, c]
+            lanes.scale[c, s] += abs(lanes.L[m, c, s])
+        for m in range(length - 1):
+            lanes.P[c, m, s] = runs.P[i_L, c, m]
+    for m in range(length):
+        lanes.target[m, s] = runs.target[i_target, m]
+    clock.t[s], clock.T[s], clock.h[s], clock.last_h[s] = 0.0, runs.t_end[i], -1.0, 0.0
+    clock.steps[s], clock.rejected[s], clock.jumps[s], clock.refused[s] = 0, 0, 0, False
+    clock.run[s] = i
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _linearize(lanes, here, system):
+    """Find the moments, and V with its divided differences times the gaps."""
+    _drive(lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma)
+    d, W = lanes.a.shape
+    for c in range(len(here.rho)):
+        _polynomial(lanes.P[c], lanes.a, system.V[c], system.dV[c])
+        for j in range(d):
+            v, dv, wj, uj = system.V[c, j], system.dV[c, j], lanes.w[j], lanes.u[j]
+            for s in range(W):
+                v[s] *= wj[s]
+                dv[s] *= wj[s] * uj[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _rested(lanes, s):
+    """Has nothing moved in the second half of the time?"""
+    size = moved = before = 0.0
+    for j in range(len(lanes.u)):
+        chain, half = lanes.chain[j, s], lanes.half[j, s]
+        before = chain * before + lanes.sign[j, s] * half
+        size = max(size, abs(lanes.a[j, s]))
+        moved = max(moved, abs(lanes.a[j, s] - before))
+        if chain > 0.0 and lanes.u[j, s] > half * (1.0 + _AT_REST):
+            return False  # a gap still grows, as near a saddle
+    return moved <= _AT_REST * size
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _judge(lanes, clock, here, system, S, R, s, max_steps):
+    """Return the FlowStatus of a lane that has ended, _RUNNING for others; take a Gauss-Newton step near the limit."""
+    left = clock.T[s] - clock.t[s]
+    near = 0
+    if clock.jumps[s] < 5:
+        near = _near_limit(
+            s, lanes.u, lanes.chain, system.V, system.dV, lanes.L, lanes.scale, lanes.target, here.M,
+            here.rho, left, S, R, system.b,
+        )  # fmt: skip
+    if near > 0:
+        for j in range(len(lanes.u)):
+            lanes.u[j, s] += system.b[j, s]
+            before = lanes.a[j - 1, s] if j > 0 else 0.0
+            lanes.a[j, s] = lanes.chain[j, s] * before + lanes.sign[j, s] * lanes.u[j, s]
+        clock.jumps[s] += 1
+        clock.idle[s] = True
+        return int(FlowStatus.CONVERGED) if near == 2 else _RUNNING
+    if clock.t[s] >= clock.T[s]:
+        return int(FlowStatus.STALLED) if _rested(lanes, s) else int(FlowStatus.END_OF_TIME)
+    if clock.steps[s] >= max_steps:
+        return int(FlowStatus.FAILED_STEP_LIMIT)
+    if clock.steps[s] > 0 and not clock.h[s] > 1e-300:
+        # A step below the last digit of t is no failure: at the end of a race only A moves.
+        return int(FlowStatus.FAILED_STEP_SIZE)
+    if clock.steps[s] % 64 == 63 and _at_rest(
+        s, lanes.u, lanes.a, lanes.chain, lanes.w, here.gamma, system.V, here.rho, left, S, R
+    ):
+        return int(FlowStatus.STALLED)
+    return _RUNNING
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _finish(lanes, clock, here, system, S, R, max_steps, results):
+    """Write the results of the lanes that have ended and free them; return how many."""
+    ended = 0
+    for s in range(len(clock.t)):
+        clock.idle[s] = clock.run[s] < 0
+        if clock.idle[s]:
+            continue
+        status = _judge(lanes, clock, here, system, S, R, s, max_steps)
+        if status != _RUNNING:
+            i = clock.run[s]
+            for j in range(len(lanes.u)):
+                results.u[i, j], results.a[i, j] = lanes.u[j, s], lanes.a[j, s]
+            for m in range(len(here.M)):
+                results.M[i, m] = here.M[m, s]
+            results.status[i], results.time[i] = status, clock.t[s]
+            results.steps[i], results.rejected[i] = clock.steps[s], clock.rejected[s]
+            clock.run[s] = -1
+            clock.idle[s] = True
+            ended += 1
+    return ended
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _differentiate(lanes, clock, here, system):
+    """Find the right-hand side, the diagonal of the Jacobian, and the fastest growing gap."""
+    d, W = lanes.a.shape
+    _polynomial(here.gamma, lanes.a, here.f, here.g)
+    p = len(here.gamma)
+    for i in range(p):
+        out = here.slopes[i]
+        if i < p - 1:
+            factor, x = i + 1.0, here.gamma[i + 1]
+            for s in range(W):
+                out[s] = factor * x[s]
+        else:
+            for s in range(W):
+                out[s] = 0.0
+    _polynomial(here.slopes, lanes.a, system.D, system.dD)
+    growth = clock.growth
+    for s in range(W):
+        growth[s] = 0.0
+    for j in range(d):
+        x, y, dx, dy = here.f[j], here.g[j], system.D[j], system.dD[j]
+        wj, uj, c, out = lanes.w[j], lanes.u[j], lanes.chain[j], system.right[j]
+        for s in range(W):
+            dx[s] *= wj[s]
+            dy[s] *= wj[s] * uj[s]
+            rate = wj[s] * y[s]
+            x[s] *= wj[s]
+            out[s] = (1.0 - c[s]) * x[s] + c[s] * rate * uj[s]
+            rate = rate * c[s] if uj[s] > 0.0 else 0.0
+            growth[s] = rate if rate > growth[s] else growth[s]
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _choose_step(lanes, clock, here, system, atol):
+    """Fill h, shortened where the method would be wrong, and 1 / e_j."""
+    d, W = lanes.a.shape
+    for s in range(W):
+        if clock.h[s] < 0.0 and not clock.idle[s]:
+            clock.h[s] = clock.T[s]
+            for j in range(d):
+                if here.f[j, s] != 0.0:
+                    clock.h[s] = min(
+                        clock.h[s], 0.03 * (abs(lanes.a[j, s]) + atol) / abs(here.f[j, s])
+                    )
+        if clock.idle[s]:
+            clock.h[s] = 1.0 if clock.run[s] < 0 or not clock.h[s] > 0.0 else clock.h[s]
+        elif clock.growth[s] * clock.h[s] * GAMMA > _SAFETY:
+            # The method is wrong for what grows faster than 1/(h GAMMA); the error control would
+            # refuse the step too.
+            clock.h[s] = _SAFETY / (clock.growth[s] * GAMMA)
+        clock.final[s] = clock.t[s] + clock.h[s] >= clock.T[s] * (1.0 - 1e-14)
+        if clock.final[s] and not clock.idle[s]:
+            clock.h[s] = clock.T[s] - clock.t[s]
+    per_h, least = clock.per_h, clock.least
+    for _ in range(30):
+        for s in range(W):
+            per_h[s] = 1.0 / clock.h[s]
+            least[s] = 1e300
+        for j in range(d):
+            e, x = system.inverse_e[j], system.D[j]
+            for s in range(W):
+                value = per_h[s] / GAMMA - x[s]
+                e[s] = 1.0 / value
+                value = abs(value)
+                least[s] = value if value < least[s] else least[s]
+        again = False
+        for s in range(W):
+            if least[s] * GAMMA < 0.02 * per_h[s] and not clock.idle[s]:
+                # Woodbury's formula divides by e_j although the matrix itself need not be singular.
+                clock.h[s] *= _SAFETY
+                clock.final[s] = False
+                again = True
+        if not again:
+            break
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _factor(system):
+    """R = (1 + V^T E^-1 V)^-1, (r, r); or (E + V V^T)^-1, (d, d), where there are more columns than entries."""
+    V, eV, S = system.V, system.eV, system.S
+    r, d, W = V.shape
+    if r <= d:
+        for c in range(r):
+            for j in range(d):
+                e, v, out = system.inverse_e[j], V[c, j], eV[c, j]
+                for s in range(W):
+                    out[s] = v[s] * e[s]
+            for i in range(c + 1):
+                total, mirror = S[c, i], S[i, c]
+                one = 1.0 if i == c else 0.0
+                for s in range(W):
+                    total[s] = one
+                for j in range(d):
+                    x, y = eV[c, j], V[i, j]
+                    for s in range(W):
+                        total[s] += x[s] * y[s]
+                if i != c:
+                    for s in range(W):
+                        mirror[s] = total[s]
+    else:
+        for j in range(d):
+            for i in range(j + 1):
+                total, mirror, e = S[j, i], S[i, j], system.inverse_e[j]
+                for s in range(W):
+                    total[s] = 1.0 / e[s] if i == j else 0.0
+                for c in range(r):
+                    x, y = V[c, j], V[c, i]
+                    for s in range(W):
+                        total[s] += x[s] * y[s]
+                if i != j:
+                    for s in range(W):
+                        mirror[s] = total[s]
+    for s in range(W):
+        _invert(S, system.R, s)
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _stages(lanes, clock, there, system):
+    """Solve for the four stages k; `system.right` holds the right-hand side at the point."""
+    d, W = lanes.a.shape
+    for stage in range(4):
+        if stage == 1 or stage == 2:  # stage 3 shares the point of stage 2
+            for j in range(d):
+                x, y = system.trial[j], lanes.u[j]
+                for s in range(W):
+                    x[s] = y[s]
+                for i in range(stage):
+                    factor, y = _A[stage, i], system.k[i, j]
+                    for s in range(W):
+                        x[s] += factor * y[s]
+            _entries(system.trial, lanes.chain, lanes.sign, system.at)
+            _drive(
+                system.at, lanes.w, lanes.L, lanes.P, lanes.target, there.power, there.M, there.rho, there.gamma
+            )
+            _polynomial(there.gamma, system.at, there.f, there.g)
+        if stage > 0:
+            for j in range(d):
+                x, y, wj, uj = there.f[j], there.g[j], lanes.w[j], system.trial[j]
+                c, out = lanes.chain[j], system.right[j]
+                for s in range(W):
+                    out[s] = wj[s] * ((1.0 - c[s]) * x[s] + c[s] * y[s] * uj[s])
+                for i in range(stage):
+                    factor, y = _C[stage, i], system.k[i, j]
+                    for s in range(W):
+                        out[s] += factor * clock.per_h[s] * y[s]
+        _solve(lanes, system, system.k[stage])
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _control(lanes, clock, system, rtol, atol):
+    """Accept or refuse the step of each lane, and choose the next."""
+    d, W = lanes.a.shape
+    k, error = system.k, clock.error
+    for s in range(W):
+        error[s] = 0.0
+    for j in range(d):
+        k1, k2, k3, k4, old, new, c = k[0, j], k[1, j], k[2, j], k[3, j], lanes.u[j], system.trial[j], lanes.chain[j]
+        for s in range(W):
+            x = old[s] + _B1 * k1[s] + _B2 * k2[s] + _B3 * k3[s] + _B4 * k4[s]
+            new[s] = x
+            size = abs(x)
+            x = abs(old[s])
+            size = size if size > x else x
+            x = abs(_E1 * k1[s] + _E2 * k2[s] + _E3 * k3[s] + _E4 * k4[s])
+            x /= (1.0 - c[s]) * atol + _TINY + rtol * size
+            x = x if x < 1e300 else 1e300  # also what is not a number
+            error[s] = x if x > error[s] else error[s]
+    for s in range(W):
+        clock.accepted[s] = False
+        if clock.idle[s]:
+            continue
+        clock.steps[s] += 1
+        if error[s] <= 1.0:
+            factor = min(_LARGEST, _SAFETY * _root(max(error[s], 1e-10)))
+            if clock.refused[s]:
+                factor = min(factor, 1.0)
+            if clock.last_h[s] > 0.0 and error[s] > 0.0:
+                # Gustafsson's predictive controller: the error's own trend, not only its size.
+                trend = clock.h[s] / clock.last_h[s] * _SAFETY * _root(error[s] * error[s] / clock.last_error[s])
+                factor = min(factor, max(_SMALLEST, trend))
+            clock.last_h[s], clock.last_error[s] = clock.h[s], max(1e-2, error[s])
+            clock.refused[s], clock.accepted[s], clock.jumps[s] = False, True, 0
+            if clock.t[s] <= 0.5 * clock.T[s]:
+                for j in range(d):
+                    lanes.half[j, s] = lanes.u[j, s]
+            clock.t[s] = clock.T[s] if clock.final[s] else clock.t[s] + clock.h[s]
+            clock.h[s] *= factor
+        else:
+            clock.rejected[s] += 1
+            clock.refused[s] = True
+            clock.h[s] *= max(_SMALLEST, _SAFETY * _root(error[s])) if error[s] < 1e300 else 0.1
+    for j in range(d):
+        old, new = lanes.u[j], system.trial[j]
+        for s in range(W):
+            old[s] = new[s] if clock.accepted[s] else old[s]
+    _entries(lanes.u, lanes.chain, lanes.sign, lanes.a)
+
+
+@compiled(fastmath=_FASTMATH)
+@no_type_check
+def _integrate(runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results):
+    """Follow the runs start..stop-1; a lane that has finished a run loads the next one."""
+    following, active = start, 0
+    while True:
+        for s in range(len(clock.t)):
+            if clock.run[s] < 0 and following < stop:
+                _load(runs, lanes, clock, s, following)
+                following += 1
+                active += 1
+        if active == 0:
+            return
+        _linearize(lanes, here, system)
+        active -= _finish(lanes, clock, here, system, S, R, max_steps, results)
+        # The step in progress counts for nothing in a lane that has just ended.
+        _differentiate(lanes, clock, here, system)
+        _choose_step(lanes, clock, here, system, atol)
+        _factor(system)
+        _stages(lanes, clock, there, system)
+        _control(lanes, clock, system, rtol, atol)
+
+
+def integrate(
+    runs: Runs,
+    start: int,
+    stop: int,
+    lanes: int,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    results: Results,
+) -> None:
+    """Integrate the runs start..stop-1 side by side; results go to their rows.
+
+    - runs, results: arrays over all runs, float64 and C-contiguous (status, steps: int64).
+    - start, stop: which runs.
+    - lanes: how many at once.
+    - rtol, atol, max_steps: as in `flows.many_flows`.
+    """
+    d, length, r = runs.u.shape[1], runs.target.shape[1], runs.P.shape[1]
+    W, p, m = min(lanes, stop - start), length - 1, min(r, d)
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros((*shape, W))
+
+    def point() -> _Point:
+        return _Point(zeros(length), zeros(r), zeros(p), zeros(p), zeros(), zeros(d), zeros(d))
+
+    followed = _Lanes(
+        *(zeros(d) for _ in range(6)), zeros(length, r), zeros(r, p), zeros(length), zeros(r)
+    )
+    clock = _Clock(
+        zeros(), zeros() + 1.0, zeros() + 1.0, zeros(), zeros() + 1.0, *(zeros() for _ in range(4)),
+        np.full(W, -1), *(np.zeros(W, np.int64) for _ in range(3)), *(np.zeros(W, np.bool_) for _ in range(4)),
+    )  # fmt: skip
+    system = _System(
+        *(zeros(r, d) for _ in range(3)), *(zeros(d) for _ in range(3)), zeros(m, m), zeros(m, m),
+        zeros(r), zeros(r), zeros(d), zeros(4, d), *(zeros(d) for _ in range(3)),
+    )  # fmt: skip
+    S, R = zeros(r, r), zeros(r, r)
+    _integrate(
+        runs, followed, clock, point(), point(), system, S, R, start, stop, rtol, atol, max_steps, results
+    )

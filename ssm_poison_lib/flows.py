@@ -20,7 +20,7 @@ the speed: `benchmarks/flows.py`.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -216,18 +216,27 @@ def theorem_flows(
     cases = np.stack([np.broadcast_to(x, n) for x in (positions, *weights.values())])  # (3, n)
     if (cases == cases[:, :1]).all():
         cases = cases[:, :1]  # one Gram matrix for all
+    # G is diagonal with two entries, so its factor is known: memory O(length), not O(length^2).
     m = cases.shape[1]
-    if m * length**2 > MAX_ENTRIES:
+    if 4 * m * length > MAX_ENTRIES:
         raise ValueError(
-            f"length must be at most {math.isqrt(MAX_ENTRIES // m)} for {m} runs of different weights; got {length}"
+            f"length must be at most {MAX_ENTRIES // (4 * m)} for {m} runs of different weights; got {length}"
         )
-    G = np.zeros((m, length, length))
-    lags = length - cases[0].astype(int)
-    G[:, length - 1, length - 1] += cases[1]
-    G[np.arange(m), lags, lags] += cases[2]
+    lags, row, p = length - cases[0].astype(int), np.arange(m), length - 1
+    doses = np.stack([np.where(lags == p, 0.0, cases[2]), cases[1] + np.where(lags == p, cases[2], 0.0)])
+    first = (doses[1] > doses[0]).astype(int)  # columns in the order of `factor_gram`
+    L = np.zeros((m, length, 2))
+    L[row, lags, first] = np.sqrt(doses[0])
+    L[row, p, 1 - first] = np.sqrt(doses[1])
+    rank = int((doses > 0).sum(axis=0).max())
     target = np.ones(length)
     target[0] = d  # what w = ones gives at lag 0 whatever A is
-    return many_flows(starts, G, target, t_end=t_end, gaps=gaps, **options)
+
+    def loss(M: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
+        missing = 1.0 - np.stack([M[np.arange(n), np.broadcast_to(lags, n)], M[:, p]])
+        return np.asarray((missing * doses * missing).sum(axis=0) / 2)
+
+    return _follow(starts, np.ones(d), gaps, L[:, :, :rank], target, loss, t_end=t_end, **options)
 
 
 def many_flows(
@@ -271,17 +280,66 @@ def many_flows(
     length = gram.shape[-1]
     response = np.atleast_2d(as_array("target", target, ndim=(1, 2), last=length))
     weights = np.ones(d) if w is None else as_array("w", w, ndim=(1, 2), last=d)
-    ends = as_array("t_end", t_end, ndim=(0, 1))
-    for name, given, shape in (
+    _shapes(
         ("G", gram.shape, {(1, length, length), (n, length, length)}),
         ("target", response.shape, {(1, length), (n, length)}),
         ("w", weights.shape, {(d,), (n, d)}),
-        ("t_end", ends.shape, {(), (n,)}),
-    ):
-        if given not in shape:
-            raise ValueError(f"{name} must have shape {' or '.join(map(str, sorted(shape)))}; got {given}")
+    )
     if length < 2:
         raise ValueError(f"G must be at least 2 x 2 (kappa >= 2: at 1, A never matters); got {gram.shape}")
+
+    def loss(M: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
+        missing = response - M
+        gram_of = np.broadcast_to(gram, (n, length, length))
+        return np.asarray(np.einsum("ni,nij,nj->n", missing, gram_of, missing) / 2)
+
+    return _follow(
+        starts,
+        weights,
+        gaps,
+        lambda: _factor(gram),
+        response,
+        loss,
+        t_end=t_end,
+        rtol=rtol,
+        atol=atol,
+        max_steps=max_steps,
+        workers=workers,
+        on_failure=on_failure,
+    )
+
+
+def _shapes(*cases: tuple[str, tuple[int, ...], set[tuple[int, ...]]]) -> None:
+    """Raise ValueError unless each array, (name, shape, shapes allowed), has one of its shapes."""
+    for name, given, allowed in cases:
+        if given not in allowed:
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, sorted(allowed)))}; got {given}")
+
+
+def _follow(
+    starts: Float[np.ndarray, "n d"],
+    weights: Float[np.ndarray, "..."],
+    gaps: ArrayLike | None,
+    factor: Float[np.ndarray, "m kappa r"] | Callable[[], Float[np.ndarray, "m kappa r"]],
+    target: Float[np.ndarray, "..."],
+    loss: Callable[[Float[np.ndarray, "n kappa"]], Float[np.ndarray, " n"]],
+    *,
+    t_end: ArrayLike,
+    rtol: float = 1e-6,
+    atol: float = 1e-12,
+    max_steps: int = 100_000,
+    workers: int | None = None,
+    on_failure: str = "raise",
+) -> FlowBatch:
+    """Check what all ways to start have in common, and integrate.
+
+    factor: L with G = L L^T on lags >= 1, or what makes it; loss: of the impulse responses (n, kappa).
+    """
+    n, d = starts.shape
+    response = np.atleast_2d(target)
+    length = response.shape[1]
+    ends = as_array("t_end", t_end, ndim=(0, 1))
+    _shapes(("t_end", ends.shape, {(), (n,)}))
     if (ends <= 0).any():
         raise ValueError(f"t_end must be > 0; got {ends.min():g}")
     rtol = as_scalar("rtol", rtol)
@@ -294,7 +352,8 @@ def many_flows(
 
     weights = np.ascontiguousarray(np.broadcast_to(weights, (n, d)))
     order, unknowns, chain = _gap_coordinates(starts, weights, gaps)
-    L, P = _factor(gram)
+    L = factor() if callable(factor) else factor
+    P = np.swapaxes(np.arange(1.0, length)[:, None] * L[:, 1:], 1, 2)  # coefficients of the P_c
     times = np.broadcast_to(ends, (n,))
     runs = Runs(
         *(contiguous(x) for x in (unknowns, chain, np.take_along_axis(weights, order, axis=1))),
@@ -332,13 +391,10 @@ def many_flows(
     A, log_gap = np.empty((n, d)), np.empty((n, d))
     np.put_along_axis(A, order, results.a, axis=1)
     np.put_along_axis(log_gap, order, sorted_log_gap, axis=1)
-    residual = response - results.M
-    loss = np.einsum("ni,nij,nj->n", residual, np.broadcast_to(gram, (n, length, length)), residual) / 2
-    for array in (A, log_gap, loss):
+    losses = loss(results.M)
+    for array in (A, log_gap, losses):
         array[failed] = np.nan
-    return FlowBatch(
-        A, weights, log_gap, loss, status, results.time, results.steps, results.rejected
-    )
+    return FlowBatch(A, weights, log_gap, losses, status, results.time, results.steps, results.rejected)
 
 
 def _lanes(d: int) -> int:
@@ -381,15 +437,12 @@ def _gap_coordinates(
     return order, unknowns, chain
 
 
-def _factor(
-    gram: Float[np.ndarray, "m kappa kappa"],
-) -> tuple[Float[np.ndarray, "m kappa r"], Float[np.ndarray, "m r lags"]]:
-    """Return L with G = L L^T (lags >= 1) and the coefficients of the polynomials P_c, r the largest rank of the batch."""
-    m, length = gram.shape[:2]
+def _factor(gram: Float[np.ndarray, "m kappa kappa"]) -> Float[np.ndarray, "m kappa r"]:
+    """Return L with G = L L^T on lags >= 1, r the largest rank of the batch."""
     _check_semidefinite(gram)
-    L, P = np.zeros((m, length, length)), np.zeros((m, length, length - 1))
-    rank = factor_gram(contiguous(gram), L, P)
-    return L[:, :, :rank], P[:, :rank]
+    L = np.zeros(gram.shape)
+    rank = factor_gram(contiguous(gram), L)
+    return L[:, :, :rank]
 
 
 def _check_semidefinite(gram: Float[np.ndarray, "m kappa kappa"]) -> None:

@@ -2,6 +2,8 @@
 flow.
 """
 
+import tracemalloc
+
 import mpmath
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import flow, flows, metrics, sequences, ssm
-from ssm_poison_lib._rosenbrock import factor_gram, integrate
+from ssm_poison_lib._engines.rosenbrock import _integrate, factor_gram
 from ssm_poison_lib.flows import FlowStatus
 
 SHAPE = np.array([1.0, 0.9, 0.871, 0.578, 0.538, 0.445, 0.431, 0.328, 0.152, 0.029])
@@ -395,7 +397,7 @@ def test_gram_matrices_of_any_rank_are_taken(kind):
             x = random_inputs(kind, 0, length, size, 56)
             total += len(x)
             gram = np.stack([(2.0 / size) * one.T @ one for one in x])
-            L, _ = flows._factor(gram)
+            L = flows._factor(gram)
             off = gram - L @ np.swapaxes(L, 1, 2)
             off[:, 0, 0] = 0.0  # lag 0 moves no entry of A
             scale = np.maximum(np.sqrt(np.diagonal(gram, axis1=1, axis2=2)), 1e-145)
@@ -445,7 +447,7 @@ def test_no_layout_of_an_argument_compiles_anything_anew():
         np.array([2.0, 1.0, 1.0]),
     )
     expected = flows.many_flows(A0, G, target, t_end=2.0)
-    known = [len(f.signatures) for f in (integrate, factor_gram)]
+    known = [len(f.signatures) for f in (_integrate, factor_gram)]
 
     def layouts(value):
         value = np.asarray(value, dtype=float)
@@ -467,7 +469,7 @@ def test_no_layout_of_an_argument_compiles_anything_anew():
             arguments = good | {name: other}
             batch = flows.many_flows(**arguments)
             assert_array_equal(batch.A, expected.A)
-    assert [len(f.signatures) for f in (integrate, factor_gram)] == known == [1, 1]
+    assert [len(f.signatures) for f in (_integrate, factor_gram)] == known == [1, 1]
 
 
 # --- nothing leaves the range of float64 silently
@@ -498,6 +500,41 @@ def test_responses_that_overflow_are_errors():
 def test_sizes_beyond_memory_are_refused():
     with pytest.raises(ValueError, match="length must be an integer from 3 to 10000; got 20000"):
         flows.theorem_flows([0.2, 0.1], length=20_000, alpha=1.0, beta=1.0, t_end=1.0)
-    options = {"length": 1000, "alpha": 1.0, "t_end": 1.0}
-    with pytest.raises(ValueError, match="length must be at most 115 for 20000 runs of different weights"):
-        flows.theorem_flows(np.full((20_000, 1), 0.1), beta=np.arange(20_000.0), **options)
+    options = {"length": 10_000, "alpha": 1.0, "t_end": 1.0}
+    with pytest.raises(ValueError, match="length must be at most 6710 for 10000 runs of different weights"):
+        flows.theorem_flows(np.full((10_000, 1), 0.1), beta=np.arange(10_000.0), **options)
+
+
+def test_memory_of_the_theorems_flows_grows_with_the_length_not_its_square():
+    """256 doses at kappa = 501: 256 Gram matrices alone would take 514 MB."""
+    options = {"length": 501, "alpha": 1.0, "beta": np.linspace(0.1, 1.0, 256), "t_end": 1e-3, "workers": 1}
+    flows.theorem_flows([[0.2, 0.1]], length=3, alpha=1.0, beta=1.0, t_end=1e-3)  # compiled
+    tracemalloc.start()
+    batch = flows.theorem_flows(np.full((256, 2), 0.1), **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (batch.status >= 0).all()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize("case", ["gaps", "weights", "full rank"])
+def test_order_of_convergence(case):
+    """One step of a method of order 4 is off by O(h^5): halving h divides its error by 32."""
+    rng = np.random.default_rng(2)
+    length, d = (3, 4) if case == "gaps" else (8, 3)
+    size = 9 if case == "full rank" else 2
+    x = rng.normal(size=(size, length))
+    G, target = 2 / size * x.T @ x, rng.uniform(0.5, 1.5, length)
+    A0 = np.sort(rng.uniform(0.2, 0.7, d))[::-1]
+    w = np.ones(d) if case == "gaps" else np.linspace(0.5, 1.5, d)
+
+    def follow(t_end, **options):
+        return flows.many_flows(A0, G, target, w=w, t_end=t_end, **options)
+
+    off = []
+    for h in 0.0025 * 0.5 ** np.arange(3):
+        one = follow(h, rtol=1e-3, atol=1e3)
+        assert one.steps[0] == 1
+        off.append(np.abs(one.A - follow(h, rtol=1e-13, atol=1e-15).A).max())
+    orders = np.log2(np.array(off[:-1]) / off[1:])
+    assert_allclose(orders, 5.0, atol=0.2)

@@ -21,6 +21,8 @@ __all__ = ["Results", "Runs", "factor_gram", "integrate"]
 
 # No "nnan" or "ninf": the error control looks for values that are not finite.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
+# Parts are called by compiled code alone: what Python would need to call them is not compiled.
+_part = compiled(apart=True, fastmath=_FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 # GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving Ordinary
 # Differential Equations II, section IV.7: (1/(h GAMMA) - J) k_i = f(u + sum_m A_im k_m) + sum_m C_im k_m / h.
@@ -58,8 +60,8 @@ _AT_REST = 1e-6  # relative motion in the second half of the time that counts as
 
 @compiled(fastmath=_FASTMATH)
 @no_type_check
-def factor_gram(G, L, P):
-    """Fill L (n, kappa, kappa), G = L L^T on lags >= 1 (lag 0 moves no entry of A), and P (n, kappa, kappa-1).
+def factor_gram(G, L):
+    """Fill L (n, kappa, kappa), G = L L^T on lags >= 1: lag 0 moves no entry of A.
 
     G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero relative to its own diagonal entry, so
     that doses may differ by any factor, and where its column would not fit under the other diagonal entries: it is rounding,
@@ -98,14 +100,12 @@ def factor_gram(G, L, P):
             for m in range(length):
                 if m != pivot:
                     rest[m] -= L[i, m, rank] * L[i, m, rank]
-            for m in range(length - 1):
-                P[i, rank, m] = (m + 1.0) * L[i, m + 1, rank]
             rank += 1
         largest = max(largest, rank)
     return largest
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _entries(u, chain, sign, a):
     """a_j = a_{j-1} - u_j where chain_j is 1, u_j where it is 0 (sign = 1 - 2 chain)."""
@@ -119,7 +119,7 @@ def _entries(u, chain, sign, a):
             now[s] = c[s] * before[s] + sg[s] * v[s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _polynomial(coefficients, a, value, divided):
     """value_j = f(a_j), divided_j = f[a_{j-1}, a_j] by Horner's scheme; coefficients (p, W)."""
@@ -137,7 +137,7 @@ def _polynomial(coefficients, a, value, divided):
                 f[s] = f[s] * y[s] + c[s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _drive(a, w, L, P, target, power, M, rho, gamma):
     """Moments M, residuals rho = L^T (M* - M), coefficients gamma = sum_c rho_c P_c."""
@@ -170,7 +170,7 @@ def _drive(a, w, L, P, target, power, M, rho, gamma):
                 g[s] += residual[s] * factor[s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _solve(lanes, system, k):
     """k = (1/(h GAMMA) - J)^-1 right in the unknowns u; `system.right` is destroyed.
@@ -223,6 +223,7 @@ def _solve(lanes, system, k):
             x, y, v, dv = b[j], right[j], V[c, j], system.dV[c, j]
             for s in range(W):
                 x[s] -= factor[s] * v[s]
+            for s in range(W):
                 y[s] -= factor[s] * dv[s]
     for j in range(d):
         x, y, e, before = b[j], right[j], inverse_e[j], inverse_e[max(j - 1, 0)]
@@ -232,7 +233,7 @@ def _solve(lanes, system, k):
             out[s] = (1.0 - c[s]) * own + c[s] * (y[s] + slope[s] * own) * before[s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _invert(S, R, s):
     """R = S^-1 for one lane, by Gauss-Jordan with row pivoting; S is destroyed."""
@@ -270,25 +271,26 @@ def _invert(S, R, s):
                     R[i, c, s] -= x * R[k, c, s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _root(error):
     """error^(-1/4), several times faster than a power."""
     return 1.0 / np.sqrt(np.sqrt(error))
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
-def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
-    """Look at one lane: 2 if fitted and at rest, 1 if a Gauss-Newton step (left in move) takes it to its limit, 0 if neither.
+def _near_limit(lanes, here, system, S, R, left, s):
+    """Return 2 for a lane that is fitted and at rest, 1 if a Gauss-Newton step takes it to its limit, else 0.
+
+    All its residuals must be below _NEAR. The step is left in `system.b`.
 
     Near a minimum rho decays by d rho/dt = -V^T V rho, so the motion left is V (V^T V)^-1 rho, provided that the slowest
     mode has enough time left.
     """
+    u, chain, V, dV, move = lanes.u, lanes.chain, system.V, system.dV, system.b
+    L, scale, target, M, rho = lanes.L, lanes.scale, lanes.target, here.M, here.rho
     r, length = len(rho), len(target)
-    for c in range(r):
-        if not abs(rho[c, s]) <= _NEAR * scale[c, s]:
-            return 0
     fitted = True
     for c in range(r):
         noise = 0.0
@@ -328,14 +330,15 @@ def _near_limit(s, u, chain, V, dV, L, scale, target, M, rho, left, S, R, move):
     return 2 if fitted else 1
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
-def _at_rest(s, u, a, chain, w, gamma, V, rho, left, S, R):
+def _at_rest(lanes, here, system, S, R, left, s):
     """Is this lane at a stationary point that it cannot leave?
 
     With every w_j f'(a_j) <= 0 the Jacobian is negative semidefinite, and an implicit Euler step over all the time left
     tells how far the flow still goes. Without this test, gaps that shrink for ever would be followed for ever.
     """
+    u, a, w, gamma, V, rho = lanes.u, lanes.a, lanes.w, here.gamma, system.V, here.rho
     r = len(rho)
     for c in range(r):
         for i in range(r):
@@ -458,7 +461,7 @@ class _System(NamedTuple):
     right: np.ndarray
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _load(runs, lanes, clock, s, i):
     """Begin run i in lane s."""
@@ -485,82 +488,70 @@ def _load(runs, lanes, clock, s, i):
     clock.run[s] = i
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _linearize(lanes, here, system):
     """Find the moments, and V with its divided differences times the gaps."""
     _drive(lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma)
-    d, W = lanes.a.shape
+    w, u = lanes.w.ravel(), lanes.u.ravel()
     for c in range(len(here.rho)):
         _polynomial(lanes.P[c], lanes.a, system.V[c], system.dV[c])
-        for j in range(d):
-            v, dv, wj, uj = system.V[c, j], system.dV[c, j], lanes.w[j], lanes.u[j]
-            for s in range(W):
-                v[s] *= wj[s]
-                dv[s] *= wj[s] * uj[s]
+        v, dv = system.V[c].ravel(), system.dV[c].ravel()
+        for i in range(len(w)):
+            v[i] *= w[i]
+        for i in range(len(w)):
+            dv[i] *= w[i] * u[i]
 
 
-@compiled(fastmath=_FASTMATH)
-@no_type_check
-def _rested(lanes, s):
-    """Has nothing moved in the second half of the time?"""
-    size = moved = before = 0.0
-    for j in range(len(lanes.u)):
-        chain, half = lanes.chain[j, s], lanes.half[j, s]
-        before = chain * before + lanes.sign[j, s] * half
-        size = max(size, abs(lanes.a[j, s]))
-        moved = max(moved, abs(lanes.a[j, s] - before))
-        if chain > 0.0 and lanes.u[j, s] > half * (1.0 + _AT_REST):
-            return False  # a gap still grows, as near a saddle
-    return moved <= _AT_REST * size
-
-
-@compiled(fastmath=_FASTMATH)
-@no_type_check
-def _judge(lanes, clock, here, system, S, R, s, max_steps):
-    """Return the FlowStatus of a lane that has ended, _RUNNING for others; take a Gauss-Newton step near the limit."""
-    left = clock.T[s] - clock.t[s]
-    near = 0
-    if clock.jumps[s] < 5:
-        near = _near_limit(
-            s, lanes.u, lanes.chain, system.V, system.dV, lanes.L, lanes.scale, lanes.target, here.M,
-            here.rho, left, S, R, system.b,
-        )  # fmt: skip
-    if near > 0:
-        for j in range(len(lanes.u)):
-            lanes.u[j, s] += system.b[j, s]
-            before = lanes.a[j - 1, s] if j > 0 else 0.0
-            lanes.a[j, s] = lanes.chain[j, s] * before + lanes.sign[j, s] * lanes.u[j, s]
-        clock.jumps[s] += 1
-        clock.idle[s] = True
-        return int(FlowStatus.CONVERGED) if near == 2 else _RUNNING
-    if clock.t[s] >= clock.T[s]:
-        return int(FlowStatus.STALLED) if _rested(lanes, s) else int(FlowStatus.END_OF_TIME)
-    if clock.steps[s] >= max_steps:
-        return int(FlowStatus.FAILED_STEP_LIMIT)
-    if clock.steps[s] > 0 and not clock.h[s] > 1e-300:
-        # A step below the last digit of t is no failure: at the end of a race only A moves.
-        return int(FlowStatus.FAILED_STEP_SIZE)
-    if clock.steps[s] % 64 == 63 and _at_rest(
-        s, lanes.u, lanes.a, lanes.chain, lanes.w, here.gamma, system.V, here.rho, left, S, R
-    ):
-        return int(FlowStatus.STALLED)
-    return _RUNNING
-
-
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _finish(lanes, clock, here, system, S, R, max_steps, results):
-    """Write the results of the lanes that have ended and free them; return how many."""
-    ended = 0
+    """Write the results of the lanes that have ended and free them; return how many.
+
+    Near its limit a lane takes a Gauss-Newton step instead, and sits out the step in time.
+    """
+    ended, d = 0, len(lanes.u)
     for s in range(len(clock.t)):
         clock.idle[s] = clock.run[s] < 0
         if clock.idle[s]:
             continue
-        status = _judge(lanes, clock, here, system, S, R, s, max_steps)
+        status, near, left = _RUNNING, 0, clock.T[s] - clock.t[s]
+        close = clock.jumps[s] < 5
+        for c in range(len(here.rho)):
+            close = close and abs(here.rho[c, s]) <= _NEAR * lanes.scale[c, s]
+        if close:
+            near = _near_limit(lanes, here, system, S, R, left, s)
+        if near > 0:
+            for j in range(d):
+                lanes.u[j, s] += system.b[j, s]
+                before = lanes.a[j - 1, s] if j > 0 else 0.0
+                lanes.a[j, s] = lanes.chain[j, s] * before + lanes.sign[j, s] * lanes.u[j, s]
+            clock.jumps[s] += 1
+            clock.idle[s] = True
+            if near == 2:
+                status = FlowStatus.CONVERGED.value
+        elif clock.t[s] >= clock.T[s]:
+            status = FlowStatus.STALLED.value
+            size = moved = before = 0.0
+            for j in range(d):
+                chain, half = lanes.chain[j, s], lanes.half[j, s]
+                before = chain * before + lanes.sign[j, s] * half
+                size = max(size, abs(lanes.a[j, s]))
+                moved = max(moved, abs(lanes.a[j, s] - before))
+                if chain > 0.0 and lanes.u[j, s] > half * (1.0 + _AT_REST):
+                    status = FlowStatus.END_OF_TIME.value  # a gap still grows, as near a saddle
+            if not moved <= _AT_REST * size:
+                status = FlowStatus.END_OF_TIME.value
+        elif clock.steps[s] >= max_steps:
+            status = FlowStatus.FAILED_STEP_LIMIT.value
+        elif clock.steps[s] > 0 and not clock.h[s] > 1e-300:
+            # A step below the last digit of t is no failure: at the end of a race only A moves.
+            status = FlowStatus.FAILED_STEP_SIZE.value
+        elif clock.steps[s] % 64 == 63 and _at_rest(lanes, here, system, S, R, left, s):
+            status = FlowStatus.STALLED.value
         if status != _RUNNING:
             i = clock.run[s]
-            for j in range(len(lanes.u)):
+            for j in range(d):
                 results.u[i, j], results.a[i, j] = lanes.u[j, s], lanes.a[j, s]
             for m in range(len(here.M)):
                 results.M[i, m] = here.M[m, s]
@@ -572,7 +563,7 @@ def _finish(lanes, clock, here, system, S, R, max_steps, results):
     return ended
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _differentiate(lanes, clock, here, system):
     """Find the right-hand side, the diagonal of the Jacobian, and the fastest growing gap."""
@@ -592,20 +583,33 @@ def _differentiate(lanes, clock, here, system):
     growth = clock.growth
     for s in range(W):
         growth[s] = 0.0
+    # Loops as long and as small as can be: LLVM compares every row that a loop writes with every
+    # other row before it uses vector instructions, and gives up beyond eight pairs.
+    w, u, c = lanes.w.ravel(), lanes.u.ravel(), lanes.chain.ravel()
+    f, g, D, dD, right = (
+        here.f.ravel(),
+        here.g.ravel(),
+        system.D.ravel(),
+        system.dD.ravel(),
+        system.right.ravel(),
+    )
+    for i in range(len(w)):
+        D[i] *= w[i]
+    for i in range(len(w)):
+        dD[i] *= w[i] * u[i]
+    for i in range(len(w)):
+        f[i] *= w[i]
+    for i in range(len(w)):
+        right[i] = (1.0 - c[i]) * f[i] + c[i] * (w[i] * g[i]) * u[i]
     for j in range(d):
-        x, y, dx, dy = here.f[j], here.g[j], system.D[j], system.dD[j]
-        wj, uj, c, out = lanes.w[j], lanes.u[j], lanes.chain[j], system.right[j]
+        y, wj, uj, c = here.g[j], lanes.w[j], lanes.u[j], lanes.chain[j]
         for s in range(W):
-            dx[s] *= wj[s]
-            dy[s] *= wj[s] * uj[s]
             rate = wj[s] * y[s]
-            x[s] *= wj[s]
-            out[s] = (1.0 - c[s]) * x[s] + c[s] * rate * uj[s]
             rate = rate * c[s] if uj[s] > 0.0 else 0.0
             growth[s] = rate if rate > growth[s] else growth[s]
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _choose_step(lanes, clock, here, system, atol):
     """Fill h, shortened where the method would be wrong, and 1 / e_j."""
@@ -615,9 +619,7 @@ def _choose_step(lanes, clock, here, system, atol):
             clock.h[s] = clock.T[s]
             for j in range(d):
                 if here.f[j, s] != 0.0:
-                    clock.h[s] = min(
-                        clock.h[s], 0.03 * (abs(lanes.a[j, s]) + atol) / abs(here.f[j, s])
-                    )
+                    clock.h[s] = min(clock.h[s], 0.03 * (abs(lanes.a[j, s]) + atol) / abs(here.f[j, s]))
         if clock.idle[s]:
             clock.h[s] = 1.0 if clock.run[s] < 0 or not clock.h[s] > 0.0 else clock.h[s]
         elif clock.growth[s] * clock.h[s] * GAMMA > _SAFETY:
@@ -650,18 +652,18 @@ def _choose_step(lanes, clock, here, system, atol):
             break
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _factor(system):
     """R = (1 + V^T E^-1 V)^-1, (r, r); or (E + V V^T)^-1, (d, d), where there are more columns than entries."""
     V, eV, S = system.V, system.eV, system.S
     r, d, W = V.shape
     if r <= d:
+        e = system.inverse_e.ravel()
         for c in range(r):
-            for j in range(d):
-                e, v, out = system.inverse_e[j], V[c, j], eV[c, j]
-                for s in range(W):
-                    out[s] = v[s] * e[s]
+            v, out = V[c].ravel(), eV[c].ravel()
+            for i in range(len(e)):
+                out[i] = v[i] * e[i]
             for i in range(c + 1):
                 total, mirror = S[c, i], S[i, c]
                 one = 1.0 if i == c else 0.0
@@ -691,32 +693,40 @@ def _factor(system):
         _invert(S, system.R, s)
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _stages(lanes, clock, there, system):
     """Solve for the four stages k; `system.right` holds the right-hand side at the point."""
     d, W = lanes.a.shape
     for stage in range(4):
         if stage == 1 or stage == 2:  # stage 3 shares the point of stage 2
-            for j in range(d):
-                x, y = system.trial[j], lanes.u[j]
-                for s in range(W):
-                    x[s] = y[s]
-                for i in range(stage):
-                    factor, y = _A[stage, i], system.k[i, j]
-                    for s in range(W):
-                        x[s] += factor * y[s]
+            x, y = system.trial.ravel(), lanes.u.ravel()
+            for n in range(len(x)):
+                x[n] = y[n]
+            for i in range(stage):
+                factor, y = _A[stage, i], system.k[i].ravel()
+                for n in range(len(x)):
+                    x[n] += factor * y[n]
             _entries(system.trial, lanes.chain, lanes.sign, system.at)
             _drive(
-                system.at, lanes.w, lanes.L, lanes.P, lanes.target, there.power, there.M, there.rho, there.gamma
+                system.at,
+                lanes.w,
+                lanes.L,
+                lanes.P,
+                lanes.target,
+                there.power,
+                there.M,
+                there.rho,
+                there.gamma,
             )
             _polynomial(there.gamma, system.at, there.f, there.g)
         if stage > 0:
+            x, y, w, u = there.f.ravel(), there.g.ravel(), lanes.w.ravel(), system.trial.ravel()
+            c, out = lanes.chain.ravel(), system.right.ravel()
+            for n in range(len(x)):
+                out[n] = w[n] * ((1.0 - c[n]) * x[n] + c[n] * y[n] * u[n])
             for j in range(d):
-                x, y, wj, uj = there.f[j], there.g[j], lanes.w[j], system.trial[j]
-                c, out = lanes.chain[j], system.right[j]
-                for s in range(W):
-                    out[s] = wj[s] * ((1.0 - c[s]) * x[s] + c[s] * y[s] * uj[s])
+                out = system.right[j]
                 for i in range(stage):
                     factor, y = _C[stage, i], system.k[i, j]
                     for s in range(W):
@@ -724,20 +734,23 @@ def _stages(lanes, clock, there, system):
         _solve(lanes, system, system.k[stage])
 
 
-@compiled(fastmath=_FASTMATH)
+@_part
 @no_type_check
 def _control(lanes, clock, system, rtol, atol):
     """Accept or refuse the step of each lane, and choose the next."""
     d, W = lanes.a.shape
     k, error = system.k, clock.error
+    k1, k2, k3, k4 = k[0].ravel(), k[1].ravel(), k[2].ravel(), k[3].ravel()
+    old, new = lanes.u.ravel(), system.trial.ravel()
+    for i in range(len(old)):
+        new[i] = old[i] + _B1 * k1[i] + _B2 * k2[i] + _B3 * k3[i] + _B4 * k4[i]
     for s in range(W):
         error[s] = 0.0
     for j in range(d):
-        k1, k2, k3, k4, old, new, c = k[0, j], k[1, j], k[2, j], k[3, j], lanes.u[j], system.trial[j], lanes.chain[j]
+        k1, k2, k3, k4, c = k[0, j], k[1, j], k[2, j], k[3, j], lanes.chain[j]
+        old, new = lanes.u[j], system.trial[j]
         for s in range(W):
-            x = old[s] + _B1 * k1[s] + _B2 * k2[s] + _B3 * k3[s] + _B4 * k4[s]
-            new[s] = x
-            size = abs(x)
+            size = abs(new[s])
             x = abs(old[s])
             size = size if size > x else x
             x = abs(_E1 * k1[s] + _E2 * k2[s] + _E3 * k3[s] + _E4 * k4[s])
@@ -755,7 +768,9 @@ def _control(lanes, clock, system, rtol, atol):
                 factor = min(factor, 1.0)
             if clock.last_h[s] > 0.0 and error[s] > 0.0:
                 # Gustafsson's predictive controller: the error's own trend, not only its size.
-                trend = clock.h[s] / clock.last_h[s] * _SAFETY * _root(error[s] * error[s] / clock.last_error[s])
+                trend = (
+                    clock.h[s] / clock.last_h[s] * _SAFETY * _root(error[s] * error[s] / clock.last_error[s])
+                )
                 factor = min(factor, max(_SMALLEST, trend))
             clock.last_h[s], clock.last_error[s] = clock.h[s], max(1e-2, error[s])
             clock.refused[s], clock.accepted[s], clock.jumps[s] = False, True, 0
@@ -775,7 +790,7 @@ def _control(lanes, clock, system, rtol, atol):
     _entries(lanes.u, lanes.chain, lanes.sign, lanes.a)
 
 
-@compiled(fastmath=_FASTMATH)
+@compiled(apart=True, fastmath=_FASTMATH)
 @no_type_check
 def _integrate(runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results):
     """Follow the runs start..stop-1; a lane that has finished a run loads the next one."""
@@ -825,16 +840,54 @@ def integrate(
         return _Point(zeros(length), zeros(r), zeros(p), zeros(p), zeros(), zeros(d), zeros(d))
 
     followed = _Lanes(
-        *(zeros(d) for _ in range(6)), zeros(length, r), zeros(r, p), zeros(length), zeros(r)
+        u=zeros(d),
+        chain=zeros(d),
+        sign=zeros(d),
+        w=zeros(d),
+        a=zeros(d),
+        half=zeros(d),
+        L=zeros(length, r),
+        P=zeros(r, p),
+        target=zeros(length),
+        scale=zeros(r),
     )
+    one = np.ones(W)
     clock = _Clock(
-        zeros(), zeros() + 1.0, zeros() + 1.0, zeros(), zeros() + 1.0, *(zeros() for _ in range(4)),
-        np.full(W, -1), *(np.zeros(W, np.int64) for _ in range(3)), *(np.zeros(W, np.bool_) for _ in range(4)),
-    )  # fmt: skip
+        t=zeros(),
+        h=one.copy(),
+        T=one.copy(),
+        last_h=zeros(),
+        last_error=one.copy(),
+        growth=zeros(),
+        error=zeros(),
+        per_h=zeros(),
+        least=zeros(),
+        run=np.full(W, -1),
+        steps=np.zeros(W, np.int64),
+        rejected=np.zeros(W, np.int64),
+        jumps=np.zeros(W, np.int64),
+        refused=np.zeros(W, np.bool_),
+        idle=np.zeros(W, np.bool_),
+        final=np.zeros(W, np.bool_),
+        accepted=np.zeros(W, np.bool_),
+    )
     system = _System(
-        *(zeros(r, d) for _ in range(3)), *(zeros(d) for _ in range(3)), zeros(m, m), zeros(m, m),
-        zeros(r), zeros(r), zeros(d), zeros(4, d), *(zeros(d) for _ in range(3)),
-    )  # fmt: skip
+        V=zeros(r, d),
+        dV=zeros(r, d),
+        eV=zeros(r, d),
+        D=zeros(d),
+        dD=zeros(d),
+        inverse_e=zeros(d),
+        S=zeros(m, m),
+        R=zeros(m, m),
+        q=zeros(r),
+        z=zeros(r),
+        b=zeros(d),
+        k=zeros(4, d),
+        trial=zeros(d),
+        at=zeros(d),
+        right=zeros(d),
+    )
     S, R = zeros(r, r), zeros(r, r)
     _integrate(
         runs, followed, clock, point(), point(), system, S, R, start, stop, rtol, atol, max_steps, results

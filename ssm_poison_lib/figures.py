@@ -605,12 +605,12 @@ def convergence(
     return figure
 
 
-def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str, columns: int = 3) -> Figure:
+def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int = 3) -> Figure:
     """Draw the median error of many seeds, a band from the lower to the upper quartile, one panel
     for each cell of a study.
 
     Args:
-        cells: title -> summary of a cell, as `convergence.summarize` returns it.
+        cells: title -> result of a cell, as `studies.convergence.summarize` returns it.
         against: "epoch" (equal epochs, or equal time of a flow) or "loss" (where each seed first
             reaches a training loss; losses that fewer than half of the seeds reach are left out;
             training goes to the right).
@@ -631,12 +631,15 @@ def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str
     for place, (ax, (title, cell)) in enumerate(zip(axes, cells.items(), strict=False)):
         for name in ("baseline", "with special"):
             where = f"cells[{title!r}]"
-            spreads = _part(where, _part(where, cell, name), "by_epoch" if against == "epoch" else "by_loss")
+            outcome = _part(where, _part(where, cell, "outcomes"), name)
+            spreads = _part(where, outcome, "by_epoch" if against == "epoch" else "by_loss")
             marks = _part(where, cell, "grid" if against == "epoch" else "losses")
             seeds = _part(where, cell, "seeds")
-            drawn = [k for k, s in enumerate(spreads) if 2 * s["n"] >= len(seeds)]
+            drawn = [k for k, s in enumerate(spreads) if 2 * _part(where, s, "n") >= len(seeds)]
             x = [marks[k] for k in drawn]
-            lower, middle, upper = ([spreads[k][key] for k in drawn] for key in ("q25", "median", "q75"))
+            lower, middle, upper = (
+                [_part(where, spreads[k], key) for k in drawn] for key in ("q25", "median", "q75")
+            )
             colour = _colour(name)
             ax.plot(x, middle, color=colour, label=f"{name}, median")
             for edge, values in (("lower", lower), ("upper", upper)):
@@ -648,7 +651,7 @@ def medians(cells: Mapping[str, Mapping[str, Any]], *, against: str, ylabel: str
             ax.invert_xaxis()
             ax.set_xlabel("training loss")
         else:
-            ax.set_xlabel("time $t$" if cell["method"] == "gradient flow" else "epoch")
+            ax.set_xlabel("time $t$" if _part(where, cell, "method") == "gradient flow" else "epoch")
         if place % columns == 0:
             ax.set_ylabel(ylabel)
     return figure

@@ -16,7 +16,7 @@ from ssm_poison_lib.paper import TRAINING_SETS
 from ssm_poison_lib.studies import convergence, store
 from ssm_poison_lib.studies.convergence import CELLS, LOSSES
 
-FLOW = "theorem kappa 7, gradient flow, near tie"
+ADAM = "linear kappa 6, adam 0.001, no near tie"
 LINEAR = CELLS["linear kappa 6, gradient descent 0.01, near tie"]
 
 
@@ -79,9 +79,9 @@ def test_a_cell_refuses_what_cannot_be_trained(change, message, unchecked):
         (lambda: convergence.convergence_study(LINEAR), "cells must be a sequence of Cell"),
         (lambda: convergence.convergence_study([1]), r"cells\[0\] must be a Cell"),
         (lambda: convergence.summarize(LINEAR, {"baseline": []}), "runs must have the keys"),
-        (lambda: convergence.trained({"a": 1}, "baseline"), "cell must be a summary"),
-        (lambda: convergence.factors([], "at_end"), "cell must be a mapping"),
-        (lambda: convergence.compare_cells({"one": {"a": 1}}), r"cells\['one'\] must be a summary"),
+        (lambda: convergence.trained({"a": 1}, "baseline"), "cell must be a CellResult; got dict"),
+        (lambda: convergence.factors([], "at_end"), "cell must be a CellResult; got list"),
+        (lambda: convergence.compare_cells({"one": {"a": 1}}), r"cells\['one'\] must be a CellResult"),
         (lambda: convergence.compare_cells([]), "cells must be a mapping"),
         (lambda: convergence.table(None), "cells must be a mapping"),
         (lambda: convergence.adjust({"one": 1}), r"comparisons\['one'\] must be a Comparison"),
@@ -100,9 +100,9 @@ def test_at_the_stop_it_is_the_reproduction():
     for which in TRAINING_SETS:
         (record,) = convergence.study(cell, which, cell.seeds)
         run = setting.run(cell.seeds[0], which, precision="float64")
-        assert record["at_stop"] == setting.error(run.log.network(len(run.log.epochs) - 1), cell.seeds[0])
+        assert record.at_stop == setting.error(run.log.network(len(run.log.epochs) - 1), cell.seeds[0])
         at_threshold = run.log.network(int(np.searchsorted(run.log.epochs, run.stop_epoch)))
-        assert record["by_loss"][LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])
+        assert record.by_loss[LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])
 
 
 def test_records_are_consistent():
@@ -117,15 +117,15 @@ def test_records_are_consistent():
         cell = shortened(CELLS[name], seeds=2, horizon=horizon)
         for which in TRAINING_SETS:
             for record in convergence.study(cell, which, cell.seeds):
-                assert len(record["error"]) == len(record["loss"]) == len(cell.grid)
-                assert len(record["by_loss"]) == len(LOSSES)
-                lowest = min(record["loss"])
+                assert len(record.error) == len(record.loss) == len(cell.grid)
+                assert len(record.by_loss) == len(LOSSES)
+                lowest = min(record.loss)
                 if "flow" in name:  # downhill, up to rounding
-                    assert (np.diff(record["loss"]) <= 1e-9 * record["loss"][0]).all()
-                    assert lowest < 0.99999 * record["loss"][0] or "network" in name
+                    assert (np.diff(record.loss) <= 1e-9 * record.loss[0]).all()
+                    assert lowest < 0.99999 * record.loss[0] or "network" in name
                 assert all(
                     (value is not None) >= (lowest <= mark)
-                    for value, mark in zip(record["by_loss"], LOSSES, strict=True)
+                    for value, mark in zip(record.by_loss, LOSSES, strict=True)
                 )
 
 
@@ -133,7 +133,7 @@ def record(cell, error, *, stop, end_loss=1e-5, by_loss=None):
     """A record as `convergence.study` makes them, with one error along the whole grid."""
     n = len(cell.grid)
     loss = [4 * end_loss] * (n - 1) + [end_loss]
-    return {"error": [error] * n, "loss": loss, "at_stop": stop, "by_loss": by_loss or [None] * len(LOSSES)}
+    return convergence.Trial((error,) * n, tuple(loss), stop, by_loss or (None,) * len(LOSSES))
 
 
 def hand_made(cell):
@@ -142,7 +142,7 @@ def hand_made(cell):
     """
 
     def at(*errors):
-        return [*errors, *[None] * (len(LOSSES) - len(errors))]
+        return (*errors, *[None] * (len(LOSSES) - len(errors)))
 
     return {
         "baseline": [
@@ -161,27 +161,33 @@ def hand_made(cell):
 def test_a_summary_keeps_every_seed_and_spreads_of_pairs_only():
     cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
     summary = convergence.summarize(cell, hand_made(cell))
-    assert summary["baseline"]["at_stop"] == [1.0, None, 3.0]
-    assert summary["baseline"]["loss_end"] == [1e-5, 2.0, 1e-5]
-    assert summary["with special"]["at_loss"][0] == [0.7, 0.4, None]
-    assert (summary["baseline"]["trained"], summary["baseline"]["falling"]) == (0, 3)
+    assert summary["baseline"].at_stop == (1.0, None, 3.0)
+    assert summary["baseline"].loss_end == (1e-5, 2.0, 1e-5)
+    assert summary["with special"].at_loss[0] == (0.7, 0.4, None)
+    assert (summary["baseline"].trained, summary["baseline"].falling) == (0, 3)
     # By epoch the second seed is left out on both sides: its baseline run did not train.
     for which, quartiles in (("baseline", (0.15, 0.25)), ("with special", (0.2, 0.2))):
-        assert len(summary[which]["by_epoch"]) == len(cell.grid)
-        assert summary[which]["by_epoch"][0] == {
-            "n": 2,
-            "median": 0.2,
-            "q25": quartiles[0],
-            "q75": quartiles[1],
-        }
-        assert summary[which]["by_loss"][0] == {"n": 1, "median": 0.7, "q25": 0.7, "q75": 0.7}
-        assert summary[which]["by_loss"][1] == {"n": 0, "median": None, "q25": None, "q75": None}
+        assert len(summary[which].by_epoch) == len(cell.grid)
+        assert summary[which].by_epoch[0] == convergence.Spread(2, 0.2, *quartiles)
+        assert summary[which].by_loss[0] == convergence.Spread(1, 0.7, 0.7, 0.7)
+        assert summary[which].by_loss[1] == convergence.Spread(0, None, None, None)
+
+
+def test_a_result_comes_back_from_its_file():
+    cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
+    result = convergence.summarize(cell, hand_made(cell))
+    kept = json.loads(json.dumps(result.to_dict()))
+    assert convergence.CellResult.from_dict(kept) == result
+    assert (kept["grid"], kept["losses"]) == (cell.grid, list(LOSSES))
+    stored = store.load("convergence")[0]["cells"]
+    for name, values in stored.items():
+        assert json.loads(json.dumps(convergence.CellResult.from_dict(values).to_dict())) == values, name
 
 
 def test_all_comparisons_of_a_study_are_of_pairs_and_adjusted_together():
     cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
     runs = hand_made(cell)
-    worse = {**runs, "with special": [{**row, "at_stop": 9.0} for row in runs["with special"]]}
+    worse = {**runs, "with special": [dataclasses.replace(row, at_stop=9.0) for row in runs["with special"]]}
     cells = {"one": convergence.summarize(cell, runs), "two": convergence.summarize(cell, worse)}
     found = convergence.compare_cells(cells)
     moments = ("at_stop", "at_end", *LOSSES)
@@ -295,7 +301,7 @@ def test_p_values_are_adjusted_for_their_number():
 
 
 def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch, capsys):
-    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[FLOW], seeds=2, horizon=1e12)]
+    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[ADAM], seeds=2, horizon=1000)]
     study = dataclasses.replace(convergence.convergence_study(cells), scheduler="threads")
     monkeypatch.setattr(convergence, "STUDY", study)
     assert [job.name for job in study.jobs[:3]] == [
@@ -305,10 +311,12 @@ def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch,
     assert command.main(["study", "convergence", "--results", str(tmp_path)]) == 0
     assert "linear kappa 6" in capsys.readouterr().out
     stored = store.read_json(tmp_path / "convergence.json")
-    assert list(stored["cells"]) == [LINEAR.name, FLOW]
+    assert list(stored["cells"]) == [LINEAR.name, ADAM]
     for cell in cells:
         runs = {which: convergence.study(cell, which, cell.seeds) for which in TRAINING_SETS}
-        assert stored["cells"][cell.name] == json.loads(json.dumps(convergence.summarize(cell, runs)))
+        assert stored["cells"][cell.name] == json.loads(
+            json.dumps(convergence.summarize(cell, runs).to_dict())
+        )
 
 
 @pytest.mark.parametrize(
@@ -331,22 +339,20 @@ def test_the_stored_study_is_that_of_today(name):
         cell = dataclasses.replace(cell, horizon=30_000)
     for which in TRAINING_SETS:
         for k, record in enumerate(convergence.study(cell, which, cell.seeds)):
-            assert stored[name][which]["at_stop"][k] == pytest.approx(record["at_stop"], rel=0.01)
+            assert stored[name][which].at_stop[k] == pytest.approx(record.at_stop, rel=0.01)
             if "flow" in name:
-                assert stored[name][which]["at_end"][k] == pytest.approx(record["error"][-1], rel=0.01)
-    assert stored[name]["seeds"] == list(CELLS[name].seeds)
+                assert stored[name][which].at_end[k] == pytest.approx(record.error[-1], rel=0.01)
+    assert stored[name].seeds == CELLS[name].seeds
 
 
 def test_the_stored_study_is_complete():
     stored, _ = convergence.load_convergence()
     for name, cell in CELLS.items():
-        assert stored[name]["grid"] == cell.grid
+        assert stored[name].grid == cell.grid
         for which in TRAINING_SETS:
-            assert len(stored[name][which]["at_end"]) == len(cell.seeds)
-            assert len(stored[name][which]["by_epoch"]) == len(cell.grid)
-            assert [len(errors) for errors in stored[name][which]["at_loss"]] == [len(cell.seeds)] * len(
-                LOSSES
-            )
+            assert len(stored[name][which].at_end) == len(cell.seeds)
+            assert len(stored[name][which].by_epoch) == len(cell.grid)
+            assert [len(errors) for errors in stored[name][which].at_loss] == [len(cell.seeds)] * len(LOSSES)
 
 
 def test_the_end_is_compared_among_runs_that_trained():
@@ -356,12 +362,12 @@ def test_the_end_is_compared_among_runs_that_trained():
     cell, end = stored[name], found[name, "at_end"]
     assert (end.n, end.worse) == (89, 4)  # the other eleven baseline runs stay above a loss of 1
     good = convergence.trained(cell, "baseline")
-    idle = [loss for loss, trained in zip(cell["baseline"]["loss_end"], good, strict=True) if not trained]
+    idle = [loss for loss, trained in zip(cell["baseline"].loss_end, good, strict=True) if not trained]
     assert len(idle) == 11
     assert min(idle) > 1
-    same = [e for e, trained in zip(cell["with special"]["at_end"], good, strict=True) if trained]
-    assert end.special == np.median(same) != np.median(cell["with special"]["at_end"])
-    assert [cell[which]["by_epoch"][-1]["n"] for which in TRAINING_SETS] == [89, 89]
+    same = [e for e, trained in zip(cell["with special"].at_end, good, strict=True) if trained]
+    assert end.special == np.median(same) != np.median(cell["with special"].at_end)
+    assert [cell[which].by_epoch[-1].n for which in TRAINING_SETS] == [89, 89]
     theorem = found["theorem kappa 7, gradient descent 0.02, near tie", "at_end"]
     assert (theorem.n, theorem.worse) == (86, 86)
     assert found["network kappa 6, gradient descent 0.001, near tie", "at_end"].n == 0

@@ -229,7 +229,7 @@ def cell():
         "method": "adam",
         "grid": [10.0, 100.0],
         "losses": [1.0, 0.1, 0.01],
-        **both,
+        "outcomes": both,
     }
 
 

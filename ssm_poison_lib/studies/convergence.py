@@ -1,9 +1,8 @@
 """Is it poison, or unfinished training: every comparison far past the authors' stop, with controls.
 
-A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam,
-learning rate) over many consecutive seeds, on the baseline set and on the set with special
-sequences, with *equal* step size and *equal* epochs. Errors are kept by epoch, at equal training
-loss, and where the authors' stopping rule would have ended.
+A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam, learning rate) over many
+consecutive seeds, on the baseline set and on the set with special sequences, with *equal* step size and *equal* epochs. Errors
+are kept by epoch, at equal training loss, and where the authors' stopping rule would have ended.
 """
 
 from __future__ import annotations
@@ -55,7 +54,11 @@ __all__ = [
     "LOSSES",
     "STUDY",
     "Cell",
+    "CellResult",
     "Comparison",
+    "Outcome",
+    "Spread",
+    "Trial",
     "adjust",
     "compare",
     "compare_cells",
@@ -88,11 +91,11 @@ class Cell:
         near_tie: with the authors' near ties, or the draw as it is.
         method: "gradient flow", "gradient descent" (with the authors' normalized step) or "adam".
         learning_rate: equal for both training sets, 0 for the flow.
-        horizon: epochs, or flow time; equal for both.
+        horizon: epochs, or flow time; equal for both training sets.
         seeds: consecutive.
 
     Raises:
-        ValueError: or TypeError for other values, which it names.
+        ValueError, TypeError: for other values, which it names.
     """
 
     name: str
@@ -117,15 +120,121 @@ class Cell:
 
     @property
     def grid(self) -> list[float]:
-        """Epochs (whole numbers) or flow times, evenly spaced in their logarithm up to the horizon,
-        at which errors are kept.
-        """
+        """Where errors are kept: epochs (whole numbers) or flow times, even in their logarithm."""
         if self.method == "gradient flow":
-            return [
-                float(f"{t:.6g}")
-                for t in np.geomspace(1.0, self.horizon, 2 * round(np.log10(self.horizon)) + 1)
-            ]
+            count = 2 * round(np.log10(self.horizon)) + 1
+            return [float(f"{t:.6g}") for t in np.geomspace(1.0, self.horizon, count)]
         return sorted({float(round(e)) for e in np.geomspace(self.horizon / 1000, self.horizon, 19)})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is kept of one run of a cell. Errors are the setting's, in float64.
+
+    Attributes:
+        error: (T,) at the cell's grid.
+        loss: (T,) training loss there.
+        at_stop: the error where the authors' rule ends: their last logged epoch; the theorem's flow:
+            their end time; other flows: the first time at the threshold; None if never, or without a
+            rule.
+        by_loss: the error when each of LOSSES is first reached, or None.
+    """
+
+    error: tuple[float, ...]
+    loss: tuple[float, ...]
+    at_stop: float | None
+    by_loss: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of errors over seeds, None without any.
+
+    Attributes:
+        n: number of seeds.
+        median: of the errors.
+        q25: lower quartile.
+        q75: upper quartile.
+    """
+
+    n: int
+    median: float | None
+    q25: float | None
+    q75: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a cell on one training set. A value per seed is None if it never got there.
+
+    Attributes:
+        at_stop: (seeds,) the error where the authors' rule ends.
+        at_end: (seeds,) the error at the horizon.
+        loss_end: (seeds,) the training loss there.
+        at_loss: (losses, seeds) the error where each loss is first reached.
+        trained: number of runs whose loss reached 0.01.
+        falling: number of runs whose loss at the end is below half of what it was at the grid point
+            before.
+        by_epoch: a spread for each point of the grid, over the seeds whose two runs (of both training
+            sets) trained.
+        by_loss: a spread for each loss, over the seeds whose two runs reached it.
+    """
+
+    at_stop: tuple[float | None, ...]
+    at_end: tuple[float, ...]
+    loss_end: tuple[float, ...]
+    at_loss: tuple[tuple[float | None, ...], ...]
+    trained: int
+    falling: int
+    by_epoch: tuple[Spread, ...]
+    by_loss: tuple[Spread, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that a file holds.
+
+        Args:
+            values: its fields by name.
+        """
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        given["at_loss"] = tuple(map(tuple, values["at_loss"]))
+        for key in ("by_epoch", "by_loss"):
+            given[key] = tuple(Spread(**spread) for spread in values[key])
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class CellResult(Cell):
+    """A cell and what came out of it; `result["with special"]` is the outcome on that training set.
+
+    Attributes:
+        losses: training losses at which errors are compared.
+        outcomes: training set -> `Outcome`.
+    """
+
+    losses: tuple[float, ...]
+    outcomes: Mapping[str, Outcome]
+
+    def __getitem__(self, training_set: str) -> Outcome:
+        return self.outcomes[as_choice("training_set", training_set, TRAINING_SETS)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a file holds: the fields, the grid, and the outcomes by training set."""
+        fields = dataclasses.asdict(self)
+        outcomes, losses = fields.pop("outcomes"), fields.pop("losses")
+        return {**fields, "grid": self.grid, "losses": losses, **outcomes}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CellResult:
+        """Return the result that a file holds.
+
+        Args:
+            values: what `to_dict` returned.
+        """
+        fields = {field.name: values[field.name] for field in dataclasses.fields(Cell)}
+        fields["seeds"] = tuple(fields["seeds"])
+        outcomes = {which: Outcome.from_dict(values[which]) for which in TRAINING_SETS}
+        return cls(**fields, losses=tuple(values["losses"]), outcomes=outcomes)
 
 
 def _cells() -> dict[str, Cell]:
@@ -175,17 +284,15 @@ CELLS = _cells()
 Moment = str | float
 
 
-def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> list[float | None]:
-    """Return the error at the first point whose loss is at or below each of LOSSES, None where it
-    never is.
-    """
+def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> tuple[float | None, ...]:
+    """Return the error at the first point at or below each of LOSSES, None where there is none."""
     found = [np.flatnonzero(losses <= mark) for mark in LOSSES]
-    return [errors[int(rows[0])] if len(rows) else None for rows in found]
+    return tuple(errors[int(rows[0])] if len(rows) else None for rows in found)
 
 
 def _theorem_flows(
     cell: Cell, setting: TheoremSetting, training_set: str, seeds: Sequence[int]
-) -> list[dict[str, Any]]:
+) -> list[Trial]:
     """Follow the flow of many seeds to each time of the grid."""
     starts = np.array([setting.start(seed).A for seed in seeds])
     n = 1 if training_set == "baseline" else 2
@@ -199,18 +306,12 @@ def _theorem_flows(
     stop = int(np.searchsorted(cell.grid, _AUTHORS_TIME[cell.setting][training_set] * 0.999))
     e, losses_by_seed = np.array(errors).T, np.array(losses).T
     return [
-        {
-            "error": row.tolist(),
-            "loss": loss.tolist(),
-            "at_stop": float(row[stop]),
-            "by_loss": _at_losses(loss, row.tolist()),
-        }
+        Trial(tuple(row.tolist()), tuple(loss.tolist()), float(row[stop]), _at_losses(loss, row.tolist()))
         for row, loss in zip(e, losses_by_seed, strict=True)
     ]
 
 
-# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a
-# tiny loss or none that falls.
+# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a tiny loss or none that falls.
 _FLOW_EVALUATIONS = 2_000_000
 # The authors integrate the theorem's settings up to these times.
 _AUTHORS_TIME = {
@@ -219,12 +320,8 @@ _AUTHORS_TIME = {
 }
 
 
-def _linear_flow(
-    cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int
-) -> dict[str, Any]:
-    """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the
-    authors' threshold.
-    """
+def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int) -> Trial:
+    """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the authors' threshold."""
     flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
     marks = [np.flatnonzero(flow.loss <= mark) for mark in LOSSES]
@@ -232,28 +329,26 @@ def _linear_flow(
     def error(row: int) -> float:
         return setting.error(flow.student(row), seed)
 
-    by_loss = [error(int(rows_below[0])) if len(rows_below) else None for rows_below in marks]
-    return {
-        "error": [error(int(row)) for row in rows],
-        "loss": [float(flow.loss[row]) for row in rows],
-        "at_stop": by_loss[LOSSES.index(setting.stop_loss)],
-        "by_loss": by_loss,
-    }
+    by_loss = tuple(error(int(below[0])) if len(below) else None for below in marks)
+    return Trial(
+        error=tuple(error(int(row)) for row in rows),
+        loss=tuple(float(flow.loss[row]) for row in rows),
+        at_stop=by_loss[LOSSES.index(setting.stop_loss)],
+        by_loss=by_loss,
+    )
 
 
-def _network_flow(
-    cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int
-) -> dict[str, Any]:
+def _network_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int) -> Trial:
     """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
     flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
     at_loss = [flow.network_at_loss(k) for k in range(len(LOSSES))]
-    by_loss = [None if network is None else setting.error(network, seed) for network in at_loss]
-    return {
-        "error": [setting.error(flow.network(k), seed) for k in range(len(cell.grid))],
-        "loss": flow.loss.tolist(),
-        "at_stop": by_loss[LOSSES.index(setting.stop_loss)],
-        "by_loss": by_loss,
-    }
+    by_loss = tuple(None if network is None else setting.error(network, seed) for network in at_loss)
+    return Trial(
+        error=tuple(setting.error(flow.network(k), seed) for k in range(len(cell.grid))),
+        loss=tuple(flow.loss.tolist()),
+        at_stop=by_loss[LOSSES.index(setting.stop_loss)],
+        by_loss=by_loss,
+    )
 
 
 def _descent(
@@ -262,12 +357,8 @@ def _descent(
     data: Any,
     error: Callable[[Network], float],
     stop: tuple[float, int] | None,
-) -> dict[str, Any]:
-    """Train by gradient descent or Adam;
-
-    Args:
-        stop: (threshold, epochs after it) of the authors' rule, None in the theorem.
-    """
+) -> Trial:
+    """Train by gradient descent or Adam; stop: (threshold, epochs after it) of the authors' rule, None in the theorem."""
     linear = not isinstance(start, Network) or not start.mlp
     normalized = cell.method == "gradient descent"
     rule = Rule(
@@ -291,29 +382,24 @@ def _descent(
             at_stop = error(
                 Descent(start, data, dataclasses.replace(rule, max_epochs=last)).advance().network
             )
-    return {
-        "error": [errors[epoch] for epoch in grid],
-        "loss": [float(log.loss[row_of[epoch]]) for epoch in grid],
-        "at_stop": at_stop,
-        "by_loss": [errors[run.reached[mark]] if mark in run.reached else None for mark in LOSSES],
-    }
+    return Trial(
+        error=tuple(errors[epoch] for epoch in grid),
+        loss=tuple(float(log.loss[row_of[epoch]]) for epoch in grid),
+        at_stop=at_stop,
+        by_loss=tuple(errors[run.reached[mark]] if mark in run.reached else None for mark in LOSSES),
+    )
 
 
-def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Train one cell on one training set from several seeds; return a record per seed.
-
-    Each record holds "error" and "loss" at the cell's grid, "by_loss" (the error when each of
-    LOSSES is first reached, or None) and "at_stop" (where the authors' rule ends: their last logged
-    epoch; the theorem's flow: their end time; other flows: the first time at the threshold; None if
-    never, or without a rule).
-
-    Errors are the authors' measure: extrapolation loss, or relative L2 error for a network.
-    Computed in float64.
+def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[Trial]:
+    """Train one cell on one training set from several seeds.
 
     Args:
-        cell: a way of training
-        training_set: "baseline" or "with special"
-        seeds: of the starts
+        cell: how to train.
+        training_set: "baseline" or "with special".
+        seeds: any, also others than the cell's.
+
+    Returns:
+        What is kept of each run.
     """
     as_instance("cell", cell, Cell)
     as_choice("training_set", training_set, TRAINING_SETS)
@@ -324,7 +410,7 @@ def study(cell: Cell, training_set: str, seeds: Sequence[int]) -> list[dict[str,
     return [_study_seed(cell, setting, training_set, seed) for seed in seeds]
 
 
-def _study_seed(cell: Cell, setting: Setting, training_set: str, seed: int) -> dict[str, Any]:
+def _study_seed(cell: Cell, setting: Setting, training_set: str, seed: int) -> Trial:
     """Train one cell from one seed."""
     start, data = setting.start(seed), setting.training_set(seed, training_set)
     if isinstance(setting, Experiment) and cell.method == "gradient flow":
@@ -352,7 +438,7 @@ def compute(cell: dict[str, Any], training_set: str) -> dict[str, Any]:
         training_set: "baseline" or "with special".
 
     Returns:
-        "runs": what `study` returns.
+        "runs": what `study` returns, a mapping for each seed.
     """
     block = _cell(cell)
     return {"runs": study(block, training_set, block.seeds)}
@@ -378,17 +464,20 @@ def _jobs(cells: Sequence[Cell]) -> tuple[Job, ...]:
 
 
 def _collect(done: Study, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summaries of all cells."""
+    """Return the content of the study's file: the result of each cell."""
     cells: dict[str, Cell] = {}
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    runs: dict[str, dict[str, list[Trial]]] = {}
     for job, result in zip(done.jobs, results, strict=True):
         block, training_set = _cell(job.arguments["cell"]), job.arguments["training_set"]
         if training_set == TRAINING_SETS[0]:
             before = cells[block.name].seeds if block.name in cells else ()
             cells[block.name] = dataclasses.replace(block, seeds=before + block.seeds)
         of_cell = runs.setdefault(block.name, {which: [] for which in TRAINING_SETS})
-        of_cell[training_set] += result["runs"]
-    return {"cells": {name: summarize(cell, runs[name]) for name, cell in cells.items()}}
+        of_cell[training_set] += [
+            Trial(**{key: tuple(v) if isinstance(v, list) else v for key, v in trial.items()})
+            for trial in result["runs"]
+        ]
+    return {"cells": {name: summarize(cell, runs[name]).to_dict() for name, cell in cells.items()}}
 
 
 def convergence_study(cells: Sequence[Cell]) -> Study:
@@ -405,7 +494,7 @@ def convergence_study(cells: Sequence[Cell]) -> Study:
         function=compute,
         jobs=_jobs(checked),
         collect=_collect,
-        table=lambda content: table(content["cells"]),
+        table=lambda content: table(_results(content)),
         scheduler="processes",
     )
 
@@ -414,20 +503,19 @@ def convergence_study(cells: Sequence[Cell]) -> Study:
 class Comparison:
     """Errors with special sequences against errors without, over the seeds for which both exist.
 
+    Without a pair every number is NaN. Printed as "0.388 / 18.2, worse 100/100".
+
     Attributes:
         n: number of these pairs.
-        worse: pairs in which the error is larger, smaller with special sequences; the other pairs
-            are equal.
-        better: pairs in which the error is larger, smaller with special sequences; the other pairs
-            are equal.
-        baseline: median errors, both over the same n seeds.
-        special: median errors, both over the same n seeds.
-        ratio: median of special / baseline and its 95 percent interval (`paper.median_interval`).
-        low: median of special / baseline and its 95 percent interval (`paper.median_interval`).
-        high: median of special / baseline and its 95 percent interval (`paper.median_interval`).
+        worse: pairs in which the error is larger with special sequences.
+        better: pairs in which it is smaller; the others are equal.
+        baseline: median error without special sequences, over the n seeds.
+        special: median error with them, over the same seeds.
+        ratio: median of special / baseline.
+        low: lower end of its 95 percent interval (`paper.median_interval`).
+        high: upper end of it.
         p: two-sided exact sign test of "as often larger as smaller", equal pairs left out.
-        adjusted: p for as many comparisons as were made together, see `adjust`. Without a pair
-            every number is NaN. Printed as "0.388 / 18.2, worse 100/100".
+        adjusted: p for as many comparisons as were made together, see `adjust`.
     """
 
     n: int
@@ -450,18 +538,16 @@ class Comparison:
 def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray) -> Comparison:
     """Compare the errors of many seeds without and with special sequences, seed by seed.
 
+    A seed with a None on either side is left out on both. `adjusted` is p: this is one comparison.
+
     Args:
-        baseline: (seeds,) an error per seed in the same order, None where a run did not get there.
-            A seed with a None on either side is left out on both. `adjusted` is p: this is one
-            comparison.
-        special: (seeds,) an error per seed in the same order, None where a run did not get there. A
-            seed with a None on either side is left out on both. `adjusted` is p: this is one
-            comparison.
+        baseline: (seeds,) an error per seed, None where a run did not get there.
+        special: (seeds,) the same with special sequences, in the same order.
 
     Raises:
         TypeError: unless both are sequences.
-        ValueError: unless they have the same length and every error is None or a finite number
-            above 0 (a run that diverged is not a missing one: decide what to do with it first).
+        ValueError: unless they have the same length and every error is None or a finite number above
+            0 (a run that diverged is not a missing one: decide what to do with it first).
     """
     for name, values in (("baseline", baseline), ("special", special)):
         if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
@@ -481,9 +567,8 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
     if not pairs:
         return Comparison(0, 0, 0, *[math.nan] * 7)
     worse, better = sum(s > b for b, s in pairs), sum(s < b for b, s in pairs)
-    # The sign test: under "as often larger as smaller" the counts are binomial with probability
-    # 1/2. (bdtr is its distribution function; importing scipy.stats for the same number would
-    # double the time to import this module.)
+    # The sign test: under "as often larger as smaller" the counts are binomial with probability 1/2. (bdtr is its
+    # distribution function; importing scipy.stats for the same number would double the time to import this module.)
     p = min(1.0, 2.0 * float(bdtr(min(worse, better), worse + better, 0.5)))
     without, with_special = (float(np.median(column)) for column in zip(*pairs, strict=True))
     ratio, low, high = median_interval([s / b for b, s in pairs])
@@ -491,13 +576,13 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
 
 
 def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
-    """Return comparisons that were made together with their p values adjusted for their number
-    (Holm's method).
+    """Return comparisons that were made together, p adjusted for their number (Holm's method).
+
+    If all below a level of `adjusted` are called real, the probability of even one wrong call is at
+    most that level, however the comparisons depend on each other.
 
     Args:
-        comparisons: any key -> `Comparison`; those without a pair do not count. If all below a
-            level of `adjusted` are called real, the probability of even one wrong call is at most
-            that level, however the comparisons depend on each other.
+        comparisons: any key -> `Comparison`; those without a pair do not count.
 
     Raises:
         TypeError: unless it is a mapping.
@@ -512,165 +597,161 @@ def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
     return adjusted
 
 
-def _as_summary(name: str, value: Any) -> dict[str, Any]:
-    """Return a summary of a cell.
-
-    Raises:
-        TypeError: or ValueError if it cannot be one.
-    """
-    if not all(key in as_mapping(name, value) for key in ("setting", "losses", *TRAINING_SETS)):
-        raise ValueError(f"{name} must be a summary that summarize returns; got {shown(value)}")
-    return dict(value)
+def _moments(cell: CellResult) -> tuple[Moment, ...]:
+    return ("at_stop", "at_end", *cell.losses)
 
 
-def _moments(cell: dict[str, Any]) -> tuple[Moment, ...]:
-    return ("at_stop", "at_end", *cell["losses"])
-
-
-def _columns(cell: dict[str, Any], moment: Moment) -> list[list[float | None]]:
-    """Return the errors of a cell at one moment: for each training set one per seed, None if it did
-    not get there.
-    """
+def _columns(cell: CellResult, moment: Moment) -> list[Sequence[float | None]]:
+    """Return for each training set an error per seed at one moment, None if it did not get there."""
     if moment == "at_end":
-        return [_of_trained(cell, which, cell[which]["at_end"]) for which in TRAINING_SETS]
+        return [_only(cell[which].at_end, trained(cell, which)) for which in TRAINING_SETS]
     if moment == "at_stop":
-        return [cell[which]["at_stop"] for which in TRAINING_SETS]
-    place = cell["losses"].index(moment)
-    return [cell[which]["at_loss"][place] for which in TRAINING_SETS]
+        return [cell[which].at_stop for which in TRAINING_SETS]
+    place = cell.losses.index(float(moment))
+    return [cell[which].at_loss[place] for which in TRAINING_SETS]
 
 
-def compare_cells(cells: Mapping[str, dict[str, Any]]) -> dict[tuple[str, Moment], Comparison]:
-    """Return all comparisons of a study, adjusted for their number: (cell's name, moment) ->
-    `Comparison`.
+def compare_cells(cells: Mapping[str, CellResult]) -> dict[tuple[str, Moment], Comparison]:
+    """Return all comparisons of a study, adjusted for their number.
 
     Args:
-        cells: name -> summary as `summarize` returns it. Moments: "at_stop", "at_end" (only runs
-            that trained, see `trained`), and each loss of LOSSES, where each run first reaches it.
+        cells: name -> result, as `load_convergence` returns them.
+
+    Returns:
+        (cell's name, moment) -> `Comparison`. Moments: "at_stop", "at_end" (only runs that trained,
+        see `trained`), and each loss of LOSSES, where each run first reaches it.
     """
     return adjust(
         {
             (name, moment): compare(*_columns(cell, moment))
             for name, cell in as_mapping("cells", cells).items()
-            for moment in _moments(_as_summary(f"cells[{shown(name)}]", cell))
+            for moment in _moments(as_instance(f"cells[{shown(name)}]", cell, CellResult))
         }
     )
 
 
-def factors(cell: dict[str, Any], moment: Moment) -> list[float | None]:
-    """Return, per seed of a cell, the error with special sequences divided by that without; None
-    without a pair.
+def factors(cell: CellResult, moment: Moment) -> list[float | None]:
+    """Return per seed the error with special sequences divided by that without, None without a pair.
+
+    Two cells with the same seeds are compared by `compare(factors(one, m), factors(other, m))`.
 
     Args:
-        cell: a summary as `summarize` returns it.
-        moment: as for `compare_cells`. Two cells with the same seeds are compared by
-            `compare(factors(one, moment), factors(other, moment))`.
+        cell: the result of a cell.
+        moment: as for `compare_cells`.
 
     Raises:
         ValueError: for another moment.
     """
-    if moment not in _moments(_as_summary("cell", cell)):
+    if moment not in _moments(as_instance("cell", cell, CellResult)):
         raise ValueError(f"moment must be one of {_moments(cell)}; got {shown(moment)}")
     pairs = zip(*_columns(cell, moment), strict=True)
     return [None if b is None or s is None else s / b for b, s in pairs]
 
 
-def trained(cell: dict[str, Any], training_set: str) -> list[bool]:
-    """Return, per seed of a cell, whether the run trained: its loss came down to the authors'
-    threshold.
+def trained(cell: CellResult, training_set: str) -> list[bool]:
+    """Return, per seed, whether the run trained: its loss came down to the authors' threshold.
+
+    The theorem's settings have no threshold; there a run trained if its loss at the end is at most
+    0.01 (runs that did not stay near 1). A run that never left its start has an error too, but says
+    nothing about where training leads.
 
     Args:
-        cell: a summary as `summarize` returns it.
-        training_set: "baseline" or "with special". The theorem's settings have no threshold; there
-            a run trained if its loss at the end is at most 0.01 (runs that did not stay near 1). A
-            run that never left its start has an error too, but says nothing about where training
-            leads.
+        cell: the result of a cell.
+        training_set: "baseline" or "with special".
 
     Raises:
         ValueError: for another training set.
     """
-    _as_summary("cell", cell)
-    as_choice("training_set", training_set, TRAINING_SETS)
-    column = cell[training_set]
-    if cell["setting"] in THEOREM_SETTINGS:
-        return [loss <= 1e-2 for loss in column["loss_end"]]
-    return [error is not None for error in column["at_stop"]]
+    outcome = as_instance("cell", cell, CellResult)[training_set]
+    return _trained(cell, outcome.loss_end, outcome.at_stop)
 
 
-def _of_trained(cell: dict[str, Any], training_set: str, errors: Sequence[float]) -> list[float | None]:
-    """Return the errors of a column, None for the runs that did not train."""
-    return [e if good else None for e, good in zip(errors, trained(cell, training_set), strict=True)]
+def _trained(cell: Cell, loss_end: Sequence[float | None], at_stop: Sequence[float | None]) -> list[bool]:
+    if cell.setting in THEOREM_SETTINGS:
+        return [loss is not None and loss <= 1e-2 for loss in loss_end]
+    return [error is not None for error in at_stop]
 
 
-def _spreads(rows: Sequence[Sequence[Sequence[float | None]]]) -> list[list[dict[str, Any]]]:
-    """Return per training set and per row n, median and quartiles over the seeds that have both
-    values.
+def _only(errors: Sequence[float | None], good: Sequence[bool]) -> list[float | None]:
+    """Return errors, None for the runs that did not train."""
+    return [error if kept else None for error, kept in zip(errors, good, strict=True)]
 
-    Args:
-        rows: (training sets, rows, seeds).
+
+def _spreads(rows: Sequence[Sequence[Sequence[float | None]]]) -> list[tuple[Spread, ...]]:
+    """Return spreads per training set and row, over the seeds that have both values.
+
+    rows: (training sets, rows, seeds).
     """
-    result: list[list[dict[str, Any]]] = [[] for _ in rows]
+    result: list[list[Spread]] = [[] for _ in rows]
     for pair in zip(*rows, strict=True):
         both = [values for values in zip(*pair, strict=True) if None not in values]
-        for spreads, k in zip(result, range(len(rows)), strict=True):
+        for k, spreads in enumerate(result):
             values = np.array([value[k] for value in both], dtype=float)
-            numbers = np.quantile(values, (0.5, 0.25, 0.75)) if len(both) else (None, None, None)
-            keyed = zip(("median", "q25", "q75"), numbers, strict=True)
-            spreads.append({"n": len(both), **{key: _digits(value) for key, value in keyed}})
-    return result
+            numbers = np.quantile(values, (0.5, 0.25, 0.75)) if both else (None, None, None)
+            spreads.append(Spread(len(both), *map(_digits, numbers)))
+    return [tuple(spreads) for spreads in result]
 
 
-def _digits(value: float | None, digits: int = 5) -> float | None:
-    """Return a number with few significant digits, None as it is."""
-    return None if value is None else float(f"{value:.{digits}g}")
+def _rounded(value: float, digits: int) -> float:
+    """Return a number with few significant digits."""
+    return float(f"{value:.{digits}g}")
 
 
-def summarize(cell: Cell, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return the summary of one cell from the records of its seeds, per training set.
+def _digits(value: float | None) -> float | None:
+    """Return a number with five significant digits, None as it is."""
+    return None if value is None else _rounded(value, 5)
 
-    Keys: the cell's fields, "grid" and "losses"; per training set "at_stop", "at_end" and
-    "loss_end" (a value per seed; None: never got there), "at_loss" (the same for each of LOSSES),
-    "trained" (number of runs whose loss reached 0.01), "falling" (runs whose loss at the end is
-    below half of what it was at the grid point before), and for figures "by_epoch" and "by_loss"
-    (number of pairs, median and quartiles for each point of the grid and each loss, over the same
-    seeds for both training sets: by loss those whose two runs reached it, by epoch those whose two
-    runs trained).
+
+def summarize(cell: Cell, runs: Mapping[str, Sequence[Trial]]) -> CellResult:
+    """Return the result of one cell: numbers with five digits (losses four), spreads over pairs.
 
     Args:
-        cell: a way of training
-        runs: training set -> a record per seed
+        cell: what was run.
+        runs: training set -> a `Trial` for each of the cell's seeds.
+
+    Raises:
+        ValueError: for other training sets.
     """
     as_instance("cell", cell, Cell)
     if set(as_mapping("runs", runs)) != set(TRAINING_SETS):
         raise ValueError(f"runs must have the keys {', '.join(TRAINING_SETS)}; got {shown(list(runs))}")
-    summary: dict[str, Any] = {**dataclasses.asdict(cell), "grid": cell.grid, "losses": list(LOSSES)}
-    for which in TRAINING_SETS:
-        rows = runs[which]
-        losses = np.array([row["loss"] for row in rows])
-        summary[which] = {
-            "at_stop": [_digits(row["at_stop"]) for row in rows],
-            "at_end": [_digits(row["error"][-1]) for row in rows],
-            "loss_end": [_digits(loss, 4) for loss in losses[:, -1]],
-            "at_loss": [[_digits(row["by_loss"][k]) for row in rows] for k in range(len(LOSSES))],
-            "trained": sum(row["by_loss"][LOSSES.index(1e-2)] is not None for row in rows),
-            "falling": int((losses[:, -1] < 0.5 * losses[:, -2]).sum()),
-        }
+    places = range(len(LOSSES))
+    losses = {which: np.array([run.loss for run in runs[which]]) for which in TRAINING_SETS}
+    ends = {which: [_rounded(loss, 4) for loss in losses[which][:, -1]] for which in TRAINING_SETS}
+    stops = {which: [_digits(run.at_stop) for run in runs[which]] for which in TRAINING_SETS}
+    good = {which: _trained(cell, ends[which], stops[which]) for which in TRAINING_SETS}
     by_epoch = [
-        [_of_trained(summary, which, [row["error"][k] for row in runs[which]]) for k in range(len(cell.grid))]
+        [_only([run.error[k] for run in runs[which]], good[which]) for k in range(len(cell.grid))]
         for which in TRAINING_SETS
     ]
-    by_loss = [[[row["by_loss"][k] for row in runs[w]] for k in range(len(LOSSES))] for w in TRAINING_SETS]
-    for key, rows_of in (("by_epoch", by_epoch), ("by_loss", by_loss)):
-        for which, spreads in zip(TRAINING_SETS, _spreads(rows_of), strict=True):
-            summary[which][key] = spreads
-    return summary
+    by_loss = [[[run.by_loss[k] for run in runs[which]] for k in places] for which in TRAINING_SETS]
+    spreads = zip(TRAINING_SETS, _spreads(by_epoch), _spreads(by_loss), strict=True)
+    outcomes = {
+        which: Outcome(
+            at_stop=tuple(stops[which]),
+            at_end=tuple(_rounded(run.error[-1], 5) for run in runs[which]),
+            loss_end=tuple(ends[which]),
+            at_loss=tuple(tuple(_digits(run.by_loss[k]) for run in runs[which]) for k in places),
+            trained=sum(run.by_loss[LOSSES.index(1e-2)] is not None for run in runs[which]),
+            falling=int((losses[which][:, -1] < 0.5 * losses[which][:, -2]).sum()),
+            by_epoch=epochs,
+            by_loss=marks,
+        )
+        for which, epochs, marks in spreads
+    }
+    return CellResult(
+        **{f.name: getattr(cell, f.name) for f in dataclasses.fields(Cell)}, losses=LOSSES, outcomes=outcomes
+    )
 
 
-def table(cells: Mapping[str, dict[str, Any]]) -> str:
-    """Return the printed table: medians without / with special sequences and pairs with the larger
-    error, by cell.
+def table(cells: Mapping[str, CellResult]) -> str:
+    """Return the printed table: a line for each cell, and how many comparisons that makes.
 
     Args:
-        cells: title -> summary of a cell
+        cells: name -> result, as `load_convergence` returns them.
+
+    Returns:
+        Medians without / with special sequences and the pairs with the larger error, at three moments.
     """
     found = compare_cells(cells)
     head = "medians without / with special sequences, pairs in which it is worse"
@@ -679,16 +760,22 @@ def table(cells: Mapping[str, dict[str, Any]]) -> str:
         lines.append(f"{name} | " + " | ".join(str(found[name, key]) for key in ("at_stop", "at_end", 1e-4)))
     made = [c for c in found.values() if c.n]
     lines.append(
-        f"{len(made)} comparisons at {len(LOSSES) + 2} moments, two-sided sign tests: {sum(c.p < 0.05 for c in made)} with"
-        f" p < 0.05, {sum(c.adjusted < 0.05 for c in made)} of them after Holm's adjustment for their number"
+        f"{len(made)} comparisons at {len(LOSSES) + 2} moments, two-sided sign tests:"
+        f" {sum(c.p < 0.05 for c in made)} with p < 0.05,"
+        f" {sum(c.adjusted < 0.05 for c in made)} of them after Holm's adjustment for their number"
     )
     return "\n".join(lines)
 
 
-def load_convergence() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (cell name -> summary as `summarize` describes it, provenance) of the stored study."""
+def _results(content: Mapping[str, Any]) -> dict[str, CellResult]:
+    """Return the results that the study's file holds, by the cells' names."""
+    return {name: CellResult.from_dict(values) for name, values in content["cells"].items()}
+
+
+def load_convergence() -> tuple[dict[str, CellResult], dict[str, Any]]:
+    """Return the stored study: (cell name -> result, provenance as of `studies.store.load`)."""
     content, provenance = store.load("convergence")
-    return content["cells"], provenance
+    return _results(content), provenance
 
 
 #: All cells: what `python -m ssm_poison_lib study convergence` runs.

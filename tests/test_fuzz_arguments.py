@@ -98,7 +98,7 @@ RECORD = records.Record(
 )
 SPREAD = [{"n": 1, "q25": 0.1, "median": 0.2, "q75": 0.3}]
 CELL = {
-    "outcomes": dict.fromkeys(("baseline", "with special"), {"by_epoch": SPREAD, "by_loss": SPREAD}),
+    "outcomes": {key: {"by_epoch": SPREAD, "by_loss": SPREAD} for key in ("baseline", "with special")},
     "grid": [1], "losses": [0.1], "seeds": [1], "method": "descent",
 }  # fmt: skip
 A, U = algebra.entries("a", 2), (sp.Integer(1), sp.Integer(1))

@@ -474,8 +474,8 @@ def _collect(done: Study, results: list[dict[str, Any]]) -> dict[str, Any]:
             cells[block.name] = dataclasses.replace(block, seeds=before + block.seeds)
         of_cell = runs.setdefault(block.name, {which: [] for which in TRAINING_SETS})
         of_cell[training_set] += [
-            Trial(**{key: tuple(v) if isinstance(v, list) else v for key, v in trial.items()})
-            for trial in result["runs"]
+            Trial(tuple(run["error"]), tuple(run["loss"]), run["at_stop"], tuple(run["by_loss"]))
+            for run in result["runs"]
         ]
     return {"cells": {name: summarize(cell, runs[name]).to_dict() for name, cell in cells.items()}}
 

@@ -1,8 +1,9 @@
 """Is it poison, or unfinished training: every comparison far past the authors' stop, with controls.
 
-A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam, learning rate) over many
-consecutive seeds, on the baseline set and on the set with special sequences, with *equal* step size and *equal* epochs. Errors
-are kept by epoch, at equal training loss, and where the authors' stopping rule would have ended.
+A cell is one way of training (setting, near tie or not, gradient flow, gradient descent or Adam,
+learning rate) over many consecutive seeds, on the baseline set and on the set with special
+sequences, with *equal* step size and *equal* epochs. Errors are kept by epoch, at equal training
+loss, and where the authors' stopping rule would have ended.
 """
 
 from __future__ import annotations
@@ -311,7 +312,8 @@ def _theorem_flows(
     ]
 
 
-# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a tiny loss or none that falls.
+# A network's flow ends here at the latest: a few seconds. Runs that are not at rest then have a
+# tiny loss or none that falls.
 _FLOW_EVALUATIONS = 2_000_000
 # The authors integrate the theorem's settings up to these times.
 _AUTHORS_TIME = {
@@ -321,7 +323,7 @@ _AUTHORS_TIME = {
 
 
 def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int) -> Trial:
-    """Follow the flow of A, B and C; "at_stop" is the first time with a loss at or below the authors' threshold."""
+    """Follow the flow of A, B and C; at_stop: where the loss is first at the authors' threshold."""
     flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
     marks = [np.flatnonzero(flow.loss <= mark) for mark in LOSSES]
@@ -358,7 +360,10 @@ def _descent(
     error: Callable[[Network], float],
     stop: tuple[float, int] | None,
 ) -> Trial:
-    """Train by gradient descent or Adam; stop: (threshold, epochs after it) of the authors' rule, None in the theorem."""
+    """Train by gradient descent or Adam.
+
+    stop: (threshold, epochs after it) of the authors' rule, None in the theorem.
+    """
     linear = not isinstance(start, Network) or not start.mlp
     normalized = cell.method == "gradient descent"
     rule = Rule(
@@ -567,8 +572,9 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
     if not pairs:
         return Comparison(0, 0, 0, *[math.nan] * 7)
     worse, better = sum(s > b for b, s in pairs), sum(s < b for b, s in pairs)
-    # The sign test: under "as often larger as smaller" the counts are binomial with probability 1/2. (bdtr is its
-    # distribution function; importing scipy.stats for the same number would double the time to import this module.)
+    # The sign test: under "as often larger as smaller" the counts are binomial with probability
+    # 1/2. (bdtr is its distribution function; importing scipy.stats for the same number would
+    # double the time to import this module.)
     p = min(1.0, 2.0 * float(bdtr(min(worse, better), worse + better, 0.5)))
     without, with_special = (float(np.median(column)) for column in zip(*pairs, strict=True))
     ratio, low, high = median_interval([s / b for b, s in pairs])

@@ -22,13 +22,20 @@ _MAX_WIDTH = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A diagonal SSM whose last output z passes through an MLP without biases, ReLU after every layer but the last.
+    """A diagonal SSM whose last output z passes through an MLP.
 
-    ssm: gives z = phi(x). mlp: weight matrices (1, width), (width, width), ..., (width, 1), applied from the right
-    (row vector times matrix); empty for the SSM alone. Stored as read-only float64 copies.
+    The MLP has no biases, and a ReLU after every layer but the last. All arrays are read-only
+    float64 copies; two networks are equal if all their weights are.
 
-    Raises TypeError if ssm is something else; ValueError if the matrices do not fit together, or the MLP does not lead from 1
-    number to 1 number.
+    Attributes:
+        ssm: gives z = phi(x).
+        mlp: weight matrices (1, width), (width, width), ..., (width, 1), applied from the right
+            (row vector times matrix); empty for the SSM alone.
+
+    Raises:
+        TypeError: if ssm is something else.
+        ValueError: if the matrices do not fit together, or the MLP does not lead from 1 number to 1
+            number.
     """
 
     ssm: DiagonalSSM
@@ -57,7 +64,14 @@ class Network:
         return hash((self.ssm, *((layer + 0.0).tobytes() for layer in self.mlp)))
 
     def respond(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
-        """Return g(z), what the MLP makes of the SSM's last outputs z, shape (n,). Raises ValueError if it overflows."""
+        """Return g(z), what the MLP makes of the SSM's last outputs.
+
+        Args:
+            z: (n,) last outputs of the SSM.
+
+        Raises:
+            ValueError: if it overflows.
+        """
         z = as_array("z", z, ndim=1)
         if not self.mlp:
             return z
@@ -68,10 +82,16 @@ class Network:
             return np.asarray(in_range("z", "the network's output", (values @ self.mlp[-1])[:, 0]))
 
     def xi(self, z: ArrayLike) -> Float[np.ndarray, " n"]:
-        """Return xi = g'(z), the factor by which the MLP multiplies each residual on its way back to the SSM.
+        """Return xi = g'(z), by which the MLP multiplies each residual on its way to the SSM.
 
-        z: (n,) last outputs of the SSM. At a kink of a ReLU the derivative from the left of 0 is taken, as PyTorch does.
-        The SSM alone has xi = 1. Raises ValueError if it overflows.
+        At a kink of a ReLU the derivative from the left of 0 is taken, as PyTorch does. The SSM
+        alone has xi = 1.
+
+        Args:
+            z: (n,) last outputs of the SSM.
+
+        Raises:
+            ValueError: if it overflows.
         """
         z = as_array("z", z, ndim=1)
         if not self.mlp:
@@ -85,13 +105,21 @@ class Network:
             return np.asarray(in_range("z", "xi", (slope @ self.mlp[-1])[:, 0]))
 
     def last_output(self, x: ArrayLike) -> Float[np.ndarray, " n"]:
-        """Return g(phi(x)) for inputs x of shape (n, kappa), the only output that training looks at."""
+        """Return g(phi(x)), shape (n,), the only output that training looks at.
+
+        Args:
+            x: (n, kappa) inputs.
+        """
         return self.respond(self.ssm.last_output(as_array("x", x, ndim=2)))
 
     def output_scale(self, x: ArrayLike) -> Float[np.ndarray, " n"]:
-        """Return the scale on which `last_output` is rounded: the same sums with absolute values in them.
+        """Return the scale on which `last_output` is rounded: its sums, of absolute values.
 
-        x: (n, kappa). Raises ValueError if a sum overflows.
+        Args:
+            x: (n, kappa) inputs.
+
+        Raises:
+            ValueError: if a sum overflows.
         """
         scale = self.ssm.output_scale(as_array("x", x, ndim=2))[:, None]  # (n, 1)
         with np.errstate(over="ignore"):
@@ -101,13 +129,13 @@ class Network:
 
 
 def as_network(name: str, value: object) -> Network:
-    """Return `value` as a Network, an SSM alone as one without an MLP; a TypeError names the argument."""
+    """Return `value` as a Network, an SSM alone as one without an MLP; a TypeError names it."""
     value = as_instance(name, value, DiagonalSSM, Network)
     return value if isinstance(value, Network) else Network(value)
 
 
 def as_ssm(name: str, value: object) -> DiagonalSSM:
-    """Return `value`, a DiagonalSSM or a Network without an MLP, as a DiagonalSSM; a TypeError names the argument."""
+    """Return a DiagonalSSM, or a Network without an MLP, as a DiagonalSSM; a TypeError names it."""
     value = as_instance(name, value, DiagonalSSM, Network)
     if isinstance(value, Network):
         if value.mlp:
@@ -117,19 +145,29 @@ def as_ssm(name: str, value: object) -> DiagonalSSM:
 
 
 def authors_teacher(width: int) -> Network:
-    """Return the authors' teacher network: A = B = C = 1, then layers of ones, the identity, and 0.5.
+    """Return the authors' teacher: A = B = C = 1, then layers of ones, the identity, and 0.5.
 
-    width: units in each hidden layer, 1 .. 10,000. It computes 0.5 width max(z, 0), z the sum of the inputs.
+    It computes 0.5 width max(z, 0), z the sum of the inputs.
+
+    Args:
+        width: units in each hidden layer, 1 .. 10,000.
     """
     width = as_integer("width", width, low=1, high=_MAX_WIDTH)
     return Network(DiagonalSSM.ones([1.0]), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
 
 
 def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:
-    """Return the relative L2 error of the student's outputs on test sequences, norm(g - g*) / norm(g*).
+    """Return norm(g - g*) / norm(g*), the relative L2 error of the outputs on test sequences.
 
-    x: (n, K) test sequences, longer than those of training when extrapolation is asked for (the authors use 2,000
-    Gaussian ones of length 40). Raises ValueError if the teacher answers 0 to all of them, TypeError for other objects.
+    Args:
+        student: its outputs are g.
+        teacher: its outputs are g*.
+        x: (n, K) test sequences, longer than those of training when extrapolation is asked for (the
+            authors use 2,000 Gaussian ones of length 40).
+
+    Raises:
+        ValueError: if the teacher answers 0 to all of them.
+        TypeError: for other objects.
     """
     as_instance("student", student, Network)
     as_instance("teacher", teacher, Network)

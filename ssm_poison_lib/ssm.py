@@ -62,7 +62,8 @@ def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarra
     stride = math.isqrt(length - 1) + 1
     near, far = np.empty((stride, len(A))), np.empty((-(-length // stride), len(A)))
     with np.errstate(over="ignore", invalid="ignore"):
-        # Each table gets half of the weight's exponent: neither leaves float64's range by the weight.
+        # Each table gets half of the weight's exponent: neither leaves float64's range by the
+        # weight.
         far[0], exponent = np.frexp(w)
         near[0] = np.ldexp(1.0, exponent - exponent // 2)
         far[0] = np.ldexp(far[0], exponent // 2)

@@ -18,6 +18,7 @@ from ssm_poison_lib._checks import (
     contiguous,
 )
 from ssm_poison_lib._engines import gains, rkc
+from ssm_poison_lib._trajectory import FlowStatus
 from ssm_poison_lib.descent import as_losses, flatten, unflatten
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.networks import Network
@@ -25,40 +26,60 @@ from ssm_poison_lib.sequences import TrainingSet
 
 __all__ = ["NetworkTrajectory", "network_flow"]
 
-_STOPPED = {
-    rkc.End.AT_REST: "loss",
-    rkc.End.END_OF_TIME: "end time",
-    rkc.End.OUT_OF_EVALUATIONS: "evaluations",
+_STATUS = {
+    rkc.End.AT_REST: FlowStatus.CONVERGED,
+    rkc.End.END_OF_TIME: FlowStatus.END_OF_TIME,
+    rkc.End.OUT_OF_EVALUATIONS: FlowStatus.FAILED_STEP_LIMIT,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkTrajectory:
-    """A network's gradient flow at T given times and at the first step with a loss at or below each
-    of K marks.
+    """A network's gradient flow at T given times and where its loss first came down to K marks.
 
     Attributes:
-        times: (T,)
-        weights: (T, P) all weights there
-        loss: (T,).
-        at_loss: (K, P), NaN where the loss never came so low.
-        stopped: "end time", "loss" (at rest: loss <= loss_tol) or "evaluations" (the limit came
-            first: not at rest)
+        times: (T,) flow times.
+        weights: (T, P) all weights there.
+        loss: (T,) training loss there.
+        at_loss: (K, P) all weights at the first step with a loss at or below each mark, NaN where
+            the loss never came so low.
+        status: CONVERGED (at rest: loss <= loss_tol), END_OF_TIME or FAILED_STEP_LIMIT
+            (max_evaluations came first: not at rest).
         end: the time then reached; later rows repeat the last weights.
         evaluations: of the gradient.
-        d: sizes of the network.
-        width: sizes of the network.
+        d: state dimension.
+        width: of the MLP's layers.
     """
 
     times: Float[np.ndarray, " T"]
     weights: Float[np.ndarray, "T P"]
     loss: Float[np.ndarray, " T"]
     at_loss: Float[np.ndarray, "K P"]
-    stopped: str
+    status: FlowStatus
     end: float
     evaluations: int
     d: int
     width: int
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the flow came to rest; look at it before calling the last row a limit."""
+        return self.status == FlowStatus.CONVERGED
+
+    @property
+    def A(self) -> Float[np.ndarray, "T d"]:
+        """The diagonal of A at each time."""
+        return self.weights[:, : self.d]
+
+    @property
+    def B(self) -> Float[np.ndarray, "T d"]:
+        """B at each time."""
+        return self.weights[:, self.d : 2 * self.d]
+
+    @property
+    def C(self) -> Float[np.ndarray, "T d"]:
+        """C at each time."""
+        return self.weights[:, 2 * self.d : 3 * self.d]
 
     def network(self, row: int = -1) -> Network:
         """Return all weights at one of the times, by default the last.
@@ -80,7 +101,7 @@ class NetworkTrajectory:
 
 def network_flow(
     start: Network,
-    data: TrainingSet,
+    training_set: TrainingSet,
     *,
     times: ArrayLike,
     log_at_loss: Sequence[float] = (),
@@ -97,7 +118,7 @@ def network_flow(
 
     Args:
         start: a network with two hidden layers of one width
-        data: sequences and labels
+        training_set: sequences and labels.
         times: (T,) > 0, increasing
         log_at_loss: decreasing losses
         rtol: relative error allowed per step and weight (root mean square)
@@ -116,7 +137,7 @@ def network_flow(
     Source: Sommeijer, Shampine and Verwer, "RKC: An explicit solver for parabolic PDEs", 1997; the
     gradient is that of proposition "The factor xi" in chapter "The same inside a network".
     """
-    as_instance("data", data, TrainingSet)
+    as_instance("training_set", training_set, TrainingSet)
     if len(as_instance("start", start, Network).mlp) != 3 or len({*start.mlp[1].shape}) > 1:
         raise ValueError("start must be a Network with two hidden layers of one width")
     times = as_array("times", times, ndim=1)
@@ -125,7 +146,7 @@ def network_flow(
     d, width = start.ssm.state_dim, start.mlp[0].shape[1]
     how, end, evaluations, _, weights, loss, at_loss, _ = rkc.integrate(
         flatten(start),
-        gains.gains(contiguous(data.x[:, ::-1].T), contiguous(data.y), d, width),
+        gains.gains(contiguous(training_set.x[:, ::-1].T), contiguous(training_set.y), d, width),
         contiguous(times),
         np.array(as_losses("log_at_loss", log_at_loss)),
         as_scalar("rtol", rtol, low=0.0, strict=True),
@@ -135,6 +156,5 @@ def network_flow(
     )
     if how == rkc.End.FAILED:
         raise FlowError(f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}")
-    return NetworkTrajectory(
-        times, weights, loss, at_loss, _STOPPED[rkc.End(how)], float(end), int(evaluations), d, width
-    )
+    status = _STATUS[rkc.End(how)]
+    return NetworkTrajectory(times, weights, loss, at_loss, status, float(end), int(evaluations), d, width)

@@ -222,7 +222,7 @@ CALLS = {
     "network_flow.network_flow": (
         {
             "start": NETWORK,
-            "data": NETWORK_DATA,
+            "training_set": NETWORK_DATA,
             "times": [0.1],
             "log_at_loss": (0.1,),
             "rtol": 1e-3,

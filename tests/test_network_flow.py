@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import descent, metrics, networks, paper
 from ssm_poison_lib._engines import gains, rkc
+from ssm_poison_lib._trajectory import FlowStatus
 from ssm_poison_lib.descent import Descent, Rule, flatten
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.network_flow import network_flow
@@ -76,7 +77,8 @@ def test_it_comes_to_rest_far_below_the_authors_threshold_and_keeps_what_was_ask
     start, data = setting.start(4552), setting.training_set(4552, "baseline")
     times, marks = np.geomspace(1, 1e14, 15), (1e-2, 1e-6, 1e-30)
     flow = network_flow(start, data, times=times, log_at_loss=marks)
-    assert flow.stopped == "loss"
+    assert flow.status == FlowStatus.CONVERGED
+    assert flow.fitted
     assert flow.loss[-1] <= 1e-20
     assert flow.evaluations < 1_000_000
     assert (np.diff(flow.loss) <= 0).all()
@@ -109,10 +111,12 @@ def test_a_layer_keeps_its_balance():
 def test_the_limit_of_evaluations_is_reported():
     start, data = case(1)
     flow = network_flow(start, data, times=[1e6], max_evaluations=50)
-    assert flow.stopped == "evaluations"
+    assert flow.status == FlowStatus.FAILED_STEP_LIMIT
+    assert not flow.fitted
     assert flow.end < 1e6
-    assert_array_equal(flow.network().ssm.A, flow.weights[0, :3])
-    assert network_flow(start, data, times=[1e-3]).stopped == "end time"
+    for name in ("A", "B", "C"):
+        assert_array_equal(getattr(flow.network().ssm, name), getattr(flow, name)[0])
+    assert network_flow(start, data, times=[1e-3]).status == FlowStatus.END_OF_TIME
 
 
 def test_wrong_starts_and_times_are_refused(monkeypatch):

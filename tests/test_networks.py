@@ -115,7 +115,7 @@ def test_other_objects_are_named():
         (lambda: networks.relative_error(network, None, x), "teacher must be a Network; got None"),
         (lambda: networks.relative_error("a", network, x), "student must be a Network; got str"),
         (lambda: network_flow(network.ssm, data, **times), "start must be a Network; got DiagonalSSM"),
-        (lambda: network_flow(network, x, **times), "data must be a TrainingSet; got"),
+        (lambda: network_flow(network, x, **times), "training_set must be a TrainingSet; got"),
     ]:
         with pytest.raises(TypeError, match=f"^{message}"):
             call()

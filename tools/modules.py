@@ -22,7 +22,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "ground": ("_checks", "_code", "_files", "_jit"),
     "models, data, measures": ("ssm", "sequences", "networks", "metrics", "records"),
     "the equation, readable and compiled": ("equations", "_engines", "_engines.*", "_rosenbrock"),
-    "training": ("flow", "flows", "parametrizations", "descent", "network_flow", "torch_reference"),
+    "training": ("_trajectory", "flow", "flows", "parametrizations", "descent", "network_flow", "torch_reference"),
     "theory": ("algebra", "checklist"),
     "figures": ("figures",),
     "the paper's settings": ("tensorflow_random", "paper"),

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "add_runner_options", "report", "runner_options"]
 COMMANDS = {
     "audit": "look for what in a training set could lead a state space model astray",
     "images": "attack an image classifier at the authors' sizes, on files such as CIFAR-10's",
+    "benchmark": "try a defence of yours on the book's cases",
     "reproduce": "run the paper's settings beside the authors' values",
     "study": "run a study of the book, such as training far past the authors' stop",
     "sweep": "run a function on every point of a grid",

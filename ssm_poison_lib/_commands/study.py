@@ -12,6 +12,7 @@ from ssm_poison_lib._commands import add_runner_options, runner_options
 
 #: Each study's name, that of its module in `ssm_poison_lib.studies`, with one line of help.
 STUDIES = {
+    "benchmark": "the book's defences on the cases of the benchmark (a minute)",
     "convergence": "all comparisons far past the authors' stop, with controls (hours)",
     "gradient_matching": "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)",
 }

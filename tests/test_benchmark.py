@@ -40,7 +40,8 @@ def test_attacks_harm_and_harmless_data_do_not():
     assert sum(row.undefended > 0.1 for row in attacked) >= 10  # of 12: some starts are not so near a tie
     assert all(row.undefended > 1 for row in attacked if "first" in row.case)
     fine = [row.undefended < 0.1 for row in rows if row.harmless and "sparse" not in row.case]
-    assert all(fine) and len(fine) == 10
+    assert all(fine)
+    assert len(fine) == 10
     assert all(row.error == row.undefended for row in rows)
 
 
@@ -116,9 +117,11 @@ def test_a_defence_in_a_file_of_its_own(tmp_path, monkeypatch, capsys):
     command = ["benchmark", "mine:defence", "--seeds", "11", "12", "13", "14", "15", "--json", "mine.json"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "do nothing" in printed and "mine:defence, your seeds" in printed
+    assert "do nothing" in printed
+    assert "mine:defence, your seeds" in printed
     written = json.loads((tmp_path / "mine.json").read_text())
-    assert len(written["rows"]) == 10 * len(CASES) and written["versions"]["python"]
+    assert len(written["rows"]) == 10 * len(CASES)
+    assert written["versions"]["python"]
     assert written["summaries"]["mine:defence, your seeds"]["detected"] > 0.8
 
 

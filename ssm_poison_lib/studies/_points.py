@@ -16,7 +16,7 @@ __all__ = ["flattened", "labelled", "near_tie_shapes"]
 def flattened(
     points: xr.Dataset, needed: tuple[str, ...], optional: tuple[str, ...], name: str
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], tuple[Hashable, ...], tuple[int, ...]]:
-    """Return every coordinate at every point of a grid, flat, with the grid's dimensions and shape; refuse other coordinates."""
+    """Return every coordinate at every point of a grid, flat, and the grid's dimensions and shape."""
     as_instance("points", points, xr.Dataset)
     if lacking := [k for k in needed if k not in points.coords]:
         raise ValueError(
@@ -37,7 +37,10 @@ def flattened(
 def near_tie_shapes(
     d: int, g: Float[np.ndarray, " n"], seeds: Float[np.ndarray, " n"], negatives: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n d"]:
-    """Return descending shapes (1, 1 - g, uniform draws below it), the last `negatives` draws with their sign turned."""
+    """Return descending shapes (1, 1 - g, uniform draws below it).
+
+    negatives: so many of the smallest draws have their sign turned.
+    """
     if negatives.max() > d - 2:
         raise ValueError(f"negatives must be at most state_dim - 2 = {d - 2}; got {negatives.max():g}")
     shapes = np.ones((len(g), d))

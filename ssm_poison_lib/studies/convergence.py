@@ -135,9 +135,9 @@ class Trial:
     Attributes:
         error: (T,) at the cell's grid.
         loss: (T,) training loss there.
-        at_stop: the error where the authors' rule ends: their last logged epoch; the theorem's flow:
-            their end time; other flows: the first time at the threshold; None if never, or without a
-            rule.
+        at_stop: the error where the authors' rule ends: their last logged epoch; the theorem's
+            flow: their end time; other flows: the first time at the threshold; None if never, or
+            without a rule.
         by_loss: the error when each of LOSSES is first reached, or None.
     """
 
@@ -176,8 +176,8 @@ class Outcome:
         trained: number of runs whose loss reached 0.01.
         falling: number of runs whose loss at the end is below half of what it was at the grid point
             before.
-        by_epoch: a spread for each point of the grid, over the seeds whose two runs (of both training
-            sets) trained.
+        by_epoch: a spread for each point of the grid, over the seeds whose two runs (of both
+            training sets) trained.
         by_loss: a spread for each loss, over the seeds whose two runs reached it.
     """
 
@@ -551,15 +551,16 @@ def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.nd
 
     Raises:
         TypeError: unless both are sequences.
-        ValueError: unless they have the same length and every error is None or a finite number above
-            0 (a run that diverged is not a missing one: decide what to do with it first).
+        ValueError: unless they have the same length and every error is None or a finite number
+            above 0 (a run that diverged is not a missing one: decide what to do with it first).
     """
     for name, values in (("baseline", baseline), ("special", special)):
         if isinstance(values, str | bytes) or not isinstance(values, Sequence | np.ndarray):
             raise TypeError(f"{name} must be a sequence of errors; got {shown(values)}")
     if len(baseline) != len(special):
         raise ValueError(
-            f"special must have an entry for each of the {len(baseline)} seeds of baseline; got {len(special)}"
+            f"special must have an entry for each of the {len(baseline)} seeds of baseline;"
+            f" got {len(special)}"
         )
     columns = [
         [
@@ -608,7 +609,7 @@ def _moments(cell: CellResult) -> tuple[Moment, ...]:
 
 
 def _columns(cell: CellResult, moment: Moment) -> list[Sequence[float | None]]:
-    """Return for each training set an error per seed at one moment, None if it did not get there."""
+    """Return for each training set an error per seed at one moment, None if not reached."""
     if moment == "at_end":
         return [_only(cell[which].at_end, trained(cell, which)) for which in TRAINING_SETS]
     if moment == "at_stop":
@@ -637,7 +638,7 @@ def compare_cells(cells: Mapping[str, CellResult]) -> dict[tuple[str, Moment], C
 
 
 def factors(cell: CellResult, moment: Moment) -> list[float | None]:
-    """Return per seed the error with special sequences divided by that without, None without a pair.
+    """Return per seed the error with special sequences over that without, None without a pair.
 
     Two cells with the same seeds are compared by `compare(factors(one, m), factors(other, m))`.
 
@@ -757,7 +758,8 @@ def table(cells: Mapping[str, CellResult]) -> str:
         cells: name -> result, as `load_convergence` returns them.
 
     Returns:
-        Medians without / with special sequences and the pairs with the larger error, at three moments.
+        Medians without / with special sequences and the pairs with the larger error, at three
+        moments.
     """
     found = compare_cells(cells)
     head = "medians without / with special sequences, pairs in which it is worse"

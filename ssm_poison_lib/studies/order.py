@@ -34,18 +34,24 @@ _MOST_STEPS = 20_000
 
 
 def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure the theorem's two sequences in different orders, a_j = f(s_j), at every point of a grid.
+    """Measure the theorem's two sequences in different orders, a_j = f(s_j), at every point of a
+    grid.
 
-    points: coordinates, each an axis or a fixed value: parametrization, a number of the names in `PARAMETRIZATIONS` in
-    their order; order, a number of `ORDERS`; scale (eps); state_dim (d >= 2); length (kappa >= 4); seed; optional tie_gap
-    (the shape is then (1, 1 - g, uniform draws below); without it uniform draws in [0, 1)); phase (flow time of the
-    special phase; without it, and of all baseline phases, they run to their limits); t_end (flow time of phases that show
-    both, default 1e12).
+    Args:
+        points: coordinates, each an axis or a fixed value: parametrization, a number of the names
+            in `PARAMETRIZATIONS` in their order; order, a number of `ORDERS`; scale (eps);
+            state_dim (d >= 2); length (kappa >= 4); seed; optional tie_gap (the shape is then (1, 1
+            - g, uniform draws below); without it uniform draws in [0, 1)); phase (flow time of the
+            special phase; without it, and of all baseline phases, they run to their limits); t_end
+            (flow time of phases that show both, default 1e12).
 
-    Returns error (Gen_20 over lags 1..19), loss (of both sequences at the end) and large (how many entries end above 0.1)
-    over all axes.
+    Returns:
+        error (Gen_20 over lags 1..19), loss (of both sequences at the end) and large (how many
+        entries end above 0.1) over all axes.
 
-    Raises ValueError for other or missing coordinates, FlowError if a flow fails.
+    Raises:
+        ValueError: for other or missing coordinates.
+        FlowError: if a flow fails.
     """
     needed = ("parametrization", "order", "scale", "state_dim", "length", "seed")
     flat, dims, shape = flattened(points, needed, ("tie_gap", "phase", "t_end"), "parametrized_order_errors")
@@ -118,19 +124,23 @@ def _phase(
 
 
 def complex_order_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure the theorem's two sequences in different orders, complex poles made as in LRU, at every point of a grid.
+    """Measure the theorem's two sequences in different orders, complex poles made as in LRU, at
+    every point of a grid.
 
-    The student: d poles a_j = r_j e^(i theta_j), r_j = exp(-exp(nu_j)), and M_m = Re sum_j b_j c_j a_j^m; nu, theta are trained,
-    and b, c as well where trained is 1. Start: r_j = eps times uniform draws in [0, 1), theta_j uniform in
-    [-spread, spread], b_j = c_j = 1.
+    The student: d poles a_j = r_j e^(i theta_j), r_j = exp(-exp(nu_j)), and M_m = Re sum_j b_j c_j
+    a_j^m; nu, theta are trained, and b, c as well where trained is 1. Start: r_j = eps times
+    uniform draws in [0, 1), theta_j uniform in [-spread, spread], b_j = c_j = 1.
 
-    points: coordinates, each an axis or a fixed value: order, a number of `ORDERS`; trained, 0 or 1; spread, from 0 to pi;
-    scale (eps); state_dim (d >= 2); length (kappa >= 4); seed.
+    Args:
+        points: coordinates, each an axis or a fixed value: order, a number of `ORDERS`; trained, 0
+            or 1; spread, from 0 to pi; scale (eps); state_dim (d >= 2); length (kappa >= 4); seed.
 
-    Returns error (Gen_20 over lags 1..19), loss (of both sequences at the end) and loss_shown (of what the last phase shows:
-    1e-14 where it fits) over all axes.
+    Returns:
+        error (Gen_20 over lags 1..19), loss (of both sequences at the end) and loss_shown (of what
+        the last phase shows: 1e-14 where it fits) over all axes.
 
-    Raises ValueError for other or missing coordinates.
+    Raises:
+        ValueError: for other or missing coordinates.
     """
     needed = ("order", "trained", "spread", "scale", "state_dim", "length", "seed")
     flat, dims, shape = flattened(points, needed, (), "complex_order_errors")

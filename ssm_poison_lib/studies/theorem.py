@@ -29,7 +29,9 @@ _START_AXES = ("scale", "tie_gap", "state_dim", "length", "seed")
 def _time_to_fit(
     scale: Float[np.ndarray, " n"], beta: Float[np.ndarray, " n"], d: float, length: float
 ) -> Float[np.ndarray, " n"]:
-    """Return a time by which a flow has fitted, left the saddle and settled against a weak dose; generous: converged runs end."""
+    """Return a time by which a flow has fitted, left the saddle and settled against a weak dose;
+    generous: converged runs end.
+    """
     escape = np.where(beta > 0, d ** (length - 3.0) + 1.0 / np.where(beta > 0, beta, 1.0), 0.0)
     return np.asarray(1e4 * (scale ** (3.0 - length) + escape))
 
@@ -37,16 +39,20 @@ def _time_to_fit(
 def theorem_errors(points: xr.Dataset) -> xr.Dataset:
     """Measure flows of the theorem's setting at every point of a grid.
 
-    points: coordinates, each an axis or a fixed value: scale (eps); tie_gap (g: abar_1 = 1, abar_2 = 1 - g, the others
-    uniform below 1 - g); dose (beta, with alpha = 1; 0: baseline only); state_dim (d >= 2); length (kappa >= 3); seed
-    (of the uniform draws, which no other coordinate but d changes); optional special_position (default: kappa - 1),
-    negatives (how many of the smallest entries start negative, default 0) and t_end (default: long enough to fit with
-    special sequences at kappa - 1).
+    Args:
+        points: coordinates, each an axis or a fixed value: scale (eps); tie_gap (g: abar_1 = 1,
+            abar_2 = 1 - g, the others uniform below 1 - g); dose (beta, with alpha = 1; 0: baseline
+            only); state_dim (d >= 2); length (kappa >= 3); seed (of the uniform draws, which no
+            other coordinate but d changes); optional special_position (default: kappa - 1),
+            negatives (how many of the smallest entries start negative, default 0) and t_end
+            (default: long enough to fit with special sequences at kappa - 1).
 
-    Returns error (Gen_20 over lags 1..19), loss, status (a `FlowStatus`), log_tie (log of the final a_1 - a_2), time and
-    steps over all axes. Failed runs are NaN with a negative status.
+    Returns:
+        error (Gen_20 over lags 1..19), loss, status (a `FlowStatus`), log_tie (log of the final a_1
+        - a_2), time and steps over all axes. Failed runs are NaN with a negative status.
 
-    Raises ValueError for other or missing coordinates.
+    Raises:
+        ValueError: for other or missing coordinates.
     """
     flat, dims, shape = flattened(
         points, (*_START_AXES, "dose"), ("special_position", "negatives", "t_end"), "theorem_errors"
@@ -77,16 +83,20 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
 
 
 def uniform_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure flows of the theorem's setting from uniform starts as drawn, without a near tie, at every point of a grid.
+    """Measure flows of the theorem's setting from uniform starts as drawn, without a near tie, at
+    every point of a grid.
 
-    points: coordinates, each an axis or a fixed value: scale (eps: the entries are uniform in [0, eps)); dose (beta, with
-    alpha = 1; 0: baseline only); state_dim (d >= 2); length (kappa >= 3); seed (of NumPy's RandomState, as in
-    `paper.TheoremSetting.start`).
+    Args:
+        points: coordinates, each an axis or a fixed value: scale (eps: the entries are uniform in
+            [0, eps)); dose (beta, with alpha = 1; 0: baseline only); state_dim (d >= 2); length
+            (kappa >= 3); seed (of NumPy's RandomState, as in `paper.TheoremSetting.start`).
 
-    Returns error (Gen_20 over lags 1..19) and status (a `FlowStatus`) over all axes. Failed runs are NaN with a negative
-    status.
+    Returns:
+        error (Gen_20 over lags 1..19) and status (a `FlowStatus`) over all axes. Failed runs are
+        NaN with a negative status.
 
-    Raises ValueError for other or missing coordinates.
+    Raises:
+        ValueError: for other or missing coordinates.
     """
     needed = ("scale", "dose", "state_dim", "length", "seed")
     flat, dims, shape = flattened(points, needed, (), "uniform_errors")
@@ -108,17 +118,23 @@ def uniform_errors(points: xr.Dataset) -> xr.Dataset:
 
 
 def order_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure the theorem's two sequences, one of each kind, shown in different orders, at every point of a grid.
+    """Measure the theorem's two sequences, one of each kind, shown in different orders, at every
+    point of a grid.
 
-    points: coordinates as in `theorem_errors` (scale, tie_gap, state_dim, length, seed) and order, a number of `ORDERS`; optional
-    phase, the flow time of one phase of the order "interleaved" (default 1e3). In a phase only one sequence is seen
-    (its weight is then 2; 1 and 1 when both are seen); "interleaved" begins with the special one and goes on until both
-    are fitted, or for 10,000 rounds: loss says which.
+    Args:
+        points: coordinates as in `theorem_errors` (scale, tie_gap, state_dim, length, seed) and
+            order, a number of `ORDERS`; optional phase, the flow time of one phase of the order
+            "interleaved" (default 1e3). In a phase only one sequence is seen (its weight is then 2;
+            1 and 1 when both are seen); "interleaved" begins with the special one and goes on until
+            both are fitted, or for 10,000 rounds: loss says which.
 
-    Returns error (Gen_20 over lags 1..19), loss (of both sequences at the end) and rounds (of "interleaved": pairs of phases;
-    otherwise the number of phases) over all axes.
+    Returns:
+        error (Gen_20 over lags 1..19), loss (of both sequences at the end) and rounds (of
+        "interleaved": pairs of phases; otherwise the number of phases) over all axes.
 
-    Raises ValueError for other or missing coordinates, FlowError if a flow fails.
+    Raises:
+        ValueError: for other or missing coordinates.
+        FlowError: if a flow fails.
     """
     flat, dims, shape = flattened(points, (*_START_AXES, "order"), ("phase",), "order_errors")
     if not np.isin(flat["order"], np.arange(len(ORDERS))).all():
@@ -159,22 +175,31 @@ def _phase(
     length: int,
     t_end: Float[np.ndarray, " n"],
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n gaps"]]:
-    """Show the baseline sequence, the special one or both for a while; return the entries and their exact gaps."""
+    """Show the baseline sequence, the special one or both for a while; return the entries and their
+    exact gaps.
+    """
     alpha, beta = {"baseline": (2.0, 0.0), "special": (0.0, 2.0), "both": (1.0, 1.0)}[which]
     batch = theorem_flows(A, gaps=gaps, length=length, alpha=alpha, beta=beta, t_end=t_end, workers=1)
     return batch.A, np.nan_to_num(np.exp(batch.log_gap[:, 1:]), nan=0.0)
 
 
 def parametrization_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure the theorem's flow with trained parameters s instead of free entries, a_j = f(s_j), at every point of a grid.
+    """Measure the theorem's flow with trained parameters s instead of free entries, a_j = f(s_j),
+    at every point of a grid.
 
-    points: coordinates as in `theorem_errors` (scale, tie_gap, state_dim, length, seed, dose), parametrization, a number of the
-    names in `PARAMETRIZATIONS` in their order; near, 0 or 1: a start eps * abar near 0, or 1 - eps (2 - abar) near 1, with
-    the same near tie; t_end.
+    Args:
+        points: coordinates as in `theorem_errors` (scale, tie_gap, state_dim, length, seed, dose),
+            parametrization, a number of the names in `PARAMETRIZATIONS` in their order; near, 0 or
+            1: a start eps * abar near 0, or 1 - eps (2 - abar) near 1, with the same near tie;
+            t_end.
 
-    Returns error (Gen_20 over lags 1..19), loss and negatives (how many entries end below 0) at t_end over all axes.
+    Returns:
+        error (Gen_20 over lags 1..19), loss and negatives (how many entries end below 0) at t_end
+        over all axes.
 
-    Raises ValueError for other or missing coordinates, FlowError if a flow fails.
+    Raises:
+        ValueError: for other or missing coordinates.
+        FlowError: if a flow fails.
     """
     needed = (*_START_AXES, "dose", "parametrization", "near", "t_end")
     flat, dims, shape = flattened(points, needed, (), "parametrization_errors")

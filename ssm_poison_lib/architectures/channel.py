@@ -1,6 +1,6 @@
 """One channel of each layer with one input: from its parameters to its impulse response, and its starts.
 
-What is left of a layer where nothing mixes channels: S4D without the skip D and the gated unit, LRU with
+The book's model, and what is left of a layer where nothing mixes channels: S4D without the skip D and the gated unit, LRU with
 one input and one output, Mamba-2 with d heads of one entry each and without convolution, gate and norm.
 Parameters are one array of named rows, (rows, d), a column for each pole. Poles and weights are formulas, from
 which SymPy makes all derivatives.
@@ -75,7 +75,7 @@ class Channel:
         p = np.asarray(parameters, dtype=float)
         if p.ndim < 2 or p.shape[-2] != len(self.rows):
             raise ValueError(f"parameters must have {len(self.rows)} rows; got shape {p.shape}")
-        z, w = self._values(*np.moveaxis(p, -2, 0))
+        z, w = self._values(*np.moveaxis(p + 0j, -2, 0))  # complex: a free pole may be negative
         like = np.zeros(p.shape[:-2] + p.shape[-1:], dtype=complex)
         return np.exp(z + like), w + like
 
@@ -116,13 +116,14 @@ class Channel:
 
 
 def _channels() -> dict[str, Channel]:
-    names = "log_dt log_A_real A_imag C_re C_im nu_log theta_log gamma_log B_re B_im dt_bias A_log B C"
-    log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = sp.symbols(
+    names = "A log_dt log_A_real A_imag C_re C_im nu_log theta_log gamma_log B_re B_im dt_bias A_log B C"
+    a, log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = sp.symbols(
         names, real=True
     )
     A, dt = -sp.exp(alpha) + sp.I * omega, sp.exp(log_dt)
     softplus = sp.log(1 + sp.exp(bias))
     return {
+        "free": Channel(log_pole=sp.log(a), weight=B * C, poles_only=("A",), all_rows=("A", "B", "C")),
         # A pole stands for itself and its conjugate, which doubles the real part.
         "S4D": Channel(
             log_pole=dt * A,
@@ -146,7 +147,8 @@ def _channels() -> dict[str, Channel]:
     }
 
 
-#: The channels by name. S4D's step Delta is held: it multiplies rates that are all trained themselves.
+#: The channels by name: the book's model ("free") and three layers. S4D's step Delta is held: it multiplies rates
+#: that are all trained themselves.
 CHANNELS = _channels()
 
 
@@ -201,6 +203,8 @@ def near_zero_start(channel: str, d: int, scale: float, *, seed: int) -> Float[n
     rate = -np.log(scale * -np.sort(-rng.random(d)))
     angle, one, none = _SMALL_ANGLE * rng.random(d), np.ones(d), np.zeros(d)
     dt = _STEP * one
+    if channel == "free":
+        return np.array([np.exp(-rate), one, one])
     if channel == "S4D":
         unit = -np.log(_UNIT_POLE) / _STEP / (1 - _UNIT_POLE) / 2 * one
         return np.array([np.log(dt), np.log(rate / dt), angle / dt, unit, none])
@@ -210,7 +214,7 @@ def near_zero_start(channel: str, d: int, scale: float, *, seed: int) -> Float[n
 
 
 def default_start(channel: str, d: int, *, seed: int) -> Float[np.ndarray, "rows d"]:
-    """Return the parameters with which the layer itself starts.
+    """Return the parameters with which the layer itself starts ("free" has no start of its own).
 
     `S4D(1, 2 d)`, `LRU(1, d)` and `Mamba2(1, 1, head_dim=1, expand=d)` of this seed. B and C of Mamba-2 are its
     projections' entries for the input and the output.
@@ -226,7 +230,7 @@ def default_start(channel: str, d: int, *, seed: int) -> Float[np.ndarray, "rows
     Raises:
         ValueError: if an argument is out of range.
     """
-    as_choice("channel", channel, CHANNELS)
+    as_choice("channel", channel, CHANNELS.keys() - {"free"})
     d = as_integer("d", d, low=1)
     seed = as_seed("seed", seed)
     if channel == "S4D":

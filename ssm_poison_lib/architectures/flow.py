@@ -165,13 +165,13 @@ def channel_flow(
         """Residuals (n, lags), slopes of each lag (n, lags, d, q), and the poles' blocks (n, d, q, q)."""
         p = whole[rows].copy()
         p[:, place] = y.reshape(len(rows), q, d)
-        parts = made(*np.moveaxis(p, 1, 0))
-        z, w, first = parts[0], parts[1], parts[2 : 2 + 2 * q]
+        parts = made(*np.moveaxis(p + 0j, 1, 0))
+        z, w, first = parts[0] + 0j * p[:, 0], parts[1] + 0j * p[:, 0], parts[2 : 2 + 2 * q]
         power = np.exp(lags[:, None] * z[:, None, :])  # (n, lags, d)
-        off = goal - (power * np.asarray(w)[:, None]).real.sum(axis=2)
+        off = goal - (power * w[:, None]).real.sum(axis=2)
         dz = np.stack([v + 0j * z for v in first[:q]], axis=-1)  # (n, d, q)
         dw = np.stack([v + 0j * z for v in first[q:]], axis=-1)
-        grown = lags[:, None, None] * (np.asarray(w)[..., None] * dz)[:, None]
+        grown = lags[:, None, None] * (w[..., None] * dz)[:, None]
         slopes = (power[..., None] * (dw[:, None] + grown)).real
         if not second:
             return off, slopes

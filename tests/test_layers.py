@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from ssm_poison_lib import bridge
+from ssm_poison_lib.studies import layers
 from ssm_poison_lib.architectures import LRU, S4D, Mamba2
 from ssm_poison_lib.architectures.channel import (
     CHANNELS,
@@ -86,9 +86,7 @@ def test_the_flow_is_that_of_scipy(name, poles_only):
         return np.array([(loss(y - s) - loss(y + s)) / 2e-6 for s in steps])
 
     wanted = solve_ivp(speed, (0, 2.0), start[place].ravel(), method="DOP853", rtol=1e-7, atol=1e-7).y[:, -1]
-    end = channel_flow(
-        channel, start[None], g[None], target, poles_only=poles_only, t_end=2.0, rtol=1e-7
-    )
+    end = channel_flow(channel, start[None], g[None], target, poles_only=poles_only, t_end=2.0, rtol=1e-7)
     np.testing.assert_allclose(end.parameters[0, place].ravel(), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(end.loss[0], loss(wanted), rtol=1e-4)
     np.testing.assert_allclose(end.time, 2.0, rtol=1e-6)
@@ -143,9 +141,9 @@ LAYER = {"start": 0, "trained": 0, "state_dim": 4, "length": 7, "scale": 1e-2, "
 
 
 def test_recipes():
-    both = [i for i, r in enumerate(bridge.RECIPES) if r.phases == ("both",) and r.lag == 1 and r.dose == 1]
-    order = [i for i, r in enumerate(bridge.RECIPES) if r.phases == ("special", "baseline") and r.lag == 1]
-    found = bridge.layer_errors(points(channel=3.0, recipe=[0.0, *both, *order], **LAYER))
+    both = [i for i, r in enumerate(layers.RECIPES) if r.phases == ("both",) and r.lag == 1 and r.dose == 1]
+    order = [i for i, r in enumerate(layers.RECIPES) if r.phases == ("special", "baseline") and r.lag == 1]
+    found = layers.layer_errors(points(channel=3.0, recipe=[0.0, *both, *order], **LAYER))
     A = CHANNELS["Mamba-2"].poles_and_weights(near_zero_start("Mamba-2", 4, 1e-2, seed=0))[0].real
     assert found.sizes == {"recipe": 3, "seed": 1}
     assert found.loss.max() <= 1e-14
@@ -168,13 +166,13 @@ def test_recipes():
 )
 def test_bad_points_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        bridge.layer_errors(points(**{"channel": 3.0, "recipe": [0.0], **LAYER, **change}))
+        layers.layer_errors(points(**{"channel": 3.0, "recipe": [0.0], **LAYER, **change}))
 
 
 def test_selective_errors():
-    which = [list(bridge.SELECTIVE).index(name) for name in ("e_1 and -e_1", "e_1")]
+    which = [list(layers.SELECTIVE).index(name) for name in ("e_1 and -e_1", "e_1")]
     grid = {"own_slope": 0.0, "seed": [0.0], "state_dim": 2, "scale": 0.1}
-    found = bridge.selective_errors(points(data=np.array(which, float), **grid)).isel(seed=0)
+    found = layers.selective_errors(points(data=np.array(which, float), **grid)).isel(seed=0)
     assert found.loss.max() <= 1e-14
     assert abs(found.slope[0]) < 1e-12
     assert found.pole_at_2[0] == found.pole[0]
@@ -182,7 +180,7 @@ def test_selective_errors():
     assert found.pole_at_2[1] < found.pole[1] < found.pole_at_minus_2[1]
     assert found.gaussian[1] > 5 * found.gaussian[0]
     with pytest.raises(ValueError, match="data must be an integer from 0 to 8"):
-        bridge.selective_errors(points(data=[9.0], **grid))
+        layers.selective_errors(points(data=[9.0], **grid))
 
 
 def test_bad_arguments_of_a_flow_are_named():

@@ -22,7 +22,7 @@ from ssm_poison_lib.architectures.channel import (
     selective_output,
 )
 from ssm_poison_lib.architectures.flow import channel_flow, many_gradient_flows
-from ssm_poison_lib.sweep import _labelled, _points
+from ssm_poison_lib.studies._points import flattened, labelled
 
 __all__ = ["RECIPES", "SELECTIVE", "STARTS", "Recipe", "layer_errors", "selective_errors"]
 
@@ -120,7 +120,7 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
         FlowError: if a flow fails.
     """
     needed = ("channel", "start", "trained", "recipe", "seed", "state_dim", "length", "scale")
-    flat, dims, shape = _points(points, needed, (), "layer_errors")
+    flat, dims, shape = flattened(points, needed, (), "layer_errors")
     for name, count in (
         ("channel", len(CHANNELS)),
         ("start", len(STARTS)),
@@ -148,7 +148,7 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
         off = CHANNELS[name].response(p, length)[:, 1:] - _POLE ** np.arange(1, length)
         measured["error"][at] = np.abs(off[:, : _ERROR_LAGS - 1]).max(axis=1)
         measured["loss"][at] = (g * off[:, : kappa - 1] ** 2).sum(axis=1) / 2
-    return _labelled(measured, points, dims, shape)
+    return labelled(measured, points, dims, shape)
 
 
 def _start(name: str, d: int, case: dict[str, float]) -> Float[np.ndarray, "rows d"]:
@@ -203,7 +203,7 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
         ValueError: for other or missing coordinates.
         FlowError: if a flow fails.
     """
-    flat, dims, shape = _points(
+    flat, dims, shape = flattened(
         points, ("data", "own_slope", "seed", "state_dim", "scale"), (), "selective_errors"
     )
     for name, count in (("data", len(SELECTIVE)), ("own_slope", 2)):
@@ -249,7 +249,7 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
                 slowest = decay.argmax(axis=1)
             measured[name][at] = decay[np.arange(len(at)), slowest]
         measured["slope"][at] = slope.numpy()[np.arange(len(at)), slowest]
-    return _labelled(measured, points, dims, shape)
+    return labelled(measured, points, dims, shape)
 
 
 def _selective_flow(
@@ -266,7 +266,10 @@ def _selective_flow(
         now = torch.stack([p[0], y[:d], p[2], p[3]])
         return (g * (labels - selective_output(now, y[d:], x)).square()).sum() / 2
 
-    slope, bend = torch.func.vmap(torch.func.grad_and_value(loss)), torch.func.vmap(torch.func.jacrev(torch.func.grad(loss)))
+    slope, bend = (
+        torch.func.vmap(torch.func.grad_and_value(loss)),
+        torch.func.vmap(torch.func.jacrev(torch.func.grad(loss))),
+    )
 
     def force(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gradient, value = slope(torch.as_tensor(y), whole[rows], weights[rows])

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from ssm_poison_lib.studies import layers
 from ssm_poison_lib.architectures import LRU, S4D, Mamba2
 from ssm_poison_lib.architectures.channel import (
     CHANNELS,
@@ -19,6 +18,7 @@ from ssm_poison_lib.architectures.channel import (
 from ssm_poison_lib.architectures.flow import channel_flow, many_gradient_flows
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.parametrizations import phase_limit
+from ssm_poison_lib.studies import layers
 
 LAYERS = [name for name in CHANNELS if name != "free"]
 

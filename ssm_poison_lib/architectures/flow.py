@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_flag, as_scalar
 from ssm_poison_lib._rosenbrock import _A, _B1, _B2, _B3, _B4, _C, _E1, _E2, _E3, _E4, GAMMA
@@ -158,7 +158,7 @@ def channel_flow(
     q, d = len(names), whole.shape[2]
     pairs = [(i, j) for i in range(q) for j in range(i, q)]
     lags = np.arange(1, len(goal) + 1)
-    shown: Bool[np.ndarray, " lags"] = (g > 0).any(axis=0)
+    shown = np.asarray((g > 0).any(axis=0))
     lags, goal, g = lags[shown], goal[shown], g[:, shown]
 
     def local(y: np.ndarray, rows: Rows, second: bool) -> tuple[np.ndarray, ...]:

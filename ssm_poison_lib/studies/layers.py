@@ -240,8 +240,8 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
         for name, size in (("error", 1.0), ("small", 1e-3)):
             off = output(p, slope, size * impulses).numpy() / size - _POLE**lags
             measured[name][at] = np.abs(off).max(axis=1)
-        off = output(p, slope, tests) - wanted
-        measured["gaussian"][at] = (off.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
+        missed = output(p, slope, tests) - wanted
+        measured["gaussian"][at] = (missed.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
         for name, size in (("pole", 0.0), ("pole_at_2", 2.0), ("pole_at_minus_2", -2.0)):
             steps = torch.nn.functional.softplus(p[:, 0] + size * slope)
             decay = torch.exp(-steps * p[:, 1].exp()).numpy()

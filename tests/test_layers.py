@@ -85,11 +85,11 @@ def test_the_flow_is_that_of_scipy(name, poles_only):
         steps = 1e-6 * np.eye(len(y))
         return np.array([(loss(y - s) - loss(y + s)) / 2e-6 for s in steps])
 
-    wanted = solve_ivp(speed, (0, 2.0), start[place].ravel(), method="DOP853", rtol=1e-7, atol=1e-7).y[:, -1]
-    end = channel_flow(channel, start[None], g[None], target, poles_only=poles_only, t_end=2.0, rtol=1e-7)
+    wanted = solve_ivp(speed, (0, 0.3), start[place].ravel(), method="DOP853", rtol=1e-5, atol=1e-6).y[:, -1]
+    end = channel_flow(channel, start[None], g[None], target, poles_only=poles_only, t_end=0.3, rtol=1e-7)
     np.testing.assert_allclose(end.parameters[0, place].ravel(), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(end.loss[0], loss(wanted), rtol=1e-4)
-    np.testing.assert_allclose(end.time, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(end.time, 0.3, rtol=1e-6)
     held = [i for i in range(len(channel.rows)) if i not in place]
     np.testing.assert_array_equal(end.parameters[0, held], start[held])
 
@@ -171,7 +171,7 @@ def test_bad_points_are_named(change, message):
 
 def test_selective_errors():
     which = [list(layers.SELECTIVE).index(name) for name in ("e_1 and -e_1", "e_1")]
-    grid = {"own_slope": 0.0, "seed": [0.0], "state_dim": 2, "scale": 0.1}
+    grid = {"own_slope": 0.0, "seed": [0.0], "state_dim": 2, "scale": 0.4}
     found = layers.selective_errors(points(data=np.array(which, float), **grid)).isel(seed=0)
     assert found.loss.max() <= 1e-14
     assert abs(found.slope[0]) < 1e-12
@@ -200,7 +200,10 @@ def test_bad_arguments_of_a_flow_are_named():
         flow(t_end=0.0)
     with pytest.raises(ValueError, match="rtol"):
         flow(rtol=0.0)
-    with pytest.raises(FlowError, match="run 0 is not finite"):
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(FlowError, match="run 0 is not finite"),
+    ):
         flow(np.where(np.arange(7)[:, None] > 1, 1e200, start))
     with pytest.raises(FlowError, match="no end after max_steps=2 steps: run 0"):
         many_gradient_flows(

@@ -1,4 +1,4 @@
-"""Gradient flow of layers, many runs side by side: a Rosenbrock method whose linear systems the caller solves.
+"""Gradient flow of layers, many runs side by side, by a Rosenbrock method.
 
 For parameters that no formula of `flow` or `parametrizations` covers; those are faster and follow ties exactly.
 """
@@ -64,7 +64,9 @@ def many_gradient_flows(
     everyone = np.arange(len(start))
     loss, slope = force(y, everyone)
     if not np.isfinite(loss).all():
-        raise FlowError(f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite")
+        raise FlowError(
+            f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite"
+        )
     with np.errstate(all="ignore"):  # steps that are not finite are not taken
         step = np.minimum(1e-3 / np.abs(slope).max(axis=1), t_end)
         going = everyone[loss > fitted]

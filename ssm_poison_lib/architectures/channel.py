@@ -1,9 +1,9 @@
 """One channel of each layer: from its parameters to its impulse response, and its starts.
 
-The book's model, and what is left of a layer where nothing mixes channels: S4D without the skip D and the gated unit, LRU with
-one input and one output, Mamba-2 with d heads of one entry each and without convolution, gate and norm.
-Parameters are one array of named rows, (rows, d), a column for each pole. Poles and weights are formulas, from
-which SymPy makes all derivatives.
+The book's model, and what is left of a layer where nothing mixes channels: S4D without the skip D
+and the gated unit, LRU with one input and one output, Mamba-2 with d heads of one entry each and
+without convolution, gate and norm. Parameters are one array of named rows, (rows, d), a column for
+each pole. Poles and weights are formulas, from which SymPy makes all derivatives.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ __all__ = ["CHANNELS", "Channel", "default_start", "near_zero_start", "selective
 
 _STEP = 0.1  # Delta at starts near zero: the largest of the layers' own starting steps
 _SMALL_ANGLE = 0.1  # of complex poles at starts near zero
-_UNIT_POLE = (
-    0.9  # the pole that has weight 1 at S4D's start near zero, where weights move with poles
-)
+_UNIT_POLE = 0.9  # the pole that has weight 1 at S4D's start near zero, where weights move with poles
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +94,18 @@ class Channel:
         """
         m = np.arange(as_integer("length", length, low=1))
         poles, weights = self.poles_and_weights(parameters)
-        return np.asarray(
-            (weights[..., None, :] * poles[..., None, :] ** m[:, None]).real.sum(axis=-1)
-        )
+        return np.asarray((weights[..., None, :] * poles[..., None, :] ** m[:, None]).real.sum(axis=-1))
 
     def derivatives(self, *, poles_only: bool) -> Callable[..., list[np.ndarray]]:
-        """Return a function of the rows that gives z, w and their derivatives by the rows that are trained.
+        """Return a function of the rows that gives z, w and their derivatives by the rows that are
+        trained.
 
         Args:
             poles_only: whether B, C and the step are fixed.
 
         Returns:
-            A function of the rows, in their order, to a list: z, w, then dz and dw row by row, then the second
+            A function of the rows, in their order, to a list: z, w, then dz and dw row by row, then
+            the second
             derivatives of z and of w by all pairs i <= j of rows.
         """
         names = sp.symbols(self.rows, real=True)
@@ -121,15 +119,13 @@ class Channel:
 
 def _channels() -> dict[str, Channel]:
     names = "A log_dt log_A_real A_imag C_re C_im nu_log theta_log gamma_log B_re B_im dt_bias A_log B C"
-    a, log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = (
-        sp.symbols(names, real=True)
+    a, log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = sp.symbols(
+        names, real=True
     )
     A, dt = -sp.exp(alpha) + sp.I * omega, sp.exp(log_dt)
     softplus = sp.log(1 + sp.exp(bias))
     return {
-        "free": Channel(
-            log_pole=sp.log(a), weight=B * C, poles_only=("A",), all_rows=("A", "B", "C")
-        ),
+        "free": Channel(log_pole=sp.log(a), weight=B * C, poles_only=("A",), all_rows=("A", "B", "C")),
         # A pole stands for itself and its conjugate, which doubles the real part.
         "S4D": Channel(
             log_pole=dt * A,
@@ -153,8 +149,8 @@ def _channels() -> dict[str, Channel]:
     }
 
 
-#: The channels by name: the book's model ("free") and three layers. S4D's step Delta is held: it multiplies rates
-#: that are all trained themselves.
+#: The channels by name: the book's model ("free") and three layers. S4D's step Delta is held: it
+#: multiplies rates that are all trained themselves.
 CHANNELS = _channels()
 
 
@@ -162,8 +158,8 @@ def selective_output(parameters: Tensor, slope: Tensor, x: Tensor) -> Float[Tens
     """Return the last output of a Mamba-2 channel whose steps depend on the input.
 
     Step t is Delta_t = softplus(dt_bias + slope x_t), head by head; it makes both the decay
-    exp(-Delta_t exp(A_log)) and the weight Delta_t of the input. B and C do not depend on the input: a
-    Mamba-2 layer with C read off the input returns zero wherever its last input is zero.
+    exp(-Delta_t exp(A_log)) and the weight Delta_t of the input. B and C do not depend on the
+    input: a Mamba-2 layer with C read off the input returns zero wherever its last input is zero.
 
     Args:
         parameters: (4, d), rows as in `CHANNELS`.
@@ -181,14 +177,12 @@ def selective_output(parameters: Tensor, slope: Tensor, x: Tensor) -> Float[Tens
     return ((-later * A_log.exp()).exp() * dt * x[..., None] * (B * C)).sum(dim=(1, 2))
 
 
-def near_zero_start(
-    channel: str, d: int, scale: float, *, seed: int
-) -> Float[np.ndarray, "rows d"]:
+def near_zero_start(channel: str, d: int, scale: float, *, seed: int) -> Float[np.ndarray, "rows d"]:
     """Return parameters with poles near zero, as in the theorem's setting.
 
     Moduli: scale times uniform draws in [0, 1), largest first; angles of complex poles: uniform in
-    (0, 0.1); weights w_j = 1, but for S4D, whose weights move with the poles (a zero-order hold): there a pole
-    at 0.9 would have weight 1. Steps: 0.1.
+    (0, 0.1); weights w_j = 1, but for S4D, whose weights move with the poles (a zero-order hold):
+    there a pole at 0.9 would have weight 1. Steps: 0.1.
 
     Args:
         channel: a name in `CHANNELS`.
@@ -224,8 +218,8 @@ def near_zero_start(
 def default_start(channel: str, d: int, *, seed: int) -> Float[np.ndarray, "rows d"]:
     """Return the parameters with which the layer itself starts ("free" has no start of its own).
 
-    `S4D(1, 2 d)`, `LRU(1, d)` and `Mamba2(1, 1, head_dim=1, expand=d)` of this seed. B and C of Mamba-2 are its
-    projections' entries for the input and the output.
+    `S4D(1, 2 d)`, `LRU(1, d)` and `Mamba2(1, 1, head_dim=1, expand=d)` of this seed. B and C of
+    Mamba-2 are its projections' entries for the input and the output.
 
     Args:
         channel: a name in `CHANNELS`.

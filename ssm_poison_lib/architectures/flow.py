@@ -1,6 +1,7 @@
 """Gradient flow of layers, many runs side by side, by a Rosenbrock method.
 
-For parameters that no formula of `flow` or `parametrizations` covers; those are faster and follow ties exactly.
+For parameters that no formula of `flow` or `parametrizations` covers; those are faster and follow
+ties exactly.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ def many_gradient_flows(
 
     Args:
         start: (n, k).
-        force: of parameters (m, k) and the numbers of their runs (m,): loss (m,) and minus its gradient (m, k).
-        system: of parameters (m, k), shifts (m,) and the numbers of their runs: a function from right-hand
+        force: of parameters (m, k) and the numbers of their runs (m,): loss (m,) and minus its
+            gradient (m, k).
+        system: of parameters (m, k), shifts (m,) and the numbers of their runs: a function from
+            right-hand
             sides (m, k) to solutions of (shift I + Hessian) x = right-hand side.
         t_end: flow time, > 0.
         fitted: loss at which a run ends.
@@ -64,9 +67,7 @@ def many_gradient_flows(
     everyone = np.arange(len(start))
     loss, slope = force(y, everyone)
     if not np.isfinite(loss).all():
-        raise FlowError(
-            f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite"
-        )
+        raise FlowError(f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite")
     with np.errstate(all="ignore"):  # steps that are not finite are not taken
         step = np.minimum(1e-3 / np.abs(slope).max(axis=1), t_end)
         going = everyone[loss > fitted]
@@ -125,9 +126,11 @@ def channel_flow(
     t_end: float,
     rtol: float = 1e-5,
 ) -> ChannelEnd:
-    """Return where gradient flow of sum_m g_m (M*_m - M_m)^2 / 2 leads, M the impulse response of a channel.
+    """Return where gradient flow of sum_m g_m (M*_m - M_m)^2 / 2 leads, M the impulse response of a
+    channel.
 
-    The Hessian is a block for each pole and one term of rank 1 for each lag, so a step of d poles takes O(d).
+    The Hessian is a block for each pole and one term of rank 1 for each lag, so a step of d poles
+    takes O(d).
 
     Args:
         channel: one of `CHANNELS`.
@@ -164,7 +167,9 @@ def channel_flow(
     lags, goal, g = lags[shown], goal[shown], g[:, shown]
 
     def local(y: np.ndarray, rows: Rows, second: bool) -> tuple[np.ndarray, ...]:
-        """Residuals (n, lags), slopes of each lag (n, lags, d, q), and the poles' blocks (n, d, q, q)."""
+        """Residuals (n, lags), slopes of each lag (n, lags, d, q), and the poles' blocks (n, d, q,
+        q).
+        """
         p = whole[rows].copy()
         p[:, place] = y.reshape(len(rows), q, d)
         parts = made(*np.moveaxis(p + 0j, 1, 0))

@@ -1,7 +1,7 @@
 """The teacher-student setting with S4D, LRU and Mamba-2 in the place of the book's model: sweeps.
 
-One channel of S4D, LRU or Mamba-2 (`architectures.channel`); the teacher's response is 0.9^m. Only the last
-output is supervised. Lag 0 is never shown: it is the business of the layers' skip D.
+One channel of S4D, LRU or Mamba-2 (`architectures.channel`); the teacher's response is 0.9^m. Only
+the last output is supervised. Lag 0 is never shown: it is the business of the layers' skip D.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Recipe:
 
     Attributes:
         phases: of training, each "baseline", "special" or "both".
-        lag: lag m that the special sequence shows (its only entry stands at position kappa - m); 0: none.
+        lag: lag m that the special sequence shows (its only entry stands at position kappa - m); 0:
+            none.
         dose: weight of the special sequence where both are seen; that of a baseline one is 1.
     """
 
@@ -50,7 +51,8 @@ class Recipe:
 
 
 _LAGS, _DOSES = (1, 2, 3, 4, 5), (1e-4, 1e-2, 1.0)
-#: What is searched: the baseline alone, mixtures at all lags and doses, and the orders of two phases at all lags.
+#: What is searched: the baseline alone, mixtures at all lags and doses, and the orders of two
+#: phases at all lags.
 RECIPES = (
     Recipe(("baseline",)),
     *(Recipe(("both",), lag, dose) for lag in _LAGS for dose in _DOSES),
@@ -70,14 +72,14 @@ STARTS = ("near zero", "the layer's own")
 
 
 def _data_weights(recipe: Recipe, phase: str, kappa: int, shown: int) -> Float[np.ndarray, " lags"]:
-    """Return the weights of the sequences with lags 1 .. kappa-1; baseline ones show the `shown` last lags."""
+    """Return the weights of the sequences with lags 1 .. kappa-1; baseline ones show the `shown`
+    last lags.
+    """
     baseline, special = np.zeros(kappa - 1), np.zeros(kappa - 1)
     baseline[-shown:] = 1.0
     if recipe.lag:
         special[recipe.lag - 1] = 1.0
-    return {"baseline": baseline, "special": special, "both": baseline + recipe.dose * special}[
-        phase
-    ]
+    return {"baseline": baseline, "special": special, "both": baseline + recipe.dose * special}[phase]
 
 
 def _train(
@@ -104,21 +106,25 @@ def _train(
 
 
 def layer_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure one channel of a layer, trained by gradient flow on clean data by a recipe, at every point of a grid.
+    """Measure one channel of a layer, trained by gradient flow on clean data by a recipe, at every
+    point of a grid.
 
-    The baseline sequence is e_1, the theorem's (lag kappa - 1), where the poles alone are trained, and e_1, e_2
-    and e_3 where all parameters are: as many lags as it takes to tell a pole from its weight. A phase
-    ends when it fits what it shows to a loss of 1e-14, or at t = 1e20
-    (poles alone from a layer's own start: 1e8).
+    The baseline sequence is e_1, the theorem's (lag kappa - 1), where the poles alone are trained,
+    and e_1, e_2 and e_3 where all parameters are: as many lags as it takes to tell a pole from its
+    weight. A phase ends when it fits what it shows to a loss of 1e-14, or at t = 1e20 (poles alone
+    from a layer's own start: 1e8).
 
     Args:
         points: coordinates, each an axis or a fixed value: channel, a number of `CHANNELS` in their
-            order; start, a number of `STARTS`; trained, 0 (the poles) or 1 (step, B and C as well; not Mamba-2's
+            order; start, a number of `STARTS`; trained, 0 (the poles) or 1 (step, B and C as well;
+            not Mamba-2's
             slope, which is zero here); recipe, a number of `RECIPES`; seed; state_dim (d >= 1
-            poles, in S4D each with its conjugate); length (kappa >= 6); scale (eps, of starts near zero).
+            poles, in S4D each with its conjugate); length (kappa >= 6); scale (eps, of starts near
+            zero).
 
     Returns:
-        error (max over lags 1..19 of abs(M_m - 0.9^m)) and loss (of what the last phase shows) over all axes.
+        error (max over lags 1..19 of abs(M_m - 0.9^m)) and loss (of what the last phase shows) over
+        all axes.
 
     Raises:
         ValueError: for other or missing coordinates.
@@ -137,9 +143,7 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
     if (flat["length"] < 6).any():
         raise ValueError(f"length must be at least 6; got {flat['length'].min():g}")
     measured = {name: np.empty(len(flat["seed"])) for name in ("error", "loss")}
-    cases = np.stack(
-        [flat[k] for k in ("channel", "trained", "state_dim", "length", "start")], axis=1
-    )
+    cases = np.stack([flat[k] for k in ("channel", "trained", "state_dim", "length", "start")], axis=1)
     for case in np.unique(cases, axis=0):
         at = np.flatnonzero((cases == case).all(axis=1))
         name, d, kappa = list(CHANNELS)[int(case[0])], int(case[2]), int(case[3])
@@ -150,9 +154,7 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
         g = np.zeros((len(at), kappa - 1))
         for phase in range(max(len(r.phases) for r in recipes)):
             now = [i for i, r in enumerate(recipes) if len(r.phases) > phase]
-            g[now] = [
-                _data_weights(recipes[i], recipes[i].phases[phase], kappa, shown) for i in now
-            ]
+            g[now] = [_data_weights(recipes[i], recipes[i].phases[phase], kappa, shown) for i in now]
             p[now] = _train(name, p[now], g[now], not case[1], t_end)
         length = max(_ERROR_LAGS, kappa)
         off = CHANNELS[name].response(p, length)[:, 1:] - _POLE ** np.arange(1, length)
@@ -167,8 +169,8 @@ def _start(name: str, d: int, case: dict[str, float]) -> Float[np.ndarray, "rows
     return default_start(name, d, seed=int(case["seed"]))
 
 
-#: Ways to show a selective channel its data, by name: phases, each a set of sequences with equal weights. "+1" is e_1,
-#: "-1" is minus e_1, "pair" is e_1 + 2 e_4.
+#: Ways to show a selective channel its data, by name: phases, each a set of sequences with equal
+#: weights. "+1" is e_1, "-1" is minus e_1, "pair" is e_1 + 2 e_4.
 SELECTIVE = {
     "e_1 and -e_1": (("+1", "-1"),),
     "e_1": (("+1",),),
@@ -193,20 +195,27 @@ def _sequence(name: str) -> Float[np.ndarray, " kappa"]:
 
 
 def selective_errors(points: xr.Dataset) -> xr.Dataset:
-    """Measure a Mamba-2 channel whose step depends on the input, trained by gradient flow, at every point of a grid.
+    """Measure a Mamba-2 channel whose step depends on the input, trained by gradient flow, at every
+    point of a grid.
 
-    kappa = 7; the teacher's response is 0.9^m; start near zero, slope 0 or the layer's own (`start`), weights w_j = 1.
-    Trained: A_log and slope; dt_bias, B and C are fixed. A phase ends at a loss of 1e-14 or at t = 1e20.
+    kappa = 7; the teacher's response is 0.9^m; start near zero, slope 0 or the layer's own
+    (`start`), weights w_j = 1. Trained: A_log and slope; dt_bias, B and C are fixed. A phase ends
+    at a loss of 1e-14 or at t = 1e20.
 
     Args:
-        points: coordinates, each an axis or a fixed value: data, a number of the names in `SELECTIVE` in their order;
-            own_slope, 0 or 1 (1: uniform in -1..1, as the layer draws it); seed; state_dim (d >= 1); scale (eps).
+        points: coordinates, each an axis or a fixed value: data, a number of the names in
+            `SELECTIVE` in their order;
+            own_slope, 0 or 1 (1: uniform in -1..1, as the layer draws it); seed; state_dim (d >=
+            1); scale (eps).
 
     Returns:
-        error (max over lags 1..19 of the response to one entry 1 among zeros, against 0.9^m), small (the same for one
-        entry 0.001, divided by it), gaussian (root mean square error on 500 Gaussian sequences of length 20 whose
+        error (max over lags 1..19 of the response to one entry 1 among zeros, against 0.9^m), small
+        (the same for one
+        entry 0.001, divided by it), gaussian (root mean square error on 500 Gaussian sequences of
+        length 20 whose
         last entry is zero, relative to the teacher's), slope (of the head with the slowest pole),
-        pole, pole_at_2 and pole_at_minus_2 (decay of that head at inputs 0, 2 and -2) and loss (of what the last
+        pole, pole_at_2 and pole_at_minus_2 (decay of that head at inputs 0, 2 and -2) and loss (of
+        what the last
         phase shows) over all axes.
 
     Raises:
@@ -252,9 +261,7 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
         p[:, 1], slope = torch.as_tensor(y[:, :d]), torch.as_tensor(y[:, d:])
         lags = np.arange(1, _TEST_LENGTH)
         impulses = torch.eye(_TEST_LENGTH, dtype=torch.float64).flip(0)[1:]  # row m - 1 shows lag m
-        tests = torch.as_tensor(
-            np.random.default_rng(0).standard_normal((_TEST_SEQUENCES, _TEST_LENGTH))
-        )
+        tests = torch.as_tensor(np.random.default_rng(0).standard_normal((_TEST_SEQUENCES, _TEST_LENGTH)))
         tests[:, -1] = 0.0
         wanted = tests @ torch.as_tensor(_POLE ** np.arange(_TEST_LENGTH - 1.0, -1.0, -1.0))
         output = torch.func.vmap(selective_output, in_dims=(0, 0, None))
@@ -262,9 +269,7 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
             off = output(p, slope, size * impulses).numpy() / size - _POLE**lags
             measured[name][at] = np.abs(off).max(axis=1)
         missed = output(p, slope, tests) - wanted
-        measured["gaussian"][at] = (
-            (missed.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
-        )
+        measured["gaussian"][at] = (missed.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
         for name, size in (("pole", 0.0), ("pole_at_2", 2.0), ("pole_at_minus_2", -2.0)):
             steps = torch.nn.functional.softplus(p[:, 0] + size * slope)
             decay = torch.exp(-steps * p[:, 1].exp()).numpy()
@@ -298,9 +303,7 @@ def _selective_flow(
         gradient, value = slope(torch.as_tensor(y), whole[rows], weights[rows])
         return value.numpy(), -gradient.numpy()
 
-    def system(
-        y: np.ndarray, shift: np.ndarray, rows: np.ndarray
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def system(y: np.ndarray, shift: np.ndarray, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         matrix = bend(torch.as_tensor(y), whole[rows], weights[rows]).numpy()
         inverse = np.linalg.inv(matrix + shift[:, None, None] * np.eye(matrix.shape[1]))
         return lambda right: np.asarray((inverse @ right[..., None])[..., 0])

@@ -27,7 +27,7 @@ PARTS = {
     "attacks": {"architectures"},
     "defences": {"architectures"},
     "audit": {"architectures"},
-    "studies": {"sweeps"},
+    "studies": {"sweeps", "architectures"},
 }
 
 

@@ -13,7 +13,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_flag, as_scalar
-from ssm_poison_lib._rosenbrock import _A, _B1, _B2, _B3, _B4, _C, _E1, _E2, _E3, _E4, GAMMA
+from ssm_poison_lib._engines.rosenbrock import (
+    _A,
+    _B1,
+    _B2,
+    _B3,
+    _B4,
+    _C,
+    _E1,
+    _E2,
+    _E3,
+    _E4,
+    GAMMA,
+)
 from ssm_poison_lib.architectures.channel import Channel
 from ssm_poison_lib.flow import FlowError
 

@@ -155,3 +155,9 @@ def test_what_overflows_is_an_error():
     up, down = (ssm.DiagonalSSM([1.0], [sign * 1.5e308], [1.0]) for sign in (1, -1))
     with pytest.raises(ValueError, match=r"^length must be smaller in size: the error"):
         metrics.error_by_lag(up, down, 2)
+
+
+def test_gamma_that_overflows_names_the_training_set():
+    data = sequences.TrainingSet([[1e155, 0, 0, 1e155]], ssm.theorem_teacher(state_dim=2))
+    with pytest.raises(ValueError, match="^training_set must be smaller in size: gamma is beyond"):
+        metrics.gamma(ssm.DiagonalSSM.ones([0.5, 0.1]), data)

@@ -5,6 +5,7 @@ tools/readme.py` writes it down).
 from __future__ import annotations
 
 import ast
+import copy
 import html
 from fnmatch import fnmatch
 from functools import cache
@@ -21,9 +22,8 @@ PICTURE = ROOT / "book" / "assets" / "imports.svg"
 LAYERS: dict[str, tuple[str, ...]] = {
     "ground": ("_checks", "_code", "_files", "_jit"),
     "models, data, measures": ("ssm", "sequences", "networks", "metrics", "records"),
-    "the equation, readable and compiled": ("equations", "_engines", "_engines.*", "_rosenbrock"),
+    "the equation, readable and compiled": ("_trajectory", "equations", "_engines", "_engines.*"),
     "training": (
-        "_trajectory",
         "flow",
         "flows",
         "parametrizations",
@@ -69,13 +69,24 @@ def layer(name: str) -> str:
     return found[0]
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Takes out what is imported for the type checker alone."""
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        """Keep the other branch."""
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            return ast.If(ast.Constant(False), [ast.Pass()], node.orelse)
+        return self.generic_visit(node)
+
+
 @cache
 def imports() -> dict[str, tuple[str, ...]]:
     """Return the names of the modules that each module imports itself, also inside functions."""
     names = {path: name for name, path in modules().items()}
     found = {}
     for name, path in modules().items():
-        targets = {names[file] for file in imported(tree_of(path), LIBRARY) if file in names} - {name}
+        tree = WithoutTypes().visit(copy.deepcopy(tree_of(path)))
+        targets = {names[file] for file in imported(tree, LIBRARY) if file in names} - {name}
         # The package of a module that is imported runs too; what it imports is its own affair.
         packages = {target for target in targets if any(other.startswith(f"{target}.") for other in targets)}
         found[name] = tuple(sorted(targets - packages))

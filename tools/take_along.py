@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import animation
 from matplotlib.animation import FuncAnimation, PillowWriter
@@ -77,7 +78,7 @@ def draw_race(target: Path) -> None:
         )
     panels[0].set_ylabel("entries of A")
 
-    def show(frame: int) -> list[object]:
+    def show(frame: int) -> list[Any]:
         for line, values in lines:
             line.set_data(range(frame + 1), values[: frame + 1])
         return [line for line, _ in lines]

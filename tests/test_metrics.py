@@ -159,5 +159,5 @@ def test_what_overflows_is_an_error():
 
 def test_gamma_that_overflows_names_the_training_set():
     data = sequences.TrainingSet([[1e155, 0, 0, 1e155]], ssm.theorem_teacher(state_dim=2))
-    with pytest.raises(ValueError, match="^training_set must be smaller in size: gamma is beyond"):
+    with pytest.raises(ValueError, match=r"^training_set must be smaller in size: gamma is beyond"):
         metrics.gamma(ssm.DiagonalSSM.ones([0.5, 0.1]), data)

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import re
+import signal
 import struct
 import sys
 import zipfile
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import dask.array as da
@@ -15,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import sync_playwright
@@ -22,7 +25,8 @@ from playwright.sync_api import sync_playwright
 from ssm_poison_lib.__main__ import main
 from ssm_poison_lib.architectures import S4D, SequenceModel
 from ssm_poison_lib.attacks.datasets import digits, mnist1d
-from ssm_poison_lib.audit import VERDICTS, _student, audit
+from ssm_poison_lib.audit import VERDICTS, _student, audit, audit_parts
+from ssm_poison_lib.audit._read import from_path
 from ssm_poison_lib.audit.harmless import KINDS, false_finding, harmless
 from ssm_poison_lib.defences.before import data_sums
 
@@ -543,3 +547,29 @@ def test_dask_arrays_and_schedulers_give_the_same_numbers():
     np.testing.assert_allclose(one.lags.fixed, audit(x, y).lags.fixed)
     with pytest.raises(ValueError, match="first axis"):
         audit(da.from_array(x, chunks=(50, 4)), y)
+
+
+def test_parquet_files_through_two_workers_of_which_one_is_killed(tmp_path):
+    x = gaussian(120, 6)
+    y = x[:, ::-1] @ 0.8 ** np.arange(6)
+    for k in range(6):
+        part = slice(20 * k, 20 * k + 20)
+        pq.write_table(table(x[part], y=y[part]), tmp_path / f"{k}.parquet")
+    parts = from_path(tmp_path)
+    marker = tmp_path / "killed"
+
+    def load_or_die():
+        if not marker.exists():
+            marker.write_text("", "utf-8")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parts[3].load()
+
+    deadly = [*parts[:3], replace(parts[3], load=load_or_die), *parts[4:]]
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        Client(cluster) as client,
+    ):
+        found = audit_parts(deadly, scheduler=client)
+    assert marker.exists()
+    assert numbers(found) == numbers(audit_parts(parts))
+    assert found.count == 120

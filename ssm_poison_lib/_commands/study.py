@@ -14,6 +14,7 @@ from ssm_poison_lib._commands import add_runner_options, runner_options
 STUDIES = {
     "benchmark": "the book's defences on the cases of the benchmark (a minute)",
     "convergence": "all comparisons far past the authors' stop, with controls (hours)",
+    "false_findings": "how often the audit finds something in harmless training sets (a minute)",
     "gradient_matching": "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)",
 }
 EPILOG = "example: python -m ssm_poison_lib study convergence --workers 8\n" + "\n".join(

@@ -1,8 +1,10 @@
-"""Audit of a training set: what in it, or in its order, could lead a state space model astray, and what cannot be told.
+"""Audit of a training set: what in it, or in its order, could lead a state space model astray, and
+what cannot be told.
 
-What is looked at are sums over sequences and one look at each, so that sets of any size go through, part by part, here or on a
-Dask cluster. A verdict says "no evidence of risk" and never "safe": poison that is spread over all lags, has statistics of
-natural data, or lies in wrong labels is not seen.
+What is looked at are sums over sequences and one look at each, so that sets of any size go through,
+part by part, here or on a Dask cluster. A verdict says "no evidence of risk" and never "safe":
+poison that is spread over all lags, has statistics of natural data, or lies in wrong labels is not
+seen.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ssm_poison_lib._checks import as_choice, as_function, as_text
 from ssm_poison_lib.audit import _student
 from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
+from ssm_poison_lib.audit._report import BLIND, as_html, as_json
 from ssm_poison_lib.checklist import examine
 from ssm_poison_lib.defences.after import restart_disagreement
 from ssm_poison_lib.defences.before import (
@@ -45,15 +48,6 @@ VERDICTS = (
     "underdetermined",
     "undecided",
     "no evidence of risk",
-)
-
-#: What an audit cannot see, as the report says it.
-BLIND = (
-    "Poison spread over all lags, or hidden in sequences that show everything else as well.",
-    "Copies that were changed by more than the distance between neighbours (gradient matching with a large budget).",
-    "Whether labels are right.",
-    "What another model, another start, or a longer training does: the small student is a linear one.",
-    "Whether later data look like these.",
 )
 
 _FIXED = 0.9  # a lag is fixed if at least this part of its response is decided
@@ -111,9 +105,11 @@ class Audit:
         gaps: lags that nothing shows, between lags that some sequences show.
         standing_out: the rows that stand out most: row, reason, leverage, mean lag.
         student: numbers of the small student (see the report).
-        responses: (name, (lags,)) impulse responses by lags, root mean square over channels and outputs.
+        responses: (name, (lags,)) impulse responses by lags, root mean square over channels and
+            outputs.
         theory: what the book's theory says, or which hypothesis fails.
         model: numbers of the model that was asked for; None for "free".
+        names: of the files.
     """
 
     verdict: str
@@ -156,18 +152,15 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as numbers, text, lists and mappings, with versions."""
-        from ssm_poison_lib.audit._report import as_json
-
         return as_json(self)
 
     def to_html(self, *, book: str = "") -> str:
         """Return the report: one page without scripts that asks nothing of the network.
 
         Args:
-            book: address of the book's pages for links, such as "_build/html/book"; empty: chapters are named, not linked.
+            book: address of the book's pages for links, such as "_build/html/book"; empty: chapters
+                are named, not linked.
         """
-        from ssm_poison_lib.audit._report import as_html
-
         return as_html(self, as_text("book", book))
 
 
@@ -184,13 +177,16 @@ def audit(
     """Audit a training set in memory, or a Dask array.
 
     Args:
-        x: (n, kappa) or (n, kappa, channels) numbers, a list of sequences of different lengths, or a Dask array cut along
+        x: (n, kappa) or (n, kappa, channels) numbers, a list of sequences of different lengths, or
+            a Dask array cut along
             its first axis.
-        y: (n,) class labels (text, or integers with at most 20 values) or numbers, or (n, outputs) numbers; None: none.
+        y: (n,) class labels (text, or integers with at most 20 values) or numbers, or (n, outputs)
+            numbers; None: none.
         order: (n,) what the training sorts by; None: it shuffles.
         task: "classes", "numbers" or "auto".
         pad: "refuse", "front" or "end": zeros for shorter sequences.
-        model: "free", "s4d", "lru", "mamba2", or a function (channels, outputs) -> torch module that maps (batch, length,
+        model: "free", "s4d", "lru", "mamba2", or a function (channels, outputs) -> torch module
+            that maps (batch, length,
             channels) to (batch, outputs), for a trial of a network as well.
         scheduler: of Dask, a name or a client; None: one part after the other.
 
@@ -277,7 +273,7 @@ def audit_parts(
     )  # fmt: skip
 
 
-# ---- one look after the other at all parts -------------------------------------------------------------------------------
+# ---- one look after the other at all parts -------------------------------------------------------
 
 
 class _Runner:
@@ -472,7 +468,7 @@ def _minus(a: DataSums, b: DataSums) -> DataSums:
     )  # fmt: skip
 
 
-# ---- the small student ---------------------------------------------------------------------------------------------------
+# ---- the small student ---------------------------------------------------------------------------
 
 
 def _size(K: np.ndarray, lags: int) -> np.ndarray:
@@ -554,7 +550,7 @@ def _study(
     return found, responses
 
 
-# ---- what follows from it ------------------------------------------------------------------------------------------------
+# ---- what follows from it ------------------------------------------------------------------------
 
 
 def _contrast(phase: np.ndarray, centre: np.ndarray, special: np.ndarray) -> float:

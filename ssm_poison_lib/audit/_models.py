@@ -1,4 +1,6 @@
-"""A trial of a network on a sample of the data: restarts, without what stands out, in another order."""
+"""A trial of a network on a sample of the data: restarts, without what stands out, in another
+order.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,10 @@ class ModelResult:
         sample: sequences it trained on.
         score: accuracy, or R2, on what it trained on; median of the restarts.
         restarts_differ: relative difference of the restarts' outputs on training sequences.
-        restarts_differ_beyond: the same on sequences of twice the length (two training sequences in a row).
-        without_them: relative difference on training sequences when what stands out is left out; None: nothing does.
+        restarts_differ_beyond: the same on sequences of twice the length (two training sequences in
+            a row).
+        without_them: relative difference on training sequences when what stands out is left out;
+            None: nothing does.
         ordered: the same when it is trained in phases: the given order, or short lags first.
     """
 

@@ -1,7 +1,8 @@
-"""Training sets from files, without trusting them: no pickles, stated sizes, errors that name the file.
+"""Training sets from files, without trusting them: no pickles, stated sizes, errors that name the
+file.
 
-A training set is a list of parts. A part is read when it is needed, so that a set that does not fit in memory is read
-several times, part by part, here or by the workers of a Dask cluster.
+A training set is a list of parts. A part is read when it is needed, so that a set that does not fit
+in memory is read several times, part by part, here or by the workers of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from ssm_poison_lib._checks import as_choice, as_path, shown
 
 __all__ = ["PADDING", "Part", "Rows", "from_arrays", "from_path"]
 
-#: What to do with sequences of different lengths: zeros before the first step, zeros after the last one, or an error.
+#: What to do with sequences of different lengths: zeros before the first step, zeros after the last
+#: one, or an error.
 PADDING = ("refuse", "front", "end")
 
 _LARGEST = 2**32  # bytes of one file's numbers in memory
@@ -139,7 +141,7 @@ def _block(block: Any, y: np.ndarray | None, order: np.ndarray | None) -> Rows:
     return Rows(_sequences("x", block.compute(scheduler="synchronous"), "refuse"), y, order)
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def from_path(
@@ -154,10 +156,12 @@ def from_path(
 
     Args:
         path: .npy (inputs alone), .npz (x and labels), .csv, .parquet, or a folder of such.
-        label: name of the labels; None: y, label, labels, target or class, whichever is there; "none": there are none.
+        label: name of the labels; None: y, label, labels, target or class, whichever is there;
+            "none": there are none.
         order: name of a column to sort by, "rows" for the order of the rows; None: no order.
         pad: a name in `PADDING`.
-        layout: "rows", a sequence in each row; "series": each file is one sequence, a time step in each row.
+        layout: "rows", a sequence in each row; "series": each file is one sequence, a time step in
+            each row.
     """
     place = as_path("FILE", path)
     as_choice("pad", pad, PADDING)

@@ -1,4 +1,6 @@
-"""The report of an audit: JSON for machines, one HTML page for people. Whatever comes from the data is escaped."""
+"""The report of an audit: JSON for machines, one HTML page for people. Whatever comes from the data
+is escaped.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import math
 import platform
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import scipy
@@ -16,10 +18,16 @@ from matplotlib.figure import Figure
 
 from ssm_poison_lib import figures
 
-if TYPE_CHECKING:
-    from ssm_poison_lib.audit import Audit
+__all__ = ["BLIND", "as_html", "as_json"]
 
-__all__ = ["as_html", "as_json"]
+#: What an audit cannot see, as the report says it.
+BLIND = (
+    "Poison spread over all lags, or hidden in sequences that show everything else as well.",
+    "Copies that were changed by more than the distance between neighbours (gradient matching with a large budget).",
+    "Whether labels are right.",
+    "What another model, another start, or a longer training does: the small student is a linear one.",
+    "Whether later data look like these.",
+)
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#fff;--ink:#1b1b1b;--quiet:#565656;--line:#c9c9c9;--link:#005a8c;--box:#f3f5f7}
@@ -51,10 +59,8 @@ _ADVICE = {
 }
 
 
-def as_json(audit: Audit) -> dict[str, Any]:
+def as_json(audit: Any) -> dict[str, Any]:
     """Return everything as numbers, text, lists and mappings."""
-    from ssm_poison_lib.audit import BLIND
-
     plain = {
         "schema": 1,
         "verdict": audit.verdict,
@@ -97,10 +103,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def as_html(audit: Audit, book: str) -> str:
+def as_html(audit: Any, book: str) -> str:
     """Return the page."""
-    from ssm_poison_lib.audit import BLIND
-
     title = f"Audit: {audit.verdict}"
     body = [
         "<main>",
@@ -149,7 +153,7 @@ def _upper(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _targets(audit: Audit) -> str:
+def _targets(audit: Any) -> str:
     if audit.classes:
         return f"{audit.outputs} classes"
     return (
@@ -179,7 +183,7 @@ def _finding(found: Any, book: str) -> str:
     return f"<strong>{_text(_upper(found.verdict))}</strong>: {_text(found.text)}.{rows} {_link(found.verdict, book)}"
 
 
-def _rows(audit: Audit) -> str:
+def _rows(audit: Any) -> str:
     if not audit.standing_out:
         return "<p>None.</p>"
     lines = "".join(
@@ -195,7 +199,7 @@ def _rows(audit: Audit) -> str:
     )
 
 
-def _model(audit: Audit) -> str:
+def _model(audit: Any) -> str:
     m = audit.model
     assert m is not None
     told = [
@@ -217,7 +221,7 @@ def _figure(figure: Figure, words: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
-def _lag_figure(audit: Audit) -> Figure:
+def _lag_figure(audit: Any) -> Figure:
     fixed, energy = audit.lags.fixed, audit.lags.energy
     lags = np.arange(len(fixed))
     figure, (ax,) = figures.new(1, height=2.4, width=5.6)
@@ -232,7 +236,7 @@ def _lag_figure(audit: Audit) -> Figure:
     return figure
 
 
-def _lag_words(audit: Audit) -> str:
+def _lag_words(audit: Any) -> str:
     fixed = audit.lags.fixed >= 0.9
     largest = int(audit.lags.energy.argmax())
     return (
@@ -258,7 +262,7 @@ _LINES = {
 }
 
 
-def _response_figure(audit: Audit) -> Figure:
+def _response_figure(audit: Any) -> Figure:
     figure, (ax,) = figures.new(1, height=2.8, width=5.6)
     for name, values in audit.responses.items():
         colour, style = _LINES[name]
@@ -270,7 +274,7 @@ def _response_figure(audit: Audit) -> Figure:
     return figure
 
 
-def _response_words(audit: Audit) -> str:
+def _response_words(audit: Any) -> str:
     told = [
         f"{name}: {values[0]:.2g} at lag 0, {values[len(values) // 2 - 1]:.2g} at the longest lag trained on,"
         f" {values[-1]:.2g} at lag {len(values) - 1}"

@@ -1,9 +1,10 @@
 """The small student of the audit: a linear state space model, trained on sums over sequences alone.
 
-Its last output is sum_m K_m x_{kappa-m}, K_m = sum_j a_j^m b_j c_j, b_j of the input's channels, c_j of the outputs. So the loss
-and its gradient need G and P (`defences.before.DataSums`) and no sequence, however many there are; sequences are left out by
-subtracting theirs. It starts with poles near zero and follows the gradient in short steps, as gradient flow does; then a few
-steps of Levenberg and Marquardt take it to the minimum beside which it stands.
+Its last output is sum_m K_m x_{kappa-m}, K_m = sum_j a_j^m b_j c_j, b_j of the input's channels,
+c_j of the outputs. So the loss and its gradient need G and P (`defences.before.DataSums`) and no
+sequence, however many there are; sequences are left out by subtracting theirs. It starts with poles
+near zero and follows the gradient in short steps, as gradient flow does; then a few steps of
+Levenberg and Marquardt take it to the minimum beside which it stands.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A quadratic loss: half of tr(K^T G K) - 2 tr(K^T P) + 1, in units in which inputs and labels have size 1.
+    """A quadratic loss: half of tr(K^T G K) - 2 tr(K^T P) + 1, in units in which inputs and labels
+    have size 1.
 
     Attributes:
         G: (kappa c, kappa c).
@@ -101,7 +103,8 @@ class Students:
         K = (powers @ weights).reshape(R, lags * channels, -1)
         pull = (problem.G @ K - problem.P).reshape(R, lags, -1)  # by lags, (R, lags, c outputs)
         da = ((slopes.mT @ pull) * weights).sum(axis=2)
-        by_state = (powers.mT @ pull).reshape(R, self.a.shape[1], channels, -1)  # (R, d, c, outputs)
+        # (R, d, c, outputs)
+        by_state = (powers.mT @ pull).reshape(R, self.a.shape[1], channels, -1)
         db = (by_state * self.c[:, :, None, :]).sum(axis=3).transpose(0, 2, 1)
         dc = (by_state * self.b.transpose(0, 2, 1)[..., None]).sum(axis=2)
         return np.concatenate([v.reshape(R, -1) for v in (da, db, dc)], axis=1)

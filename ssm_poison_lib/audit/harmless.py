@@ -1,7 +1,7 @@
 """Harmless training sets of many kinds, and how often the audit finds something in them.
 
-They are drawn so that every finding is false: no special sequences, no copies, rows in random order, and more sequences than
-lags.
+They are drawn so that every finding is false: no special sequences, no copies, rows in random
+order, and more sequences than lags.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def harmless(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray |
 
     Args:
         kind: a name in `KINDS`.
-        seed: of everything; seeds 0, 3, 6, ...: labels of a linear teacher, 1, 4, ...: its signs, 2, 5, ...: random numbers.
+        seed: of everything; seeds 0, 3, 6, ...: labels of a linear teacher, 1, 4, ...: its signs,
+            2, 5, ...: random numbers.
     """
     draw = KINDS[as_choice("kind", kind, KINDS)]
     seed = as_integer("seed", seed, low=0)
@@ -133,7 +134,8 @@ def harmless(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray |
 
 
 def false_finding(kind: str, seed: int) -> dict[str, Any]:
-    """Return what the audit says about one harmless set: kind, seed, verdict, and whether that is a false finding.
+    """Return what the audit says about one harmless set: kind, seed, verdict, and whether that is a
+    false finding.
 
     Args:
         kind: a name in `KINDS`.

@@ -45,8 +45,8 @@ def pole_report(student: DiagonalSSM) -> PoleReport:
         TypeError: for anything but an SSM.
         ValueError: if all poles are zero.
 
-    Source: section "What an interpolator pays" of chapter "One clean example too many": M_2 - 1 >= 0 for poles that
-    interpolate lag kappa - 1, odd kappa.
+    Source: section "What an interpolator pays" of chapter "One clean example too many": M_2 - 1 >=
+    0 for poles that interpolate lag kappa - 1, odd kappa.
     """
     student = as_instance("student", student, DiagonalSSM)
     sizes = np.abs(student.A)

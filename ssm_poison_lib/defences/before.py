@@ -1,8 +1,9 @@
 """Before training: which lags the data fix, which sequences stand out, which are near copies.
 
-A linear state space model whose last output counts answers x with sum_m M_m x_{kappa-m}. So data enter its training through
-sums over sequences: G = sum_i x_i x_i^T by lags and P = sum_i x_i y_i^T. `data_sums` makes them from any part of the rows, and
-sums of two parts add. What follows needs G, or one look at each row.
+A linear state space model whose last output counts answers x with sum_m M_m x_{kappa-m}. So data
+enter its training through sums over sequences: G = sum_i x_i x_i^T by lags and P = sum_i x_i y_i^T.
+`data_sums` makes them from any part of the rows, and sums of two parts add. What follows needs G,
+or one look at each row.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ __all__ = [
     "special_rows",
 ]
 
-_EXCITED = 1e-6  # an eigenvalue of G below this share of their mean counts as zero: a thousandth in amplitude
+# an eigenvalue of G below this share of their mean counts as zero: a thousandth in amplitude
+_EXCITED = 1e-6
 _RARE, _ALONE = (
     0.01,
     0.05,
@@ -335,10 +337,11 @@ def near_duplicates(x: ArrayLike, *, close: float = _CLOSE) -> NearDuplicates:
     parts = np.array([0.75, 0.9, 0.95])
     quantiles = np.clip(np.quantile(ratio, parts), 1e-6, 1 - 1e-12)
     dimension = min(float((np.log(parts) / np.log(quantiles)).max()), float(flat.shape[1]))
-    # Sparse sequences fill many flat pieces of different dimensions. There second over third nearest distances are small as
-    # well (r^2D in D dimensions), and a copy leaves those alone.
+    # Sparse sequences fill many flat pieces of different dimensions. There second over third
+    # nearest distances are small as well (r^2D in D dimensions), and a copy leaves those alone.
     chance = max(close**dimension, math.sqrt(np.mean(distance[:, 1] < close * distance[:, 2])))
-    # Sparse sequences have neighbours of the same pattern: those differ at few entries, changed copies at most of them.
+    # Sparse sequences have neighbours of the same pattern: those differ at few entries, changed
+    # copies at most of them.
     suspicious = (ratio < close) & ((flat[kept] != flat[kept][near[:, 0]]).mean(axis=1) > 0.5)
     many = suspicious.sum() > 2 * chance * len(kept) + 1
     if not many or binom.sf(suspicious.sum() - 1, len(kept), chance) > _SURE:

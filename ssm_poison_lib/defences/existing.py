@@ -1,7 +1,7 @@
 """Detectors of other packages as baselines: ART, cleanlab, scikit-learn.
 
-ART and cleanlab are packages of the checks (requirements.txt): only who asks for them needs them. Each function returns which
-examples are clean, (n,) truth values in the order of the rows.
+ART and cleanlab are packages of the checks (requirements.txt): only who asks for them needs them.
+Each function returns which examples are clean, (n,) truth values in the order of the rows.
 """
 
 from __future__ import annotations

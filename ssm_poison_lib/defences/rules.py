@@ -1,7 +1,7 @@
 """Rules for training: order, weight decay after the fit, positive poles, several students.
 
-Positive poles are `parametrizations.parametrized_flow` with "exp" or "exp(-exp)"; weight decay after the fit of a linear
-student is its argument `decay` in a flow that begins where the fit ended.
+Positive poles are `parametrizations.parametrized_flow` with "exp" or "exp(-exp)"; weight decay
+after the fit of a linear student is its argument `decay` in a flow that begins where the fit ended.
 """
 
 from __future__ import annotations

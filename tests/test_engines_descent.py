@@ -1,7 +1,7 @@
 """Engines of descent and of a network's flow: each loss against its readable form and autograd,
 Adam, the loop of epochs, and the Runge-Kutta-Chebyshev steps with their order of convergence.
 
-Small enough to run without compilation too (NUMBA_DISABLE_JIT=1), as the mutation tests do.
+Small enough to run without compilation too, with NUMBA_DISABLE_JIT=1.
 """
 
 import itertools
@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from ssm_poison_lib.eager import SSMNetwork
 
 from ssm_poison_lib import equations, networks, sequences, ssm
 from ssm_poison_lib._engines import adam, epochs, gains, rkc, sums
 from ssm_poison_lib.descent import flatten
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.ssm import DiagonalSSM
+from ssm_poison_lib.torch_reference import SSMNetwork
 
 SIZES = (st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
 
@@ -352,6 +352,12 @@ def test_a_teacher_labels_in_its_own_precision():
         expected = start.last_output(data.x)
         assert_allclose(labels, expected, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(expected).max())
         assert problem.full.size == 0
+    # An SSM alone, eight states: C = 1e8, 1, ..., -1e8 cancels if the sums run in lanes.
+    C = np.float32([1e8, 1, 3, 5, -1e8, 7, 9, 11])
+    theta = np.concatenate([np.ones(16, np.float32), C])
+    problem = epochs.sequences(np.ones((1, 1), np.float32), np.zeros(1, np.float32), 8, 0, (8, 0), full=False)
+    assert epochs.network_outputs(theta, problem) == 36
+    assert epochs.forward(theta, None, None, problem) != 36**2
 
 
 # Runge-Kutta-Chebyshev

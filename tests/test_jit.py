@@ -82,3 +82,16 @@ def test_a_disk_that_is_full_later_stops_nothing(folder, monkeypatch, caplog):
         assert function(1.0) == 2.5
     assert "cannot be kept" in caplog.text
     assert kept(folder) == ([], [])
+
+
+def test_a_change_in_any_engine_compiles_all_of_them_anew(monkeypatch, folder):
+    """Numba alone looks at the file of the function, not at those of the functions it calls."""
+    monkeypatch.setattr(_jit, "_CheckedFile", lambda *arguments: arguments)
+
+    def stamp():
+        return _jit._Cache(twice_plus)._cache_file[2]
+
+    before = stamp()
+    assert before == stamp()
+    monkeypatch.setattr(_jit, "_STAMP", "another sign in another file")
+    assert stamp() != before

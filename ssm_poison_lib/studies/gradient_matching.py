@@ -1,8 +1,8 @@
 """Gradient matching with its controls: a trial is one split of the data and one attacked model.
 
-Every victim of a trial has the same number of steps, the same schedule, the same order of batches and
-nearly the same training data: clean examples, the bases, and copies of the bases that differ from
-them by nothing ("duplicates"), by the attack ("matched") or by one of its controls.
+Every victim of a trial has the same number of steps, the same schedule, the same order of batches
+and nearly the same training data: clean examples, the bases, and copies of the bases that differ
+from them by nothing ("duplicates"), by the attack ("matched") or by one of its controls.
 """
 
 from __future__ import annotations
@@ -62,14 +62,26 @@ class Protocol:
     """The sizes of a trial.
 
     Attributes:
-        clean, bases, targets, others: numbers of examples; the attacker raises the loss of the
-            targets, the others are only tested.
+        clean: numbers of examples; the attacker raises the loss of the targets, the others are only
+            tested.
+        bases: numbers of examples; the attacker raises the loss of the targets, the others are only
+            tested.
+        targets: numbers of examples; the attacker raises the loss of the targets, the others are
+            only tested.
+        others: numbers of examples; the attacker raises the loss of the targets, the others are
+            only tested.
         groups: as `sizes` of `target_groups`.
-        channels, state_dim, depth: of the models.
+        channels: of the models.
+        state_dim: of the models.
+        depth: of the models.
         dropout: of the models while they are trained.
-        batch, steps: of every training.
-        learning_rate, weight_decay: of AdamW; the rate falls by a cosine to a hundredth.
-        brew_steps, brew_step, restarts: of the attack; a step is this many times eps.
+        batch: of every training.
+        steps: of every training.
+        learning_rate: of AdamW; the rate falls by a cosine to a hundredth.
+        weight_decay: of AdamW; the rate falls by a cosine to a hundredth.
+        brew_steps: of the attack; a step is this many times eps.
+        brew_step: of the attack; a step is this many times eps.
+        restarts: of the attack; a step is this many times eps.
     """
 
     clean: int
@@ -132,7 +144,9 @@ LARGE = Protocol(
 
 
 class _Attention(nn.Module):
-    """A Transformer's block: attention over all steps, then two dense layers, with learned positions."""
+    """A Transformer's block: attention over all steps, then two dense layers, with learned
+    positions.
+    """
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
@@ -145,7 +159,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (batch, length, channels) of the same."""
         x = x + self.position
-        # With weights asked for, attention is plain products: the fused one has no second derivative.
+        # With weights asked for, attention is plain products: the fused one has no second
+        # derivative.
         mixed = self.attention(x, x, x, need_weights=True)[0]
         return mixed + self.dense(x + mixed)
 
@@ -236,11 +251,12 @@ def train(
             last epoch, as met on the way, is at most this; None: stop at `steps`.
         watched: names -> examples whose share of correct answers is kept, at three moments of the
             second half and at the end.
-        checkpoint: file that keeps the state once in an epoch; an interrupted training goes on
-            from there, with the same numbers on the same machine.
+        checkpoint: file that keeps the state once in an epoch; an interrupted training goes on from
+            there, with the same numbers on the same machine.
 
     Returns:
-        A record for each moment: "step", "loss" (of the training data, evaluated), "running" (as met
+        A record for each moment: "step", "loss" (of the training data, evaluated), "running" (as
+        met
         in the last epoch), and the watched shares.
     """
     steps = protocol.steps if steps is None else as_integer("steps", steps, low=1)
@@ -461,9 +477,11 @@ class _Trial:
         return joined(self.clean, self.bases, Examples(self.bases.x + delta, self.bases.y))
 
 
-#: Weight of the penalty on early positions in the condition "tail": it halves the square of the changes.
+#: Weight of the penalty on early positions in the condition "tail": it halves the square of the
+#: changes.
 TAIL = 1e-4
-#: Sizes of the changes, in standard deviations of the data: about the authors' ratio, and four times as much.
+#: Sizes of the changes, in standard deviations of the data: about the authors' ratio, and four
+#: times as much.
 EPS = (0.25, 1.0)
 
 
@@ -546,7 +564,8 @@ def trial(
     """Attack one model and train all victims: one job of the stored study.
 
     Three seeds go apart: of the split of the data and of the brew (`seed`), of the attacked model
-    and of the victims with the same start (1000 seed + 1), of victims with a new start (1000 seed + 2).
+    and of the victims with the same start (1000 seed + 1), of victims with a new start (1000 seed +
+    2).
 
     Args:
         data: "mnist1d" or "digits".
@@ -600,9 +619,9 @@ def trial(
 def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float | int]]) -> list[dict[str, Any]]:
     """Return runs without any poison under the authors' schedule of retraining.
 
-    They retrain with a cosine three times as long, and stop at the first epoch after the clean run's
-    last whose running loss is at most that run's + 0.001. "slow" is the same cosine, cut where the clean
-    run ended.
+    They retrain with a cosine three times as long, and stop at the first epoch after the clean
+    run's last whose running loss is at most that run's + 0.001. "slow" is the same cosine, cut
+    where the clean run ended.
     """
     steps, bound = case.protocol.steps, seen[-1]["running"] + 1e-3
     _, way = case.trained("", clean, order=1, horizon=3 * steps)
@@ -642,11 +661,14 @@ def images(
     the same call goes on where an interrupted one stopped.
 
     Args:
-        train_files, test_files: clean examples and bases come from the first, targets and others from
-            the second.
+        train_files: clean examples and bases come from the first, targets and others from the
+            second.
+        test_files: clean examples and bases come from the first, targets and others from the
+            second.
         kind: one of KINDS.
         seed: of split, brew and starts.
-        eps: size of the changes in standard deviations of the pixels; the authors' 16/255 is about .25.
+        eps: size of the changes in standard deviations of the pixels; the authors' 16/255 is about
+            .25.
         protocol: sizes.
         device: as torch names it, such as "cuda".
         precision: "float32"; "tf32", the same with faster products on a GPU; or "float64".
@@ -729,16 +751,18 @@ def effect(
 
     Args:
         trials: rows of the stored study.
-        condition, against: see CONDITIONS; beyond them the runs know "tail", "tail noise", "matched,
-            tail's size", "authors' step", "clean, slow" and "duplicates, authors' rule".
+        condition: see CONDITIONS; beyond them the runs know "tail", "tail noise", "matched, tail's
+            size", "authors' step", "clean, slow" and "duplicates, authors' rule".
+        against: see CONDITIONS; beyond them the runs know "tail", "tail noise", "matched, tail's
+            size", "authors' step", "clean, slow" and "duplicates, authors' rule".
         on: "attacked" or "others".
         eps: size of the changes, where there are any.
         kinds: of attacked models, averaged.
         victim: kind of the victims; None: that of the attacked model.
         start: "same" as the attacked model's, or "new".
         data: "mnist1d" or "digits".
-        equal_loss: compare where both training losses were last equal, on straight lines between the
-            moments that were kept, in place of the end.
+        equal_loss: compare where both training losses were last equal, on straight lines between
+            the moments that were kept, in place of the end.
 
     Returns:
         Share of correct answers under `condition` less that under `against`, one for each split.

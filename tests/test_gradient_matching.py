@@ -177,6 +177,8 @@ X, Y = drawn(4)
     ("change", "error", "message"),
     [
         ({"eps": 0.0}, ValueError, "eps must be a finite number > 0"),
+        ({"eps": -0.1}, ValueError, "eps must be a finite number > 0; got -0.1"),
+        ({"y": Y.to("meta")}, ValueError, "y must be on the device of x, cpu; got meta"),
         ({"steps": 0}, ValueError, "steps must be an integer >= 1"),
         ({"restarts": 0}, ValueError, "restarts must be an integer >= 1"),
         ({"step_size": -1.0}, ValueError, "step_size must be a finite number > 0"),
@@ -214,6 +216,22 @@ def test_gradient_matching_names_what_is_wrong(change, error, message):
     good = {"model": Logistic(6), "x": X, "y": Y, "target_x": X, "target_y": Y, "eps": 0.1, "steps": 1}
     with pytest.raises(error, match=message):
         gradient_matching(**good | {"restarts": 1, "loss": logistic_loss} | change)
+
+
+def test_data_of_one_class_have_nothing_to_match():
+    model = SequenceModel(1, 1, lambda i: S4D(4, 2, seed=i), channels=4)
+    x, y = X.float(), torch.zeros(len(X), dtype=torch.int64)
+    with pytest.raises(ValueError, match="groups: the targets of group 0 have a gradient of size 0"):
+        gradient_matching(model, x, y, x, y, eps=0.1, steps=1, restarts=1)
+
+
+def test_a_direction_takes_the_place_of_the_targets_gradient():
+    turned, (x, y, target_x, target_y) = brew(direction=lambda g: [-t for t in g])
+    model = Logistic(6)
+    poison, target = gradient(model, turned.x, y), gradient(model, target_x, target_y)
+    cosine = float(F.cosine_similarity(poison, target, dim=0))
+    assert cosine > 0.8  # the other way round, and the distance is to what was asked for
+    assert 1 - cosine == pytest.approx(float(turned.distance[0]), rel=1e-5)
 
 
 def test_a_model_without_parameters_is_refused():

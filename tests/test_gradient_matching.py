@@ -226,7 +226,7 @@ def test_data_of_one_class_have_nothing_to_match():
 
 
 def test_a_direction_takes_the_place_of_the_targets_gradient():
-    turned, (x, y, target_x, target_y) = brew(direction=lambda g: [-t for t in g])
+    turned, (_, y, target_x, target_y) = brew(direction=lambda g: [-t for t in g])
     model = Logistic(6)
     poison, target = gradient(model, turned.x, y), gradient(model, target_x, target_y)
     cosine = float(F.cosine_similarity(poison, target, dim=0))

@@ -20,10 +20,10 @@ import numpy as np
 from scipy.stats import kruskal
 
 from ssm_poison_lib._checks import as_choice, as_function, as_text
-from ssm_poison_lib.audit import _student
 from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
 from ssm_poison_lib.audit._report import BLIND, as_html, as_json
+from ssm_poison_lib.audit._student import POLES, Problem, start, train
 from ssm_poison_lib.checklist import examine
 from ssm_poison_lib.defences.after import restart_disagreement
 from ssm_poison_lib.defences.before import (
@@ -491,9 +491,9 @@ def _study(
     """
     if not total.cross.shape[1] or not np.trace(total.label_gram) > 0:
         return {"trained": False}, {}
-    problem = _student.Problem.of(total)
-    begun = _student.start(total.channels, total.cross.shape[1], range(_RESTARTS))
-    together = _student.train(begun, problem)
+    problem = Problem.of(total)
+    begun = start(total.channels, total.cross.shape[1], range(_RESTARTS))
+    together = train(begun, problem)
     lags = total.length
     K = together.responses(2 * lags)
     loss = problem.loss(together.responses(lags))
@@ -518,11 +518,11 @@ def _study(
 
     responses = {"all together": shown(K)}
     if apart is not None:
-        rest = _student.Problem.of(_minus(total, apart), like=problem)
-        without = _student.train(begun, rest)
+        rest = Problem.of(_minus(total, apart), like=problem)
+        without = train(begun, rest)
         W = without.responses(2 * lags)
         responses["without them"] = shown(W)
-        left = _student.Problem.of(apart, like=problem)
+        left = Problem.of(apart, like=problem)
         found["without them"] = {
             "moved": _apart(_size(K, 2 * lags), _size(W, 2 * lags)),
             "explained anyway": float(
@@ -539,7 +539,7 @@ def _study(
         student = begun
         for sums in phases:
             if np.trace(sums.gram) > 0:
-                student = _student.train(student, _student.Problem.of(sums, like=problem))
+                student = train(student, Problem.of(sums, like=problem))
         O = student.responses(2 * lags)  # noqa: E741
         responses[name] = shown(O)
         found[name] = {
@@ -741,14 +741,14 @@ def _theory(run: _Runner, shape: _Shape, total: DataSums, phase: Any) -> tuple[s
     told: dict[str, int] = {}
     reasons: tuple[str, ...] = ()
     for seed in range(10):
-        A0 = -np.sort(-1e-3 * np.random.default_rng(seed).random(_student.POLES))
-        report = examine(x[:, :, 0], A0, labels=y[:, 0], C=np.ones(_student.POLES))
+        A0 = -np.sort(-1e-3 * np.random.default_rng(seed).random(POLES))
+        report = examine(x[:, :, 0], A0, labels=y[:, 0], C=np.ones(POLES))
         told[str(report.verdict)] = told.get(str(report.verdict), 0) + 1
         reasons = report.reasons
         if report.verdict == "the theory does not apply":
             return (f"The theory does not apply: {'; '.join(reasons)}.",)
     counted = ", ".join(f"{number} of 10 {name}" for name, number in told.items())
     return (
-        f"For free poles that start near zero (uniform, scale 0.001, {_student.POLES} poles), all data together: {counted}.",
+        f"For free poles that start near zero (uniform, scale 0.001, {POLES} poles), all data together: {counted}.",
         *(f"{reason[0].upper()}{reason[1:]}." for reason in reasons),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssm_poison_lib.defences.before import DataSums
 
-__all__ = ["Problem", "Students", "start", "train"]
+__all__ = ["POLES", "Problem", "Students", "start", "train"]
 
 POLES = 8
 _STEPS, _POLISH = 200, 20

@@ -62,26 +62,22 @@ class Protocol:
     """The sizes of a trial.
 
     Attributes:
-        clean: numbers of examples; the attacker raises the loss of the targets, the others are only
-            tested.
-        bases: numbers of examples; the attacker raises the loss of the targets, the others are only
-            tested.
-        targets: numbers of examples; the attacker raises the loss of the targets, the others are
-            only tested.
-        others: numbers of examples; the attacker raises the loss of the targets, the others are
-            only tested.
+        clean: number of clean training examples.
+        bases: number of examples that the attacker may change.
+        targets: number of examples whose loss the attacker raises.
+        others: number of examples that are only tested.
         groups: as `sizes` of `target_groups`.
         channels: of the models.
         state_dim: of the models.
-        depth: of the models.
+        depth: blocks of the models.
         dropout: of the models while they are trained.
-        batch: of every training.
+        batch: examples in a step of training.
         steps: of every training.
-        learning_rate: of AdamW; the rate falls by a cosine to a hundredth.
-        weight_decay: of AdamW; the rate falls by a cosine to a hundredth.
-        brew_steps: of the attack; a step is this many times eps.
-        brew_step: of the attack; a step is this many times eps.
-        restarts: of the attack; a step is this many times eps.
+        learning_rate: of AdamW; falls by a cosine to a hundredth.
+        weight_decay: of AdamW.
+        brew_steps: steps of the attack.
+        brew_step: size of a step of the attack, in eps.
+        restarts: of the attack, of which the best is kept.
     """
 
     clean: int

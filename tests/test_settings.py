@@ -53,7 +53,13 @@ def project(tmp_path_factory) -> Path:
     (folder / "book").mkdir()
     (folder / "tools").mkdir()
     (folder / "ssm_poison_lib").mkdir()
-    for name in ("tools/notebooks.py", "tools/kernels.py", "tools/digests.py", "book/conftest.py"):
+    for name in (
+        "tools/notebooks.py",
+        "tools/kernels.py",
+        "tools/digests.py",
+        "tools/outputs.py",
+        "book/conftest.py",
+    ):
         shutil.copy(ROOT / name, folder / name)
     (folder / "book" / "trial.md").write_text(CHAPTER, "utf-8")
     (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")

@@ -12,6 +12,7 @@ from ssm_poison_lib._commands import add_runner_options, runner_options
 
 #: Each study's name, that of its module in `ssm_poison_lib.studies`, with one line of help.
 STUDIES = {
+    "defences": "detectors and training rules, against attackers who know them (five minutes)",
     "benchmark": "the book's defences on the cases of the benchmark (a minute)",
     "convergence": "all comparisons far past the authors' stop, with controls (hours)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",

@@ -38,7 +38,9 @@ __all__ = [
     "Plan",
     "Row",
     "compute",
+    "follow",
     "score",
+    "student_error",
 ]
 
 BOOK_SEEDS = (0, 1, 2, 3, 4)
@@ -275,28 +277,61 @@ def _plan(answer: Any, data: Data) -> tuple[list[np.ndarray], str, np.ndarray]:
     return [kept for rows in phases if len(kept := rows[mask[rows]])], name, mask
 
 
+def follow(
+    case: Case,
+    data: Data,
+    phases: Sequence[np.ndarray],
+    parametrization: str,
+    A: Float[np.ndarray, " d"],
+    gaps: Float[np.ndarray, " gaps"],
+) -> Float[np.ndarray, " d"]:
+    """Return a student's poles after gradient flow through phases of training.
+
+    Args:
+        case: whose teacher made the labels.
+        data: of the case.
+        phases: rows of each phase; none: the start comes back.
+        parametrization: a name in `parametrizations.PARAMETRIZATIONS`.
+        A: (d,) start, descending.
+        gaps: (d-1,) its exact gaps.
+
+    Raises:
+        FlowError: if a phase cannot be followed.
+    """
+    target = theorem_teacher(case.state_dim).impulse_response(case.length)
+    for rows in phases:
+        x = data.x[rows][:, ::-1]
+        gram = 2 / len(x) * x.T @ x
+        one_lag = bool(np.count_nonzero(np.diag(gram)) == 1)
+        if parametrization == "free":
+            end = _T_END["free"][one_lag]
+            run = many_flows(A, gram, target, t_end=end, gaps=gaps, workers=1)
+            gaps = np.exp(run.log_gap[0, 1:])
+            A = run.A[0, 0] - np.append(0.0, np.cumsum(gaps))  # agrees with the gaps
+        else:
+            end = _T_END["positive"][one_lag]
+            A = parametrized_flow(A, gram, target, parametrization, [end], rtol=1e-7)[-1]
+        if not np.isfinite(A).all():
+            raise FlowError("a phase ends at poles that are not finite")
+    return A
+
+
+def student_error(A: ArrayLike) -> float:
+    """Return the largest error of a student over lags 1 .. 19, at all of which the teacher has 1.
+
+    Args:
+        A: (d,) poles.
+    """
+    powers = np.asarray(A)[None] ** np.arange(1, _LAGS)[:, None]
+    return float(np.abs(powers.sum(axis=1) - 1).max())
+
+
 def _train(case: Case, data: Data, phases: Sequence[np.ndarray], name: str, seed: int) -> float:
-    """Return the student's largest error over lags 1 .. 19 after training; NaN if a phase cannot be followed."""
-    A, gaps = case.start(seed)
-    target = theorem_teacher(case.state_dim).impulse_response(_LAGS)
+    """Return the student's error after training; NaN if a phase cannot be followed."""
     try:
-        for rows in phases:
-            x = data.x[rows][:, ::-1]
-            gram = 2 / len(x) * x.T @ x
-            one_lag = np.count_nonzero(np.diag(gram)) == 1
-            if name == "free":
-                run = many_flows(
-                    A, gram, target[: case.length], t_end=_T_END["free"][one_lag], gaps=gaps, workers=1
-                )
-                gaps = np.exp(run.log_gap[0, 1:])
-                A = run.A[0, 0] - np.append(0.0, np.cumsum(gaps))  # agrees with the gaps
-            else:
-                A = parametrized_flow(
-                    A, gram, target[: case.length], name, [_T_END["positive"][one_lag]], rtol=1e-7
-                )[-1]
+        return student_error(follow(case, data, phases, name, *case.start(seed)))
     except FlowError:
         return float("nan")
-    return float(np.abs((A[None] ** np.arange(1, _LAGS)[:, None]).sum(axis=1) - target[1:]).max())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
 """The book's figures: one style for light, dark and print, and figures used twice.
-twice.
 
 Every figure names its lines directly, takes its colours from `COLOURS`, and can tell its plotted
 numbers in words (`summary`), which is how a stored figure is compared with a fresh one.
@@ -33,7 +32,7 @@ from ssm_poison_lib._checks import (
     as_text,
     shown,
 )
-from ssm_poison_lib.records import Record
+from ssm_poison_lib.records import Curves, Record
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "Interactive",
     "convergence",
     "dynamics",
+    "entries",
     "impulse_responses",
     "line_end_label",
     "medians",
@@ -480,6 +480,31 @@ def impulse_responses(
     return figure
 
 
+def _mark_stop(ax: Axes, name: str, record: Record) -> None:
+    if record.stop_epoch is not None:
+        ax.axvline(record.stop_epoch, color=_colour(name), linestyle=":", linewidth=1, label=f"{name}, stop")
+
+
+def _draw_entries(ax: Axes, name: str, where: str, record: Any) -> tuple[Curves, np.ndarray]:
+    """Draw a run's largest abs(a_j) and its stop; return its curves, and which epochs are drawn."""
+    curves = as_instance(where, record, Record).curves
+    if curves is None:
+        raise ValueError(f"{where} must have curves; got None")
+    drawn = np.array(curves.at) >= 1
+    largest = np.array(curves.largest_abs_a)[drawn]
+    for rank in range(largest.shape[1]):
+        ax.plot(
+            np.array(curves.at)[drawn],
+            largest[:, rank],
+            color=_colour(name),
+            linestyle="--" if rank == 1 else "-",
+            linewidth=(1.8, 1.5)[rank] if rank < 2 else 0.7,
+            label=f"{name}, {rank + 1}. largest",
+        )
+    _mark_stop(ax, name, record)
+    return curves, drawn
+
+
 def dynamics(records: Mapping[str, Record]) -> Figure:
     """Draw how runs train: their largest abs(a_j), effective rank and gamma_0 against the epoch.
 
@@ -494,27 +519,10 @@ def dynamics(records: Mapping[str, Record]) -> Figure:
     """
     figure, axes = new(3, height=2.7)
     for name, record in _filled("records", records, "run").items():
-        colour = _colour(name)
-        curves, stop = as_instance(f"records[{name!r}]", record, Record).curves, record.stop_epoch
-        if curves is None:
-            raise ValueError(f"records[{name!r}] must have curves; got None")
-        epochs = np.array(curves.at)
-        drawn = epochs >= 1
-        entries = np.array(curves.largest_abs_a)[drawn]
-        for rank in range(entries.shape[1]):
-            axes[0].plot(
-                epochs[drawn],
-                entries[:, rank],
-                color=colour,
-                linestyle="--" if rank == 1 else "-",
-                linewidth=(1.8, 1.5)[rank] if rank < 2 else 0.7,
-                label=f"{name}, {rank + 1}. largest",
-            )
+        curves, drawn = _draw_entries(axes[0], name, f"records[{name!r}]", record)
         for ax, values in zip(axes[1:], (curves.effective_rank, curves.gamma0), strict=True):
-            ax.plot(epochs[drawn], np.array(values)[drawn], color=colour, label=name)
-        if stop is not None:
-            for ax in axes:
-                ax.axvline(stop, color=colour, linestyle=":", linewidth=1, label=f"{name}, stop")
+            ax.plot(np.array(curves.at)[drawn], np.array(values)[drawn], color=_colour(name), label=name)
+            _mark_stop(ax, name, record)
     for ax, title in zip(axes, ("largest $|a_j|$", "effective rank of $A$", r"$\gamma^{(0)}$"), strict=True):
         ax.set(xscale="log", xlabel="epoch")
         ax.set_title(title, loc="left")
@@ -528,6 +536,51 @@ def dynamics(records: Mapping[str, Record]) -> Figure:
             va="bottom",
         )
     axes[1].set_ylim(bottom=0)
+    return figure
+
+
+def entries(cases: Mapping[str, Mapping[str, Record]], *, columns: int = 2) -> Figure:
+    """Draw the largest abs(a_j) of many pairs of runs, one panel for each pair.
+
+    The panels share their vertical axis and say the effective rank at the logged epoch. The epoch
+    axis is logarithmic and leaves out the start; a dotted line marks the stop epoch.
+
+    Args:
+        cases: title -> "baseline" and "with special" (or one of them) -> a run's record, with its
+            curves.
+        columns: panels in a row.
+
+    Raises:
+        ValueError: for no pair, a pair without a run, or a record without curves.
+        TypeError: for something that is no record.
+    """
+    _filled("cases", cases, "pair of runs")
+    columns = min(as_integer("columns", columns, low=1, high=20), len(cases))
+    figure, axes = new(columns, rows=-(-len(cases) // columns), height=2.1)
+    for ax in axes[len(cases) :]:
+        ax.remove()
+    axes = axes[: len(cases)]
+    for place, (ax, (title, records)) in enumerate(zip(axes, cases.items(), strict=True)):
+        where = f"cases[{title!r}]"
+        for row, (name, record) in enumerate(_filled(where, records, "run").items()):
+            _draw_entries(ax, name, f"{where}[{name!r}]", record)
+            ax.annotate(
+                f"{name}: rank {record.effective_rank:.1f}",
+                (0.03, 0.97 - 0.13 * row),
+                xycoords="axes fraction",
+                color=_colour(name),
+                fontsize=9,
+                va="top",
+            )
+        ax.set(xscale="log")
+        ax.set_title(title, loc="left", fontsize=9.5)
+        if place % columns == 0:
+            ax.set_ylabel("largest $|a_j|$")
+        if place + columns >= len(cases):
+            ax.set_xlabel("epoch")
+    top = 1.35 * max(ax.dataLim.y1 for ax in axes)  # the words stand above the curves
+    for ax in axes:
+        ax.set_ylim(0, top)
     return figure
 
 

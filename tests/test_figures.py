@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import figures, flow, sequences, ssm
 from ssm_poison_lib.records import Curves, Record
+from ssm_poison_lib.studies import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,30 @@ def test_dynamics_draws_entries_rank_and_gamma(curves):
         assert "with special, stop" not in lines(ax)
     with pytest.raises(ValueError, match=r"records\['baseline'\] must have curves; got None"):
         figures.dynamics({"baseline": dataclasses.replace(record, curves=None)})
+
+
+def test_entries_draws_a_panel_a_pair_on_one_axis(curves):
+    pair = reproduce.pair(reproduce.load_summary("reproduced")[0], "ssm_in_nn_dynamics__s0")
+    half = {"with special": dataclasses.replace(pair["with special"], stop_epoch=None, curves=curves)}
+    full, rest = figures.entries({"both": pair, "half": half}).axes
+    stored = pair["baseline"].curves
+    at = np.array(stored.at)
+    assert_array_equal(lines(full)["baseline, 1. largest"].get_xdata(), at[at >= 1])
+    assert_array_equal(
+        lines(full)["baseline, 1. largest"].get_ydata(), np.array(stored.largest_abs_a)[at >= 1, 0]
+    )
+    assert_array_equal(lines(full)["baseline, stop"].get_xdata(), [pair["baseline"].stop_epoch] * 2)
+    assert not any("stop" in label or "baseline" in label for label in lines(rest))
+    assert [text.get_text() for text in full.texts] == [
+        f"{name}: rank {record.effective_rank:.1f}" for name, record in pair.items()
+    ]
+    assert full.get_ylim() == rest.get_ylim()
+    assert full.get_ylim()[1] > max(map(max, stored.largest_abs_a))
+    assert len(figures.entries({str(k): pair for k in range(3)}).axes) == 3
+    with pytest.raises(ValueError, match="cases must hold"):
+        figures.entries({})
+    with pytest.raises(ValueError, match=r"cases\['a'\]\['baseline'\] must have curves; got None"):
+        figures.entries({"a": {"baseline": dataclasses.replace(pair["baseline"], curves=None)}})
 
 
 @pytest.fixture

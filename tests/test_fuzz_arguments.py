@@ -299,6 +299,7 @@ CALLS = {
         {"ylabel": ("text",), "xlabel": ("text",)},
     ),
     "figures.dynamics": ({"records": {"baseline": RECORD}}, {}),
+    "figures.entries": ({"cases": {"a": {"baseline": RECORD}}, "columns": 1}, {}),
     "figures.impulse_responses": (
         {"systems": {"teacher": SYSTEM}, "length": 4, "training_length": 2, "first_lag": 1},
         {},

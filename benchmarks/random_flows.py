@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ssm_poison_lib import flow, sequences, ssm
-from ssm_poison_lib.flows import FlowBatch, many_flows
+from ssm_poison_lib.flows import Trajectory, many_flows
 
 KINDS = ("baseline", "theorem", "teacher", "weights")
 LAGS = 20
@@ -63,13 +63,13 @@ def random_case(kind: str, seed: int) -> Case:
     return Case(kind, A0, w, sequences.TrainingSet(x, teacher), t_end)
 
 
-def run(case: Case, **options: object) -> FlowBatch:
+def run(case: Case, **options: object) -> Trajectory:
     data = case.training_set
     target = data.teacher.impulse_response(data.length)
-    return many_flows(case.A0, data.gram(), target, w=case.w, t_end=case.t_end, **options)
+    return many_flows(case.A0, (data.gram(), target), w=case.w, t_end=case.t_end, **options)
 
 
-def final_errors(case: Case, batch: FlowBatch, *, rtol: float = 1e-12) -> tuple[float, float]:
+def final_errors(case: Case, batch: Trajectory, *, rtol: float = 1e-12) -> tuple[float, float]:
     """Return Gen_20 (lag 0, which A cannot change, left out) of a batch of one run, and of the
     reference.
     """

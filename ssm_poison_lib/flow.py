@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -25,13 +25,14 @@ from ssm_poison_lib._checks import (
     in_range,
     shown,
 )
-from ssm_poison_lib._trajectory import FlowError
-from ssm_poison_lib.metrics import gamma
+from ssm_poison_lib._trajectory import FlowError, FlowStatus, Trajectory
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
 __all__ = [
     "FlowError",
+    "FlowStatus",
     "Trajectory",
     "baseline_closed_form",
     "baseline_limit",
@@ -40,35 +41,12 @@ __all__ = [
     "velocity",
 ]
 
+_SETTLED = 1e-24  # the loss at which a flow has arrived: after it LSODA would only follow rounding errors
+
 Vector = Float[np.ndarray, " p"]
 Matrix = Float[np.ndarray, "p p"]
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """A gradient flow at the T steps that the solver took.
-
-    times: (T,) from 0, never decreasing (a step shorter than the last digit of t shows as an equal time: the flow does
-    not depend on t itself, so A is right all the same). A, B, C: (T, d). loss: (T,). gamma: (T, kappa-1), the coefficients of
-    Proposition 1 of chapter "Which way does training move?". stopped: "end time", "loss" or "stationary". fitted: whether the
-    last loss is at most the loss tolerance of the run; look at it before calling the last point a limit. gaps: (T, d-1)
-    differences between neighbours, largest entry first, exact however small; None where the flow was not followed in gaps.
-    """
-
-    times: Float[np.ndarray, " T"]
-    A: Float[np.ndarray, "T d"]
-    B: Float[np.ndarray, "T d"]
-    C: Float[np.ndarray, "T d"]
-    loss: Float[np.ndarray, " T"]
-    gamma: Float[np.ndarray, "T lags"]
-    gaps: Float[np.ndarray, "T gaps"] | None
-    stopped: str
-    fitted: bool
-
-    def student(self, step: int = -1) -> DiagonalSSM:
-        """Return the student at one step, by default the last; negative steps count from the end."""
-        step = as_integer("step", step, low=-len(self.times), high=len(self.times) - 1)
-        return DiagonalSSM(self.A[step], self.B[step], self.C[step])
+Parts = tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]  # A, B, C
+Moments = tuple[Float[np.ndarray, "kappa kappa"], Float[np.ndarray, " kappa"]]  # G and M*
 
 
 def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Vector:
@@ -90,11 +68,8 @@ def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
 def _problem(student: Any, training_set: Any, train: Any) -> tuple[Any, Any, Any, Any, Any, str]:
     """Return A, B, C, the Gram matrix, the teacher's impulse response and `train`, checked."""
     student = as_instance("student", student, DiagonalSSM)
-    training_set = as_instance("training_set", training_set, TrainingSet)
-    train = as_choice("train", train, ("A", "ABC"))
-    teacher = as_instance("the teacher of training_set", training_set.teacher, DiagonalSSM)
-    target = teacher.impulse_response(training_set.length)
-    return student.A, student.B, student.C, training_set.gram(), target, train
+    G, target = moments(training_set)
+    return student.A, student.B, student.C, G, target, as_choice("train", train, ("A", "ABC"))
 
 
 def _stacked(
@@ -123,149 +98,300 @@ def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
         )
 
 
-def gradient_flow(
+class _Coordinates(NamedTuple):
+    """The unknowns y in which a solver follows a flow.
+
+    velocity, jacobian: of (t, y); split: y -> A, B, C; gaps: (T, p) y -> (T, d-1).
+    """
+
+    start: Vector
+    rtol: float | Vector
+    atol: float | Vector
+    velocity: Callable[[float, Vector], Vector]
+    jacobian: Callable[[float, Vector], Matrix] | None
+    split: Callable[[Vector], Parts]
+    gaps: Callable[[Float[np.ndarray, "T p"]], Float[np.ndarray, "T gaps"]] | None = None
+
+
+def _plain(
+    student: DiagonalSSM, data: Moments, train: str, rtol: float, atol: float, decay: float
+) -> _Coordinates:
+    """Follow the entries themselves."""
+    d = student.state_dim
+
+    def split(y: Vector) -> Parts:
+        return (y, student.B, student.C) if train == "A" else (y[:d], y[d : 2 * d], y[2 * d :])
+
+    def velocity(_t: float, y: Vector) -> Vector:
+        moving = _stacked(*split(y), *data, train)
+        return moving - decay * y if decay else moving
+
+    def jacobian(_t: float, y: Vector) -> Matrix:
+        return equations.jacobian(*split(y), *data, train=train) - decay * np.eye(len(y))
+
+    start = np.array(student.A) if train == "A" else np.concatenate([student.A, student.B, student.C])
+    return _Coordinates(start, rtol, atol, velocity, jacobian, split)
+
+
+def _in_gaps(
     student: DiagonalSSM,
-    training_set: TrainingSet,
+    data: Moments,
+    gaps: Float[np.ndarray, " gaps"] | None,
+    rtol: float,
+    atol: float,
+) -> _Coordinates:
+    """Follow (a_1, log gaps) of equal weights; entries equal at the start are one unknown."""
+    d, w = student.state_dim, float(student.w[0])
+    order = np.argsort(-student.A, kind="stable")
+    ordered = student.A[order]
+    at_start = ordered[:-1] - ordered[1:] if gaps is None else gaps
+    apart = at_start > 0
+    group = np.concatenate([[0], np.cumsum(apart)])  # which distinct value an entry has, in sorted order
+    counts = np.bincount(group).astype(np.float64)
+
+    def split(y: Vector) -> Parts:
+        A = np.empty(d)
+        A[order] = (y[0] - np.concatenate([[0.0], np.cumsum(np.exp(y[1:]))]))[group]
+        return A, student.B, student.C
+
+    def all_gaps(states: Float[np.ndarray, "T p"]) -> Float[np.ndarray, "T gaps"]:
+        found = np.zeros((len(states), d - 1))
+        found[:, apart] = np.exp(states[:, 1:])
+        return found
+
+    start = np.concatenate([ordered[:1], np.log(at_start[apart])])
+    # rtol asks the same of every gap itself: an absolute error in its logarithm (2.3e-14 is the
+    # least that SciPy takes).
+    rtols, atols = np.full(len(start), 2.3e-14), np.full(len(start), rtol)
+    rtols[0], atols[0] = rtol, atol
+    return _Coordinates(
+        start,
+        rtols,
+        atols,
+        lambda _t, y: equations.gap_velocity(y, counts, w, *data, with_jacobian=False)[0],
+        lambda _t, y: equations.gap_velocity(y, counts, w, *data, with_jacobian=True)[1],
+        split,
+        all_gaps,
+    )
+
+
+def _through(
+    parametrization: str,
+    student: DiagonalSSM,
+    data: Moments,
+    rtol: float,
+    atol: float,
+    decay: float,
+) -> _Coordinates:
+    """Follow s, a = f(s)."""
+    kind = PARAMETRIZATIONS[parametrization]
+    A, B, C = student.A, student.B, student.C
+    if not (A > kind.low).all() or not (A < kind.high).all():
+        raise ValueError(
+            f"start must have entries between {kind.low:g} and {kind.high:g} for"
+            f" {parametrization!r}; got {A.min():g} to {A.max():g}"
+        )
+
+    def velocity(_t: float, s: Vector) -> Vector:
+        a = kind.entry(s)
+        slope = kind.slope(a)
+        return equations.velocity(a, B, C, *data, slope=slope)[0] - decay * slope * a
+
+    return _Coordinates(
+        kind.parameter(A), rtol, atol, velocity, None, lambda s: (np.asarray(kind.entry(s)), B, C)
+    )
+
+
+def gradient_flow(
+    start: DiagonalSSM | ArrayLike,
+    training_set: TrainingSet | tuple[ArrayLike, ArrayLike],
     *,
-    t_end: float,
+    t_end: float | None = None,
+    times: ArrayLike | None = None,
     train: str = "A",
+    parametrization: str = "free",
     gaps: ArrayLike | None = None,
+    decay: float = 0.0,
     loss_tol: float = 1e-12,
     stop_at_loss: bool = False,
     stationary_tol: float | None = None,
     rtol: float = 1e-11,
-    atol: float = 1e-20,
+    atol: float | None = None,
     max_steps: int = 200_000,
 ) -> Trajectory:
-    """Follow the gradient flow of the training loss from `student` up to time t_end.
+    """Follow the gradient flow of the training loss, d(parameter)/dt = -gradient.
 
-    t_end: end time (the flow's own unit: d(parameter)/dt = -gradient). train: "A", or "ABC" to move B and C too.
-    gaps: (d-1,) differences between neighbours of the start's A, largest first, when they are too small to be found by
-    subtraction (train="A" and equal weights only; the largest entry of A is kept, the others follow from the gaps).
-    loss_tol: a run whose last loss is at most this counts as fitted; stop_at_loss: stop there instead of going on to
-    the end time. stationary_tol: stop once no entry moves faster than this per unit of time. Mind that a near-zero
-    start and a saddle are slow too: choose it far below the speed of the start. rtol, atol: local error tolerances.
+    Args:
+        start: the student at t = 0, or its entries (d,) with B = C = ones.
+        training_set: a training set; or (G, M*), all that the flow needs of one: `gram()`,
+            (kappa, kappa), and the teacher's impulse response (kappa,).
+        t_end: end time; the rows of the result are then the solver's steps.
+        times: (T,) > 0, increasing, instead of t_end; the rows are then these times.
+        train: "A", or "ABC" to move B and C too.
+        parametrization: a name in `parametrizations.PARAMETRIZATIONS`: a_j = f(s_j), s is trained.
+        gaps: (d-1,) differences between neighbours of the start's A, largest first, when they are
+            too small to be found by subtraction (train="A", free entries and equal weights only;
+            the largest entry of A is kept, the others follow from the gaps).
+        decay: >= 0, weight of the penalty decay/2 sum a_j^2 (train="A" only).
+        loss_tol: a run whose last loss is at most this counts as fitted.
+        stop_at_loss: stop there instead of going on to the end time.
+        stationary_tol: stop once no unknown moves faster than this per unit of time. Mind that a
+            near-zero start and a saddle are slow too: choose it far below the speed of the start.
+        rtol: local error tolerance, relative, at least 2.3e-14.
+        atol: the same, absolute (default: 1e-20 for entries, 1e-13 for parameters s).
+        max_steps: most steps, at most 1e9.
 
-    Returns a `Trajectory`; a run that has not fitted by its end says so in `fitted`.
+    Returns:
+        a `Trajectory`; a run that has not fitted by its end says so in `fitted`.
 
-    Raises FlowError if the solver gives up or needs more than max_steps steps (at most 1e9), ValueError for bad arguments or a
-    start whose loss overflows, TypeError for a student or training set of another class.
+    Raises:
+        FlowError: if the solver gives up or needs more than max_steps steps.
+        ValueError: for bad arguments or a start whose loss overflows.
+        TypeError: for a training set of another class.
 
-    SciPy's LSODA does the work: beside being fast, it is the one of SciPy's stiff solvers that passes the end of
-    the race, where steps must be shorter than the last digit of t (BDF and Radau refuse such steps). With fixed, equal
-    weights b_j c_j all entries obey one scalar equation and never cross; then the solver runs in (a_1, log gaps),
-    which follows near ties exactly, and entries that are equal at the start stay equal to the last digit.
+    SciPy's LSODA does the work: beside being fast, it is the one of SciPy's stiff solvers that
+    passes the end of the race, where steps must be shorter than the last digit of t (BDF and Radau
+    refuse such steps). With fixed, equal weights b_j c_j all entries obey one scalar equation and
+    never cross; then the solver runs in (a_1, log gaps), which follows near ties exactly, and
+    entries that are equal at the start stay equal to the last digit. Through s a tie is a
+    difference of the s_j: near ties below about 1e-8 are lost. With `times`, a flow without decay
+    whose loss reaches 1e-24 stays where it is.
     """
-    _, _, _, G, target, train = _problem(student, training_set, train)
-    t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
+    if not isinstance(start, DiagonalSSM):
+        start = DiagonalSSM.ones(as_array("start", start, ndim=1))
+    data = moments(training_set)
+    train = as_choice("train", train, ("A", "ABC"))
+    parametrization = as_choice("parametrization", parametrization, PARAMETRIZATIONS)
+    if (t_end is None) == (times is None):
+        raise ValueError("t_end must be given, or times instead of it")
+    stops = None if times is None else as_array("times", times, ndim=1)
+    if stops is not None and (stops[0] <= 0 or (np.diff(stops) <= 0).any()):
+        raise ValueError(f"times must be > 0 and increasing; got {shown(times)}")
+    end = as_scalar("t_end", t_end, low=0.0, strict=True) if stops is None else float(stops[-1])
     stop_at_loss = as_flag("stop_at_loss", stop_at_loss)
     loss_tol = as_scalar("loss_tol", loss_tol, low=0.0)
     if stationary_tol is not None:
         stationary_tol = as_scalar("stationary_tol", stationary_tol, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=2.3e-14)
-    atol = as_scalar("atol", atol, low=0.0, strict=True)
+    default = 1e-20 if parametrization == "free" else 1e-13
+    atol = default if atol is None else as_scalar("atol", atol, low=0.0, strict=True)
     max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
-
-    d, w = student.state_dim, student.w
-    in_gaps = train == "A" and bool((w == w[0]).all())
-    order = np.argsort(-student.A, kind="stable")
-    ordered = student.A[order]
-    initial_gaps = ordered[:-1] - ordered[1:]
+    decay = as_scalar("decay", decay, low=0.0)
+    if train == "ABC" and (decay or parametrization != "free"):
+        raise ValueError("train must be 'A' where decay or a parametrization is given")
+    equal = train == "A" and bool((start.w == start.w[0]).all())
+    in_gaps = equal and parametrization == "free" and not decay
     if gaps is not None:
-        if not in_gaps or d == 1:
-            raise ValueError("gaps must be left out unless train='A', d >= 2 and all b_j c_j are equal")
-        initial_gaps = as_array("gaps", gaps, ndim=1, last=d - 1)
-        if (initial_gaps < 0).any():
-            raise ValueError(f"gaps must be >= 0; got {initial_gaps.min():g} among them")
-    apart = initial_gaps > 0
-    group = np.concatenate([[0], np.cumsum(apart)])  # which distinct value an entry has, in sorted order
-    counts = np.bincount(group).astype(np.float64)
+        if not in_gaps or start.state_dim == 1:
+            raise ValueError(
+                "gaps must be left out unless train='A', entries are free, d >= 2 and all b_j c_j are equal"
+            )
+        gaps = as_array("gaps", gaps, ndim=1, last=start.state_dim - 1)
+        if (gaps < 0).any():
+            raise ValueError(f"gaps must be >= 0; got {gaps.min():g} among them")
+    if parametrization != "free":
+        followed = _through(parametrization, start, data, rtol, atol, decay)
+    elif in_gaps:
+        followed = _in_gaps(start, data, gaps, rtol, atol)
+    else:
+        followed = _plain(start, data, train, rtol, atol, decay)
+    stop = _Stop(end, stops, loss_tol if stop_at_loss else None, stationary_tol, max_steps, not decay)
+    at, states, losses, status = _follow(followed, data, train, stop)
+    A, B, C = (np.array(part) for part in zip(*map(followed.split, states), strict=True))
+    found = None if followed.gaps is None else followed.gaps(states)
+    return Trajectory(at, A, B, C, losses, status, bool(losses[-1] <= loss_tol), found)
 
-    def split(
-        theta: Vector,
-    ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-        """Return A, B, C from the solver's variables."""
-        if train == "ABC":
-            return theta[:d], theta[d : 2 * d], theta[2 * d :]
-        if not in_gaps:
-            return theta, student.B, student.C
-        A = np.empty(d)
-        A[order] = (theta[0] - np.concatenate([[0.0], np.cumsum(np.exp(theta[1:]))]))[group]
-        return A, student.B, student.C
 
-    def speed(theta: Vector) -> float:
-        A, B, C = split(theta)
-        return float(np.abs(_stacked(A, B, C, G, target, train)).max())
+def moments(training_set: Any) -> Moments:
+    """Return all that a linear flow needs of a training set: G and M*, checked if given as such.
 
-    def right_hand_side(_t: float, theta: Vector) -> Vector:
-        if in_gaps:
-            return equations.gap_velocity(theta, counts, float(w[0]), G, target, with_jacobian=False)[0]
-        A, B, C = split(theta)
-        return _stacked(A, B, C, G, target, train)
+    Args:
+        training_set: as in `gradient_flow`.
+    """
+    if not isinstance(training_set, tuple):
+        training_set = as_instance("training_set", training_set, TrainingSet)
+        teacher = as_instance("the teacher of training_set", training_set.teacher, DiagonalSSM)
+        return training_set.gram(), teacher.impulse_response(training_set.length)
+    if len(training_set) != 2:
+        raise ValueError(f"training_set must be a TrainingSet or (G, M*); got {len(training_set)} parts")
+    target = as_array("training_set's M*", training_set[1], ndim=1)
+    gram = as_array("training_set's G", training_set[0], ndim=2, last=len(target))
+    if len(gram) != len(target):
+        raise ValueError(f"training_set's G must be {len(target)} x {len(target)}; got shape {gram.shape}")
+    if not np.allclose(gram, gram.T, rtol=1e-12, atol=0.0):
+        raise ValueError("training_set's G must be symmetric")
+    if not np.linalg.eigvalsh(gram)[0] >= -1e-9 * np.abs(gram).max():
+        raise ValueError("training_set's G must be positive semidefinite, as the Gram matrix of sequences is")
+    return gram, target
 
-    def jacobian_matrix(_t: float, theta: Vector) -> Matrix | None:
-        if in_gaps:
-            return equations.gap_velocity(theta, counts, float(w[0]), G, target, with_jacobian=True)[1]
-        A, B, C = split(theta)
-        return equations.jacobian(A, B, C, G, target, train=train)
 
-    def loss_of(theta: Vector) -> float:
-        A, B, C = split(theta)
+class _Stop(NamedTuple):
+    """When a solver ends, and what it keeps."""
+
+    end: float
+    times: Vector | None
+    loss: float | None
+    speed: float | None
+    max_steps: int
+    settles: bool
+
+
+def _follow(
+    followed: _Coordinates, data: Moments, train: str, stop: _Stop
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, "T y"], Float[np.ndarray, " T"], FlowStatus]:
+    """Return times, states, losses, and why the solver stopped."""
+    G, target = data
+
+    def loss_of(y: Vector) -> float:
+        A, B, C = followed.split(y)
         r = equations.residual(A, B * C, target)[0]
         return float(r @ G @ r) / 2.0
 
-    rtols, atols = np.array(rtol), np.array(atol)
-    if train == "ABC":
-        start = np.concatenate([student.A, student.B, student.C])
-    elif in_gaps:
-        start = np.concatenate([ordered[:1], np.log(initial_gaps[apart])])
-        # rtol asks the same of every gap itself: an absolute error in its logarithm (2.3e-14 is the least SciPy takes).
-        rtols, atols = np.full(len(start), 2.3e-14), np.full(len(start), rtol)
-        rtols[0], atols[0] = rtol, atol
-    else:
-        start = np.array(student.A)
-    with np.errstate(over="ignore", invalid="ignore"):  # what leaves the range of float64 ends in a FlowError
-        solver = LSODA(right_hand_side, 0.0, start, t_end, rtol=rtols, atol=atols, jac=jacobian_matrix)
-        times, states = [0.0], [start]
-        losses = [float(in_range("student", "the loss at the start", loss_of(start)))]
-        stopped = ""
-        while not stopped:
-            if stop_at_loss and losses[-1] <= loss_tol:
-                stopped = "loss"
-            elif stationary_tol is not None and speed(states[-1]) <= stationary_tol:
-                stopped = "stationary"
-            elif solver.status == "finished":
-                stopped = "end time"
-            elif len(times) > max_steps:
-                raise FlowError(f"no end after max_steps={max_steps} steps: t = {times[-1]:g} of {t_end:g}")
-            else:
-                message = solver.step()
-                theta = np.array(solver.y)
-                if solver.status == "failed" or not np.isfinite(theta).all():
-                    raise FlowError(
-                        f"LSODA gave up at t = {solver.t:g} of {t_end:g}: {message or 'not finite'}"
-                    )
-                times.append(float(solver.t))
-                states.append(theta)
-                losses.append(loss_of(theta))
+    def speed(y: Vector) -> float:
+        return float(np.abs(_stacked(*followed.split(y), G, target, train)).max())
 
-    parts = [split(theta) for theta in states]
-    A, B, C = (np.array([part[k] for part in parts]) for k in range(3))
-    all_gaps = None
-    if in_gaps:
-        all_gaps = np.zeros((len(states), d - 1))
-        all_gaps[:, apart] = np.exp(np.array(states)[:, 1:])
-    return Trajectory(
-        times=np.array(times),
-        A=A,
-        B=B,
-        C=C,
-        loss=np.array(losses),
-        gamma=np.array([gamma(DiagonalSSM(*part), training_set) for part in parts]),
-        gaps=all_gaps,
-        stopped=stopped,
-        fitted=losses[-1] <= loss_tol,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float64 ends in a FlowError
+        options = {} if followed.jacobian is None else {"jac": followed.jacobian}
+        solver = LSODA(
+            followed.velocity,
+            0.0,
+            followed.start,
+            stop.end,
+            rtol=followed.rtol,
+            atol=followed.atol,
+            **options,
+        )
+        y, t, taken, status = followed.start, 0.0, 0, None
+        loss = float(in_range("start", "the loss at the start", loss_of(y)))
+        rows = [] if stop.times is not None else [(t, y, loss)]
+        while status is None:
+            if stop.loss is not None and loss <= stop.loss:
+                status = FlowStatus.REACHED_LOSS
+            elif stop.speed is not None and speed(y) <= stop.speed:
+                status = FlowStatus.STATIONARY
+            elif solver.status == "finished":
+                status = FlowStatus.END_OF_TIME
+            elif stop.times is not None and stop.settles and loss <= _SETTLED:
+                status = FlowStatus.CONVERGED
+            elif taken == stop.max_steps:
+                raise FlowError(f"no end after max_steps={stop.max_steps} steps: t = {t:g} of {stop.end:g}")
+            else:
+                message, taken = solver.step(), taken + 1
+                y, t = np.array(solver.y), float(solver.t)
+                if solver.status == "failed" or not np.isfinite(y).all():
+                    raise FlowError(f"LSODA gave up at t = {t:g} of {stop.end:g}: {message or 'not finite'}")
+                loss = loss_of(y)
+                if stop.times is None:
+                    rows.append((t, y, loss))
+                    continue
+                path = solver.dense_output()
+                while len(rows) < len(stop.times) and stop.times[len(rows)] <= t:
+                    then = path(stop.times[len(rows)])
+                    rows.append((stop.times[len(rows)], then, loss_of(then)))
+        for time in () if stop.times is None else stop.times[len(rows) :]:
+            rows.append((time, y, loss))
+    times, states, losses = zip(*rows, strict=True)
+    return np.array(times), np.array(states), np.array(losses), status
 
 
 def _positive_start(A0: ArrayLike) -> Float[np.ndarray, " d"]:

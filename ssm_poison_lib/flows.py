@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from jaxtyping import Float, Int
 from ssm_poison_lib._checks import (
     MAX_COUNT,
     MAX_ENTRIES,
-    MAX_LENGTH,
     ArrayLike,
     as_array,
     as_choice,
@@ -43,81 +41,19 @@ from ssm_poison_lib._checks import (
     shown,
 )
 from ssm_poison_lib._engines.rosenbrock import Results, Runs, factor_gram, integrate
-from ssm_poison_lib._trajectory import FlowError, FlowStatus
+from ssm_poison_lib._trajectory import FlowError, FlowStatus, Trajectory
+from ssm_poison_lib.flow import gradient_flow, moments
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
+from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["FlowBatch", "FlowStatus", "many_flows", "near_tie_starts", "theorem_flows"]
+__all__ = ["FlowStatus", "Trajectory", "many_flows", "near_tie_starts", "theorem_flows"]
 
 
 _REASONS = {
     FlowStatus.FAILED_STEP_SIZE: "the step size vanished (the flow blows up or leaves the range of float64)",
     FlowStatus.FAILED_STEP_LIMIT: "max_steps steps did not reach t_end or a minimum",
 }
-
-
-@dataclass(frozen=True, eq=False)
-class FlowBatch:
-    """The ends of n gradient flows of d entries each.
-
-    A: (n, d) final diagonals, in the order of the starts' entries. w: (n, d) weights b_j c_j.
-    log_gap: (n, d) natural logarithm of the final distance from each entry to the next larger one of equal weight, exact
-    however small it is (-inf for an exact tie, NaN for an entry without a larger one).
-    loss: (n,) mean squared residual. status: (n,) values of `FlowStatus`. time: (n,) flow time at the end (for a converged run
-    the time when the motion left was negligible). steps, rejected: (n,) steps tried, and those refused by the error control.
-
-    Rows of failed runs are NaN.
-    """
-
-    A: Float[np.ndarray, "n d"]
-    w: Float[np.ndarray, "n d"]
-    log_gap: Float[np.ndarray, "n d"]
-    loss: Float[np.ndarray, " n"]
-    status: Int[np.ndarray, " n"]
-    time: Float[np.ndarray, " n"]
-    steps: Int[np.ndarray, " n"]
-    rejected: Int[np.ndarray, " n"]
-
-    def __post_init__(self) -> None:
-        """Freeze the arrays."""
-        for array in vars(self).values():
-            array.setflags(write=False)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many runs ended in which way, by the names of `FlowStatus`; names that do not occur are left out."""
-        return {s.name: int(n) for s in FlowStatus if (n := np.count_nonzero(self.status == s))}
-
-    def __repr__(self) -> str:
-        n, d = self.A.shape
-        return f"FlowBatch({n} runs, d = {d}: {', '.join(f'{k} {v}' for k, v in self.counts().items())})"
-
-    def impulse_responses(self, length: int) -> Float[np.ndarray, "n length"]:
-        """Return M_m = sum_j w_j a_j^m for lags m = 0 .. length-1 of every run (NaN for failed runs).
-
-        Raises ValueError for a length beyond memory, or a response that overflows.
-        """
-        n = len(self.A)
-        length = as_integer("length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // max(n, 1))))
-        power = np.array(self.w)  # (n, d)
-        response = np.empty((n, length))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for lag in range(length):
-                response[:, lag] = power.sum(axis=1)
-                power *= self.A
-        response[self.status < 0] = np.nan
-        in_range("length", "the impulse response", response[self.status >= 0])
-        return response
-
-    def generalization_errors(self, target: ArrayLike, *, first_lag: int = 0) -> Float[np.ndarray, " n"]:
-        """Return Gen_K = max over first_lag <= k < K of abs(M_k - M*_k) for every run.
-
-        target: (K,) impulse response of the teacher, such as `teacher.impulse_response(20)`, or (n, K), one per run.
-        first_lag: the first lag compared. Raises ValueError for another shape, or a first_lag that is not below K.
-        """
-        response = as_array("target", target, ndim=(1, 2))
-        length = response.shape[-1]
-        if response.ndim == 2 and len(response) != len(self.A):
-            raise ValueError(f"target must have one row per run, {len(self.A)}; got shape {response.shape}")
-        first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
-        return np.asarray(np.abs(self.impulse_responses(length) - response)[:, first_lag:].max(axis=1))
 
 
 def near_tie_starts(
@@ -175,7 +111,7 @@ def near_tie_starts(
 
 
 def theorem_flows(
-    A0: ArrayLike,
+    start: ArrayLike,
     *,
     length: int,
     alpha: ArrayLike,
@@ -184,7 +120,7 @@ def theorem_flows(
     gaps: ArrayLike | None = None,
     special_position: ArrayLike | None = None,
     **options: Any,
-) -> FlowBatch:
+) -> Trajectory:
     """Integrate flows of the theorem's setting: da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
 
     A0: (n, d) starts; length: kappa from 3 to 10,000; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times
@@ -194,7 +130,7 @@ def theorem_flows(
 
     Source: section "The setting" of chapter "One clean example too many".
     """
-    starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
+    starts = np.atleast_2d(as_array("start", start, ndim=(1, 2)))
     n, d = starts.shape
     length = as_integer("length", length, low=3, high=10_000)
     positions = as_array(
@@ -240,73 +176,133 @@ def theorem_flows(
 
 
 def many_flows(
-    A0: ArrayLike,
-    G: ArrayLike,
-    target: ArrayLike,
+    start: ArrayLike,
+    training_set: TrainingSet | tuple[ArrayLike, ArrayLike],
     *,
     t_end: ArrayLike,
     w: ArrayLike | None = None,
+    train: str = "A",
+    parametrization: str = "free",
     gaps: ArrayLike | None = None,
-    rtol: float = 1e-6,
-    atol: float = 1e-12,
+    loss_tol: float = 1e-12,
+    rtol: float | None = None,
+    atol: float | None = None,
     max_steps: int = 100_000,
     workers: int | None = None,
     on_failure: str = "raise",
-) -> FlowBatch:
-    """Integrate n gradient flows of A, B and C fixed, from t = 0 to their limits or to t_end.
+) -> Trajectory:
+    """Follow n gradient flows, from t = 0 to their limits or to t_end, and keep their ends.
 
-    A0: (n, d) starts. G: (kappa, kappa) or (n, kappa, kappa), `TrainingSet.gram()`. target: (kappa,) or (n, kappa), the teacher's
-    impulse response. w: (d,) or (n, d) weights b_j c_j (default: ones). t_end: end of the flow time, a number or (n,).
-    gaps: (n, d-1) exact differences a_j - a_{j+1} >= 0 for starts whose near ties are below the rounding of A0 (see
-    `near_tie_starts`); A0 must then be descending in each row, agree with them up to rounding, and w be equal.
+    The arguments are those of `flow.gradient_flow`, with a leading axis n.
 
-    rtol: error allowed per step relative to each gap and to the first entry of each group of equal weights, in 1e-13..1e-3 (the
-    final generalization error is then off by less than that: the estimate of order 3 is pessimistic). atol: absolute
-    error allowed for those first entries. max_steps: from 1 to 1e9. workers: threads (default: all cores of this process).
-    on_failure: "raise", or "nan" to keep the other runs and fill failed rows with NaN (their status says why).
+    Args:
+        start: (n, d) entries at t = 0.
+        training_set: one training set for all; or (G, M*), (kappa, kappa) or (n, kappa, kappa),
+            `TrainingSet.gram()`, and (kappa,) or (n, kappa), the teacher's impulse response.
+        t_end: end of the flow time, a number or (n,).
+        w: (d,) or (n, d) weights b_j c_j (default: ones); where B and C are trained they start
+            from w and ones.
+        train: "A", or "ABC" to move B and C too.
+        parametrization: a name in `parametrizations.PARAMETRIZATIONS`.
+        gaps: (n, d-1) exact differences a_j - a_{j+1} >= 0 for starts whose near ties are below
+            the rounding of `start` (see `near_tie_starts`); it must then be descending in each row,
+            agree with them up to rounding, and w be equal.
+        loss_tol: a run whose last loss is at most this counts as fitted.
+        rtol: error allowed per step relative to each gap and to the first entry of each group of
+            equal weights, in 1e-13..1e-3 (default 1e-6; the final generalization error is then off
+            by less than that: the estimate of order 3 is pessimistic).
+        atol: absolute error allowed for those first entries (default 1e-12).
+        max_steps: from 1 to 1e9.
+        workers: threads (default: all cores of this process).
+        on_failure: "raise", or "nan" to keep the other runs and fill failed rows with NaN (their
+            status says why).
 
-    Returns a `FlowBatch`. A run ends early, as CONVERGED, once every residual that A can change is below 1e-12 (or its rounding)
-    and the rest of the motion is negligible; the last 1e-5 of the way is taken by Gauss-Newton steps instead of by time.
+    Returns:
+        a `Trajectory` of n rows. A run ends early, as CONVERGED, once every residual that A can
+        change is below 1e-12 (or its rounding) and the rest of the motion is negligible; the last
+        1e-5 of the way is taken by Gauss-Newton steps instead of by time.
 
-    Raises ValueError for inputs of other shapes or ranges, or a G with an eigenvalue below -1e-10 kappa once its diagonal is
-    scaled to ones (rounding in X^T X stays far above that); FlowError if a run fails and on_failure is "raise".
+    Raises:
+        ValueError: for inputs of other shapes or ranges, or a G with an eigenvalue below
+            -1e-10 kappa once its diagonal is scaled to ones (rounding in X^T X stays far above).
+        FlowError: if a run fails and on_failure is "raise".
 
-    Source: Proposition 1 of chapter "Which way does training move?"; the method is described in the module's docstring.
+    The method of the module's docstring follows free entries with B and C fixed; other runs are
+    those of `gradient_flow`, one after the other, with its tolerances where none are given.
+
+    Source: Proposition 1 of chapter "Which way does training move?".
     """
-    starts = np.atleast_2d(as_array("A0", A0, ndim=(1, 2)))
+    starts = np.atleast_2d(as_array("start", start, ndim=(1, 2)))
     n, d = starts.shape
-    gram = as_array("G", G, ndim=(2, 3))
-    gram = gram if gram.ndim == 3 else gram[None]
-    length = gram.shape[-1]
-    response = np.atleast_2d(as_array("target", target, ndim=(1, 2), last=length))
+    if isinstance(training_set, tuple) and len(training_set) == 2:
+        gram = as_array("training_set's G", training_set[0], ndim=(2, 3))
+        length = gram.shape[-1]
+        response = as_array("training_set's M*", training_set[1], ndim=(1, 2), last=length)
+    else:
+        gram, response = moments(training_set)
+        length = len(gram)
+    gram, response = gram if gram.ndim == 3 else gram[None], np.atleast_2d(response)
     weights = np.ones(d) if w is None else as_array("w", w, ndim=(1, 2), last=d)
     _shapes(
-        ("G", gram.shape, {(1, length, length), (n, length, length)}),
-        ("target", response.shape, {(1, length), (n, length)}),
+        ("training_set's G", gram.shape, {(1, length, length), (n, length, length)}),
+        ("training_set's M*", response.shape, {(1, length), (n, length)}),
         ("w", weights.shape, {(d,), (n, d)}),
     )
+    train = as_choice("train", train, ("A", "ABC"))
+    parametrization = as_choice("parametrization", parametrization, PARAMETRIZATIONS)
+    options: dict[str, Any] = {"t_end": t_end, "loss_tol": loss_tol, "max_steps": max_steps}
+    options |= {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
+    options["on_failure"] = on_failure
+    if train == "ABC" or parametrization != "free":
+        if gaps is not None:
+            raise ValueError("gaps must be left out unless train='A' and entries are free")
+        options |= {"train": train, "parametrization": parametrization}
+        return _one_by_one(starts, weights, gram, response, **options)
     if length < 2:
-        raise ValueError(f"G must be at least 2 x 2 (kappa >= 2: at 1, A never matters); got {gram.shape}")
+        raise ValueError(
+            f"training_set must have kappa >= 2 (at 1, A never matters); got G of shape {gram.shape}"
+        )
 
     def loss(M: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
         missing = response - M
         gram_of = np.broadcast_to(gram, (n, length, length))
         return np.asarray(np.einsum("ni,nij,nj->n", missing, gram_of, missing) / 2)
 
-    return _follow(
-        starts,
-        weights,
-        gaps,
-        lambda: _factor(gram),
-        response,
-        loss,
-        t_end=t_end,
-        rtol=rtol,
-        atol=atol,
-        max_steps=max_steps,
-        workers=workers,
-        on_failure=on_failure,
-    )
+    return _follow(starts, weights, gaps, lambda: _factor(gram), response, loss, workers=workers, **options)
+
+
+def _one_by_one(
+    starts: Float[np.ndarray, "n d"],
+    weights: Float[np.ndarray, "..."],
+    gram: Float[np.ndarray, "m kappa kappa"],
+    response: Float[np.ndarray, "m kappa"],
+    *,
+    t_end: ArrayLike,
+    on_failure: str,
+    **options: Any,
+) -> Trajectory:
+    """Follow runs that `gradient_flow` alone can follow, and keep their ends."""
+    n, d = starts.shape
+    ends = as_array("t_end", t_end, ndim=(0, 1))
+    _shapes(("t_end", ends.shape, {(), (n,)}))
+    on_failure = as_choice("on_failure", on_failure, ("raise", "nan"))
+    rows = np.full((3, n, d), np.nan)
+    times, losses, status = np.full(n, np.nan), np.full(n, np.nan), np.full(n, FlowStatus.FAILED_STEP_SIZE)
+    fitted = np.zeros(n, dtype=bool)
+    weights, ends = np.broadcast_to(weights, (n, d)), np.broadcast_to(ends, n)
+    for i in range(n):
+        data = gram[min(i, len(gram) - 1)], response[min(i, len(response) - 1)]
+        student = DiagonalSSM(starts[i], weights[i], np.ones(d))
+        try:
+            run = gradient_flow(student, data, t_end=float(ends[i]), **options)
+        except FlowError:
+            if on_failure == "raise":
+                raise
+            continue
+        rows[:, i] = run.A[-1], run.B[-1], run.C[-1]
+        times[i], losses[i], status[i], fitted[i] = run.times[-1], run.loss[-1], run.status, run.fitted
+    A, B, C = rows
+    return Trajectory(times, A, B, C, losses, status, fitted)
 
 
 def _shapes(*cases: tuple[str, tuple[int, ...], set[tuple[int, ...]]]) -> None:
@@ -325,12 +321,13 @@ def _follow(
     loss: Callable[[Float[np.ndarray, "n kappa"]], Float[np.ndarray, " n"]],
     *,
     t_end: ArrayLike,
+    loss_tol: float = 1e-12,
     rtol: float = 1e-6,
     atol: float = 1e-12,
     max_steps: int = 100_000,
     workers: int | None = None,
     on_failure: str = "raise",
-) -> FlowBatch:
+) -> Trajectory:
     """Check what all ways to start have in common, and integrate.
 
     factor: L with G = L L^T on lags >= 1, or what makes it; loss: of the impulse responses (n, kappa).
@@ -346,6 +343,7 @@ def _follow(
     if not 1e-13 <= rtol <= 1e-3:
         raise ValueError(f"rtol must be from 1e-13 to 1e-3; got {rtol:g}")
     atol = as_scalar("atol", atol, low=0.0, strict=True)
+    loss_tol = as_scalar("loss_tol", loss_tol, low=0.0)
     max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
     workers = as_workers("workers", workers)
     on_failure = as_choice("on_failure", on_failure, ("raise", "nan"))
@@ -394,7 +392,19 @@ def _follow(
     losses = loss(results.M)
     for array in (A, log_gap, losses):
         array[failed] = np.nan
-    return FlowBatch(A, weights, log_gap, losses, status, results.time, results.steps, results.rejected)
+    fitted = losses <= loss_tol
+    return Trajectory(
+        times=results.time,
+        A=A,
+        B=weights,
+        C=np.ones((n, d)),
+        loss=losses,
+        status=status,
+        fitted=fitted,
+        log_gap=log_gap,
+        steps=results.steps,
+        rejected=results.rejected,
+    )
 
 
 def _lanes(d: int) -> int:
@@ -424,14 +434,14 @@ def _gap_coordinates(
     if (exact < 0).any():
         raise ValueError(f"gaps must be >= 0; got {exact.min():g}")
     if (starts[:, 1:] > starts[:, :-1]).any() or not chain[:, 1:].all():
-        raise ValueError("gaps must come with rows of A0 in descending order and equal weights w")
+        raise ValueError("gaps must come with rows of start in descending order and equal weights w")
     off = np.abs(exact - (starts[:, :-1] - starts[:, 1:]))
     allowed = 8 * np.finfo(float).eps * np.abs(starts).max(axis=1, keepdims=True)
     if (off > allowed).any():
         i, j = np.argwhere(off > allowed)[0]
         raise ValueError(
-            f"gaps must agree with A0 up to rounding; got {exact[i, j]:.17g} between entries {j} and {j + 1} of run {i},"
-            f" where A0 gives {starts[i, j] - starts[i, j + 1]:.17g}"
+            f"gaps must agree with start up to rounding; got {exact[i, j]:.17g} between entries {j} and {j + 1} of run {i},"
+            f" where start gives {starts[i, j] - starts[i, j + 1]:.17g}"
         )
     unknowns[:, 1:] = exact
     return order, unknowns, chain

@@ -358,7 +358,8 @@ class TheoremSetting(_AuthorsValues):
         began, seed = time.perf_counter(), as_seed("seed", seed)
         flow = self.run(seed, which, **options)
         seconds = time.perf_counter() - began
-        rows = _thin(len(flow.times))
+        rows, data = _thin(len(flow.times)), self.training_set(seed, which)
+        gamma_0 = np.array([gamma(flow.student(row), data)[0] for row in range(len(flow.times))])
         return _record(
             self,
             seed,
@@ -369,7 +370,7 @@ class TheoremSetting(_AuthorsValues):
                 "time",
                 flow.times[rows].tolist(),
                 flow.loss[rows],
-                flow.gamma[rows, 0],
+                gamma_0[rows],
                 [flow.student(row) for row in rows],
             ),
             seconds=seconds,
@@ -382,7 +383,7 @@ class TheoremSetting(_AuthorsValues):
             logged_epoch=None,
             logged_train_loss=float(flow.loss[-1]),
             error_at_stop=None,
-            max_abs_gamma0=float(np.abs(flow.gamma[:, 0]).max()),
+            max_abs_gamma0=float(np.abs(gamma_0).max()),
         )
 
     def by_lag(self, student: Student) -> Float[np.ndarray, " lags"]:

@@ -17,13 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.integrate import LSODA
 from scipy.optimize.elementwise import find_root
 from scipy.special import expi
 
-from ssm_poison_lib import equations
 from ssm_poison_lib._checks import (
-    MAX_COUNT,
     MAX_LENGTH,
     ArrayLike,
     as_array,
@@ -34,13 +31,11 @@ from ssm_poison_lib._checks import (
     as_text,
     shown,
 )
-from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib._trajectory import FlowError
 
-__all__ = ["PARAMETRIZATIONS", "Parametrization", "parametrized_flow", "phase_entries", "phase_limit"]
+__all__ = ["PARAMETRIZATIONS", "Parametrization", "phase_entries", "phase_limit"]
 
 # the loss at which a flow has arrived: after it LSODA would only follow rounding errors
-_FITTED = 1e-24
-
 Map = Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]
 Conserved = Callable[[Float[np.ndarray, "..."], int], Float[np.ndarray, "..."]]
 
@@ -163,91 +158,6 @@ PARAMETRIZATIONS = {
         last=350.0,
     ),
 }
-
-
-def parametrized_flow(
-    A0: ArrayLike,
-    G: ArrayLike,
-    target: ArrayLike,
-    parametrization: str,
-    times: ArrayLike,
-    *,
-    rtol: float = 1e-11,
-    atol: float = 1e-13,
-    max_steps: int = 200_000,
-    decay: float = 0.0,
-) -> Float[np.ndarray, "T d"]:
-    """Return the entries of A at given times of the gradient flow in s, a_j = f(s_j), B = C^T =
-    ones fixed.
-
-    Args:
-        A0: (d,) start, within the parametrization's interval
-        G: (kappa, kappa), `TrainingSet.gram()`
-        target: (kappa,), the teacher's impulse response
-        parametrization: a name in `PARAMETRIZATIONS`
-        times: (T,) increasing, > 0
-        rtol: relative tolerance of SciPy's LSODA for s
-        atol: absolute tolerance of SciPy's LSODA for s
-        max_steps: most steps it may take.
-        decay: >= 0, weight of the penalty decay/2 sum a_j^2. A flow without decay whose loss
-            reaches 1e-24 stays where it is. Ties are followed as differences of the s_j: near ties
-            below about 1e-8 need `flows.many_flows`, which knows free entries only.
-
-    Raises:
-        ValueError: for arguments out of range.
-        FlowError: if the solver fails or needs more than max_steps steps.
-
-    Source: Proposition 1 of chapter "Which way does training move?" and the chain rule.
-    """
-    kind = PARAMETRIZATIONS[as_choice("parametrization", parametrization, PARAMETRIZATIONS)]
-    start = _start(kind, parametrization, as_array("A0", A0, ndim=1))
-    response = as_array("target", target, ndim=1)
-    gram = as_array("G", G, ndim=2, last=len(response))
-    stops = as_array("times", times, ndim=1)
-    if gram.shape[0] != len(response):
-        raise ValueError(f"G must be {len(response)} x {len(response)}; got shape {gram.shape}")
-    if not np.allclose(gram, gram.T, rtol=1e-12, atol=0.0):
-        raise ValueError("G must be symmetric")
-    if stops[0] <= 0 or (np.diff(stops) <= 0).any():
-        raise ValueError(f"times must be > 0 and increasing; got {shown(times)}")
-    if not (np.linalg.eigvalsh(gram)[0] >= -1e-9 * np.abs(gram).max()):
-        raise ValueError("G must be positive semidefinite, as the Gram matrix of sequences is")
-    rtol = as_scalar("rtol", rtol, low=2.3e-14)
-    atol = as_scalar("atol", atol, low=0.0, strict=True)
-    max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
-    decay = as_scalar("decay", decay, low=0.0)
-    ones = np.ones(len(start))
-
-    def speed(_t: float, s: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
-        a = kind.entry(s)
-        slope = kind.slope(a)
-        return equations.velocity(a, ones, ones, gram, response, slope=slope)[0] - decay * slope * a
-
-    def loss(s: Float[np.ndarray, " d"]) -> float:
-        r = equations.residual(kind.entry(s), ones, response)[0]
-        return float(r @ gram @ r) / 2.0
-
-    rows: list[Float[np.ndarray, " d"]] = []
-    with np.errstate(over="ignore", invalid="ignore"):  # reported below
-        solver = LSODA(speed, 0.0, kind.parameter(start), stops[-1], rtol=rtol, atol=atol)
-        taken = 0
-        while len(rows) < len(stops):
-            if taken == max_steps:
-                raise FlowError(
-                    f"no end after max_steps={max_steps} steps: t = {solver.t:g} of {stops[-1]:g}"
-                )
-            taken += 1
-            message = solver.step()
-            if solver.status == "failed" or not np.isfinite(solver.y).all():
-                raise FlowError(
-                    f"LSODA gave up at t = {solver.t:g} of {stops[-1]:g}: {message or 'not finite'}"
-                )
-            path = solver.dense_output()
-            while len(rows) < len(stops) and stops[len(rows)] <= solver.t:
-                rows.append(path(stops[len(rows)]))
-            if decay == 0.0 and loss(solver.y) <= _FITTED:
-                rows += [np.array(solver.y)] * (len(stops) - len(rows))
-    return np.asarray(kind.entry(np.array(rows)))
 
 
 def phase_entries(

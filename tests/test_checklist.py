@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 
 from ssm_poison_lib import checklist, flow, flows, networks, sequences, ssm
 from ssm_poison_lib.checklist import Verdict
-from ssm_poison_lib.parametrizations import parametrized_flow
+from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.sequences import TrainingSet
 
 ONES = np.ones(20)
@@ -50,7 +50,7 @@ def flow_error(data, A0, g, t_end=1e16):
     gaps = A0[:-1] - A0[1:]
     gaps[0] = g * A0[0]
     target = data.teacher.impulse_response(data.length)
-    batch = flows.many_flows(A0, data.gram(), target, t_end=t_end, gaps=gaps[None])
+    batch = flows.many_flows(A0, (data.gram(), target), t_end=t_end, gaps=gaps[None])
     return batch.generalization_errors(ONES, first_lag=1)[0], batch.loss[0]
 
 
@@ -152,7 +152,7 @@ def test_verdicts_for_positive_parametrizations(name):
         report = checklist.examine(data, 1e-2 * abar, tie_gap=g, parametrization=name)
         assert (report.verdict, report.basis) == (Verdict.GENERALIZES, "proved")
         target = data.teacher.impulse_response(7)
-        a = parametrized_flow(1e-2 * abar, data.gram(), target, name, [1e8])[0]
+        a = gradient_flow(1e-2 * abar, (data.gram(), target), parametrization=name, times=[1e8]).A[0]
         assert max(abs((a**k).sum() - 1) for k in range(1, 20)) < 1e-3
         free = checklist.examine(data, 1e-2 * abar, tie_gap=g).verdict
         assert free in (Verdict.POISONED, Verdict.FAILS)
@@ -407,7 +407,7 @@ def phases(start, length, dose, order):
     target[0] = len(start)
     A, gaps = start, start[:-1] - start[1:]
     for phase in order.replace("then ", "").split(", "):
-        batch = flows.many_flows(A, G[phase], target, t_end=1e60, gaps=gaps)
+        batch = flows.many_flows(A, (G[phase], target), t_end=1e60, gaps=gaps)
         A, gaps = batch.A[0], np.exp(batch.log_gap[0, 1:])
         A = A[0] - np.append(0.0, np.cumsum(gaps))
     return np.abs((A[None, :] ** np.arange(1, 20)[:, None]).sum(axis=1) - 1).max()
@@ -458,7 +458,7 @@ def test_order_of_positive_parametrizations():
         for lag, t_end in ((1, 1e14), (6, 1e40)):
             G = np.zeros((7, 7))
             G[lag, lag] = 1.0
-            a = parametrized_flow(a, G, target, name, [t_end], rtol=1e-10)[0]
+            a = gradient_flow(a, (G, target), parametrization=name, times=[t_end], rtol=1e-10).A[0]
         error = np.abs((a[None, :] ** np.arange(1, 20)[:, None]).sum(axis=1) - 1).max()
         assert float(report.reasons[0].split("error of ")[1].split(" ")[0]) == pytest.approx(error, rel=0.02)
     for name in ("exp", "exp(-exp)"):

@@ -12,8 +12,8 @@ import pytest
 
 from ssm_poison_lib import checklist, flows, sequences, ssm
 from ssm_poison_lib.checklist import ORDERS, Verdict
-from ssm_poison_lib.flow import FlowError
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.flow import FlowError, gradient_flow
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 
 SMALL = (Verdict.GENERALIZES, Verdict.SPARED)
 LARGE = (Verdict.POISONED, Verdict.FAILS)
@@ -159,8 +159,7 @@ def follow(batch, grams, t_end):
     """
     out = flows.many_flows(
         np.array([a for a, _ in batch]),
-        np.array(grams),
-        np.append(batch[0][0].size, np.ones(len(grams[0]) - 1)),
+        (np.array(grams), np.append(batch[0][0].size, np.ones(len(grams[0]) - 1))),
         t_end=t_end,
         gaps=np.array([g for _, g in batch]),
         max_steps=MAX_STEPS,
@@ -238,15 +237,14 @@ def true_parametrized(case):
         shown = {None: (*case.lags, length - 1), True: (length - 1,), False: case.lags}[only]
         target = np.append(len(a), np.ones(length - 1))
         try:
-            a = parametrized_flow(
+            a = gradient_flow(
                 a,
-                case.gram(*shown),
-                target,
-                case.parametrization,
-                [1e14 if only is None and case.lags else 1e60],
+                (case.gram(*shown), target),
+                parametrization=case.parametrization,
+                times=[1e14 if only is None and case.lags else 1e60],
                 rtol=1e-9,
                 max_steps=20_000,
-            )[-1]
+            ).A[-1]
         except (FlowError, ValueError):
             return np.nan, np.nan
         high = PARAMETRIZATIONS[case.parametrization].high

@@ -12,8 +12,8 @@ from torch import nn
 from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
 from ssm_poison_lib.attacks.datasets import mnist1d
 from ssm_poison_lib.defences import after, before, during, existing, rules
+from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.metrics import gamma
-from ssm_poison_lib.parametrizations import parametrized_flow
 from ssm_poison_lib.sequences import (
     TrainingSet,
     baseline_sequences,
@@ -279,12 +279,14 @@ def test_baseline_first_and_then_both_is_nearer_to_the_teacher_than_special_firs
 
 def test_weight_decay_after_the_fit_repairs():
     near_tie = 1e-3 * np.array([1.0, 1 - 1e-4, 0.5, 0.1])
-    poisoned = parametrized_flow(near_tie, gram(1, 1), TARGET, "free", [1e6])[0]
-    repaired = parametrized_flow(poisoned, gram(1, 1), TARGET, "free", [1e8], decay=1e-6)[0]
+    poisoned = gradient_flow(near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1e6]).A[0]
+    repaired = gradient_flow(
+        poisoned, (gram(1, 1), TARGET), parametrization="free", times=[1e8], decay=1e-6
+    ).A[0]
     assert off(poisoned) > 0.1
     assert off(repaired) < 1e-3
     with pytest.raises(ValueError, match="decay"):
-        parametrized_flow(near_tie, gram(1, 1), TARGET, "free", [1.0], decay=-1.0)
+        gradient_flow(near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1.0], decay=-1.0)
 
 
 def linear(seed=0):

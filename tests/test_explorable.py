@@ -22,8 +22,9 @@ from numpy.testing import assert_allclose
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from ssm_poison_lib import equations, figures, paper, sequences, ssm
+from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow, phase_limit
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, phase_limit
 
 pytestmark = pytest.mark.browser
 
@@ -217,7 +218,9 @@ def test_exponential_entries_are_the_librarys(script, parametrization, kappa, or
             G = np.zeros((kappa, kappa))
             G[-1, -1], G[1, 1] = alpha, beta * case["dose"]
             target = ssm.theorem_teacher(10).impulse_response(kappa)
-            A = parametrized_flow(A, G, target, parametrization, [end - start], rtol=1e-9)[-1]
+            A = gradient_flow(
+                A, (G, target), parametrization=parametrization, times=[end - start], rtol=1e-9
+            ).A[-1]
         assert_allclose(run["a"], A, rtol=0, atol=TOLERANCE, err_msg=str(case))
         assert_allclose(run["error"], error(A[None], 10)[0], rtol=0, atol=TOLERANCE, err_msg=str(case))
 

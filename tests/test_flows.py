@@ -123,11 +123,13 @@ def test_a_gap_without_digits_left_is_an_exact_tie():
     # kappa = 2, data that show M_1 only: da_j/dt = M*_1 - M_1, gaps do not move
     G = np.diag([0.0, 1.0])
     options = {"t_end": 50.0, "gaps": gaps}
-    kept = flows.many_flows(A0, G, [3.0, 1.9], **options)
+    kept = flows.many_flows(A0, (G, [3.0, 1.9]), **options)
     assert_allclose(kept.log_gap[0, 1], np.log(1e-300), rtol=1e-9)
     # kappa = 3, data that show M_2 only: da_j/dt = 2 a_j (M*_2 - M_2), all gaps shrink by the ratio
     # of the entries.
-    shrinking = flows.many_flows(A0, np.diag([0.0, 0.0, 1.0]), [3.0, 0.0, 1e-20], **options | {"t_end": 1e30})
+    shrinking = flows.many_flows(
+        A0, (np.diag([0.0, 0.0, 1.0]), [3.0, 0.0, 1e-20]), **options | {"t_end": 1e30}
+    )
     assert shrinking.counts() == {"CONVERGED": 1}
     assert shrinking.A[0, 0] == shrinking.A[0, 1]
     assert shrinking.A[0, 0] < 1e-9
@@ -153,11 +155,11 @@ def test_order_is_kept_and_permutations_commute(seed, d, length, log_t):
     A0 = rng.uniform(-0.3, 0.3, size=(3, d))
     data = sequences.TrainingSet(rng.normal(size=(4, length)), ssm.teacher("dim=2"))
     target = data.teacher.impulse_response(length)
-    batch = flows.many_flows(A0, data.gram(), target, t_end=10.0**log_t)
+    batch = flows.many_flows(A0, (data.gram(), target), t_end=10.0**log_t)
     for before, after in zip(A0, batch.A, strict=True):
         assert (np.diff(after[np.argsort(before)]) >= 0).all()
     permutation = rng.permutation(d)
-    other = flows.many_flows(A0[:, permutation], data.gram(), target, t_end=10.0**log_t)
+    other = flows.many_flows(A0[:, permutation], (data.gram(), target), t_end=10.0**log_t)
     assert_array_equal(other.A, batch.A[:, permutation])
     assert_array_equal(other.log_gap, batch.log_gap[:, permutation])
 
@@ -196,7 +198,7 @@ def test_loss_never_grows_and_is_that_of_metrics(seed, signed):
     times = np.geomspace(1e-4, 1e3, 12)
     starts = np.tile(A0, (12, 1))
     target = data.teacher.impulse_response(length)
-    batch = flows.many_flows(starts, data.gram(), target, w=w, t_end=times)
+    batch = flows.many_flows(starts, (data.gram(), target), w=w, t_end=times)
     first = metrics.loss(ssm.DiagonalSSM(A0, w, np.ones(d)), data)
     losses = np.concatenate([[first], batch.loss])
     assert (np.diff(losses) <= 1e-9 * first).all()
@@ -228,7 +230,7 @@ def test_mixed_ranks_in_one_batch():
 def test_nothing_moves_without_data_at_later_positions():
     G = np.zeros((4, 4))
     G[0, 0] = 2.0  # only x_kappa is non-zero
-    batch = flows.many_flows([0.3, 0.1], G, [5.0, 1.0, 1.0, 1.0], t_end=1e6)
+    batch = flows.many_flows([0.3, 0.1], (G, [5.0, 1.0, 1.0, 1.0]), t_end=1e6)
     assert_array_equal(batch.A, [[0.3, 0.1]])
     assert batch.counts() == {"CONVERGED": 1}
     assert_allclose(batch.loss, (5.0 - 2.0) ** 2)
@@ -237,8 +239,8 @@ def test_nothing_moves_without_data_at_later_positions():
 def test_short_runs_end_with_their_time():
     batch = flows.theorem_flows(SHAPE * 0.1, length=7, alpha=1.0, beta=1.0, t_end=0.05)
     assert batch.counts() == {"END_OF_TIME": 1}
-    assert batch.time[0] == 0.05
-    assert repr(batch) == "FlowBatch(1 runs, d = 10: END_OF_TIME 1)"
+    assert batch.times[0] == 0.05
+    assert repr(batch) == "Trajectory(1 runs, d = 10: END_OF_TIME 1)"
 
 
 def test_a_small_residual_without_time_to_vanish_is_not_called_converged():
@@ -271,7 +273,10 @@ def test_generalization_errors_are_those_of_metrics():
     rng = np.random.default_rng(1)
     w = rng.uniform(0.5, 1.5, size=4)
     batch = flows.many_flows(
-        rng.uniform(0, 0.3, size=(3, 4)), np.eye(5), ssm.teacher("dim=2").impulse_response(5), w=w, t_end=2.0
+        rng.uniform(0, 0.3, size=(3, 4)),
+        (np.eye(5), ssm.teacher("dim=2").impulse_response(5)),
+        w=w,
+        t_end=2.0,
     )
     teacher = ssm.teacher("dim=2")
     for lag in (0, 1):
@@ -311,12 +316,12 @@ GOOD = {"A0": [[0.2, 0.1]], "G": np.eye(3), "target": [2.0, 1.0, 1.0], "t_end": 
     [
         ({"A0": [[0.2, np.nan]]}, "A0 must be finite"),
         ({"G": np.zeros((2, 3, 3))}, "G must have shape"),
-        ({"G": np.eye(1), "target": [2.0]}, "G must be at least 2 x 2"),
+        ({"G": np.eye(1), "target": [2.0]}, "training_set must have kappa >= 2"),
         ({"G": np.triu(np.ones((3, 3)))}, "G must be symmetric"),
         ({"G": -np.eye(3)}, "G must be positive semidefinite"),
         ({"G": [[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]}, "G must be positive semidefinite"),
-        ({"target": [2.0, 1.0]}, "target must have length 3"),
-        ({"target": np.ones((2, 3))}, "target must have shape"),
+        ({"target": [2.0, 1.0]}, r"M\* must have length 3"),
+        ({"target": np.ones((2, 3))}, r"M\* must have shape"),
         ({"w": [1.0]}, "w must have length 2"),
         ({"w": np.ones((3, 2))}, "w must have shape"),
         ({"t_end": 0.0}, "t_end must be > 0"),
@@ -328,15 +333,15 @@ GOOD = {"A0": [[0.2, 0.1]], "G": np.eye(3), "target": [2.0, 1.0, 1.0], "t_end": 
         ({"on_failure": "ignore"}, "on_failure must be one of"),
         ({"gaps": [[0.1, 0.1]]}, "gaps must have shape"),
         ({"gaps": [[-0.1]]}, "gaps must be >= 0"),
-        ({"gaps": [[0.11]]}, "gaps must agree with A0"),
-        ({"gaps": [[0.1]], "w": [1.0, 2.0]}, "gaps must come with rows of A0 in descending order"),
-        ({"gaps": [[0.1]], "A0": [[0.1, 0.2]]}, "gaps must come with rows of A0 in descending order"),
+        ({"gaps": [[0.11]]}, "gaps must agree with start"),
+        ({"gaps": [[0.1]], "w": [1.0, 2.0]}, "gaps must come with rows of start in descending order"),
+        ({"gaps": [[0.1]], "A0": [[0.1, 0.2]]}, "gaps must come with rows of start in descending order"),
     ],
 )
 def test_bad_arguments(change, message):
     arguments = GOOD | change
     with pytest.raises(ValueError, match=message):
-        flows.many_flows(arguments.pop("A0"), arguments.pop("G"), arguments.pop("target"), **arguments)
+        flows.many_flows(arguments.pop("A0"), (arguments.pop("G"), arguments.pop("target")), **arguments)
 
 
 def test_special_sequences_at_other_positions():
@@ -346,7 +351,7 @@ def test_special_sequences_at_other_positions():
     for i, (lag, weight) in enumerate(((3, 1.0), (4, 0.5))):
         G = np.diag([0.0, 0.0, 0.0, 0.0, 2.0])
         G[lag, lag] += weight  # position 1 is that of the baseline: the weights add up
-        assert_array_equal(batch.A[i], flows.many_flows(A0[i], G, target, t_end=1.0).A[0])
+        assert_array_equal(batch.A[i], flows.many_flows(A0[i], (G, target), t_end=1.0).A[0])
     options = {"length": 5, "alpha": 1.0, "beta": 1.0, "t_end": 1.0}
     for wrong in (0, 5, 2.5, [4, 5]):
         with pytest.raises(ValueError, match="special_position must be a position from 1 to 4"):
@@ -435,7 +440,7 @@ def test_a_flow_of_dependent_data_is_that_of_the_reference():
     data = sequences.TrainingSet(rng.normal(size=(5, 6)), ssm.teacher("dim=3"))
     A0, w = rng.uniform(-0.5, 0.5, size=3), rng.normal(size=3)
     target = data.teacher.impulse_response(6)
-    batch = flows.many_flows(A0, data.gram(), target, w=w, t_end=3.0, rtol=1e-9)
+    batch = flows.many_flows(A0, (data.gram(), target), w=w, t_end=3.0, rtol=1e-9)
     reference = flow.gradient_flow(ssm.DiagonalSSM(A0, w, np.ones(3)), data, t_end=3.0)
     assert_allclose(batch.A[0], reference.A[-1], rtol=1e-6)
 
@@ -446,7 +451,7 @@ def test_no_layout_of_an_argument_compiles_anything_anew():
         np.diag([0.0, 1.0, 1.0]),
         np.array([2.0, 1.0, 1.0]),
     )
-    expected = flows.many_flows(A0, G, target, t_end=2.0)
+    expected = flows.many_flows(A0, (G, target), t_end=2.0)
     known = [len(f.signatures) for f in (_integrate, factor_gram)]
 
     def layouts(value):
@@ -487,7 +492,7 @@ def test_starts_and_gaps_keep_their_digits():
 
 
 def test_responses_that_overflow_are_errors():
-    batch = flows.many_flows([[0.2, 3.0]], np.diag([0.0, 1.0]), [2.0, 3.2], t_end=1.0)
+    batch = flows.many_flows([[0.2, 3.0]], (np.diag([0.0, 1.0]), [2.0, 3.2]), t_end=1.0)
     assert np.isfinite(batch.impulse_responses(600)).all()
     with pytest.raises(ValueError, match=r"^length must be smaller in size: the impulse response"):
         batch.impulse_responses(700)
@@ -529,7 +534,7 @@ def test_order_of_convergence(case):
     w = np.ones(d) if case == "gaps" else np.linspace(0.5, 1.5, d)
 
     def follow(t_end, **options):
-        return flows.many_flows(A0, G, target, w=w, t_end=t_end, **options)
+        return flows.many_flows(A0, (G, target), w=w, t_end=t_end, **options)
 
     off = []
     for h in 0.0025 * 0.5 ** np.arange(3):

@@ -62,7 +62,7 @@ NETWORK = networks.authors_teacher(2)
 NETWORK_DATA = sequences.TrainingSet(np.eye(3)[:2], NETWORK)
 RULE = descent.Rule(0.1, 5)
 RUN = flow.gradient_flow(SYSTEM, DATA, t_end=1.0, rtol=1e-6)
-BATCH = flows.many_flows([[0.2, 0.1]], np.diag([0.0, 1.0]), [2.0, 1.0], t_end=1.0)
+BATCH = flows.many_flows([[0.2, 0.1]], (np.diag([0.0, 1.0]), [2.0, 1.0]), t_end=1.0)
 FIGURE, (AXES,) = figures.new()
 SETTING = paper.THEOREM_SETTINGS["theorem_kappa7"]
 EXPERIMENT = next(iter(paper.EXPERIMENTS.values()))
@@ -253,19 +253,6 @@ CALLS = {
         },
     ),
     "paper.median_interval": ({"values": [1.0, 2.0], "confidence": 0.9}, {}),
-    "parametrizations.parametrized_flow": (
-        {
-            "A0": [0.2, 0.1],
-            "G": np.eye(3),
-            "target": [2.0, 1.0, 1.0],
-            "parametrization": "exp",
-            "times": [1.0],
-            "rtol": 1e-6,
-            "atol": 1e-9,
-            "max_steps": 1000,
-        },
-        {"rtol": ("fraction", "many"), "atol": ("fraction", "many")},
-    ),
     "parametrizations.phase_entries": (
         {"A0": [0.2, 0.1], "largest": [0.5], "parametrization": "exp", "lag": 2},
         {"largest": ("fraction", "many")},
@@ -330,11 +317,14 @@ CALLS = {
     "flow.baseline_limit": ({"A0": [0.2, 0.1], "length": 7, "gaps": [0.1]}, {}),
     "flow.gradient_flow": (
         {
-            "student": SYSTEM,
+            "start": SYSTEM,
             "training_set": DATA,
             "t_end": 1.0,
+            "times": None,
             "train": "A",
+            "parametrization": "free",
             "gaps": [0.4],
+            "decay": 0.0,
             "loss_tol": 1e-9,
             "stop_at_loss": False,
             "stationary_tol": 1e-9,
@@ -347,6 +337,7 @@ CALLS = {
             "loss_tol": ("fraction", "many"),
             "stop_at_loss": ("flag",),
             "stationary_tol": ("fraction", "many"),
+            "decay": ("fraction", "many"),
             "rtol": ("fraction", "many"),
             "atol": ("fraction", "many"),
         },
@@ -355,19 +346,21 @@ CALLS = {
     "flow.velocity": ({"student": SYSTEM, "training_set": DATA, "train": "A"}, {}),
     "flows.many_flows": (
         {
-            "A0": [[0.2, 0.1]],
-            "G": np.eye(3),
-            "target": [2.0, 1.0, 1.0],
+            "start": [[0.2, 0.1]],
+            "training_set": (np.eye(3), [2.0, 1.0, 1.0]),
             "t_end": 1.0,
             "w": [1.0, 1.0],
+            "train": "A",
+            "parametrization": "free",
             "gaps": [[0.1]],
+            "loss_tol": 1e-9,
             "rtol": 1e-6,
             "atol": 1e-9,
             "max_steps": 100,
             "workers": 1,
             "on_failure": "nan",
         },
-        {"t_end": ("fraction", "many"), "atol": ("fraction", "many")},
+        {name: ("fraction", "many") for name in ("t_end", "loss_tol", "atol")},
     ),
     "flows.near_tie_starts": (
         {"shape": [1.0, 0.9, 0.5], "scales": 0.1, "tie_gaps": 0.1},
@@ -375,7 +368,7 @@ CALLS = {
     ),
     "flows.theorem_flows": (
         {
-            "A0": [[0.2, 0.1]],
+            "start": [[0.2, 0.1]],
             "length": 5,
             "alpha": 1.0,
             "beta": 1.0,
@@ -448,7 +441,7 @@ METHODS = {
     "descent": (EXPERIMENT.descent, {"seed": 1, "which": "baseline", "precision": "float64"}, {}),
     "test_inputs": (EXPERIMENT.test_inputs, {"seed": 1}, {}),
     "error": (EXPERIMENT.error, {"student": EXPERIMENT.start(1), "seed": 1, "first_lag": 0}, {}),
-    "student": (RUN.student, {"step": 0}, {"step": ("minus",)}),
+    "student": (RUN.student, {"row": 0}, {"row": ("minus",)}),
     "impulse_responses": (BATCH.impulse_responses, {"length": 3}, {}),
     "generalization_errors": (BATCH.generalization_errors, {"target": [2.0, 1.0], "first_lag": 1}, {}),
 }
@@ -459,7 +452,8 @@ NO_ARGUMENTS = {
     "figures.use_style",
 }  # fmt: skip
 RESULTS = {
-    "flow.FlowError", "flow.Trajectory", "flows.FlowBatch", "flows.FlowStatus", "parametrizations.Parametrization",
+    "flow.FlowError", "flow.FlowStatus", "flow.Trajectory", "flows.Trajectory", "flows.FlowStatus",
+    "parametrizations.Parametrization",
     "sequences.Teacher",
 }  # fmt: skip
 TABLED = (

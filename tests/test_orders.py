@@ -9,7 +9,8 @@ import xarray as xr
 from numpy.testing import assert_allclose
 
 from ssm_poison_lib import flows
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.flow import gradient_flow
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.studies import order
 
 NAMES = list(PARAMETRIZATIONS)
@@ -36,7 +37,7 @@ def test_orders_are_flows_phase_by_phase(number):
     target = np.r_[3.0, np.ones(4)]
 
     def follow(a, alpha, beta, t):
-        return parametrized_flow(a, gram(alpha, beta), target, NAMES[number], [t])[0]
+        return gradient_flow(a, (gram(alpha, beta), target), parametrization=NAMES[number], times=[t]).A[0]
 
     result = run(
         order.parametrized_order_errors,
@@ -61,8 +62,12 @@ def test_a_phase_may_end_early():
             order.parametrized_order_errors, phase=phases, order=1, parametrization=number, seed=4, **FIXED
         )
         for length, seen in zip(phases, result.error.values, strict=True):
-            middle = parametrized_flow(start, gram(0, 2), np.r_[3.0, np.ones(4)], name, [length])[0]
-            end = parametrized_flow(middle, gram(2, 0), np.r_[3.0, np.ones(4)], name, [1e16])[0]
+            middle = gradient_flow(
+                start, (gram(0, 2), np.r_[3.0, np.ones(4)]), parametrization=name, times=[length]
+            ).A[0]
+            end = gradient_flow(
+                middle, (gram(2, 0), np.r_[3.0, np.ones(4)]), parametrization=name, times=[1e16]
+            ).A[0]
             assert_allclose(seen, error(end), atol=2e-5)
 
 

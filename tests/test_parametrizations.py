@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from ssm_poison_lib import flow, flows, sequences, ssm
-from ssm_poison_lib.parametrizations import (
-    PARAMETRIZATIONS,
-    Parametrization,
-    parametrized_flow,
-    phase_entries,
-    phase_limit,
-)
+from ssm_poison_lib.flow import gradient_flow
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, Parametrization, phase_entries, phase_limit
 from ssm_poison_lib.sequences import TrainingSet
 
 SHAPE = np.array([1.0, 0.9, 0.5, 0.2])
@@ -39,14 +34,14 @@ def test_maps_are_inverse_and_slopes_are_derivatives(name, a):
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_entries_move_with_the_squared_slope(name):
     A0, t = 0.3 * SHAPE, 1e-6
-    moved = (parametrized_flow(A0, DATA.gram(), TARGET, name, [t])[0] - A0) / t
+    moved = (gradient_flow(A0, (DATA.gram(), TARGET), parametrization=name, times=[t]).A[0] - A0) / t
     free = flow.velocity(ssm.DiagonalSSM.ones(A0), DATA)
     assert_allclose(moved, PARAMETRIZATIONS[name].slope(A0) ** 2 * free, rtol=1e-4)
 
 
 def test_free_is_the_gradient_flow_of_the_book():
     times = [1.0, 1e2, 1e6]
-    ours = parametrized_flow(0.01 * SHAPE, DATA.gram(), TARGET, "free", times)
+    ours = gradient_flow(0.01 * SHAPE, (DATA.gram(), TARGET), parametrization="free", times=times).A
     for row, t in zip(ours, times, strict=True):
         start = ssm.DiagonalSSM.ones(0.01 * SHAPE)
         reference = flow.gradient_flow(start, DATA, t_end=t)
@@ -58,7 +53,7 @@ def test_exponential_baseline_race_is_solved():
     conserved.
     """
     baseline = TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(4))
-    a = parametrized_flow(0.1 * SHAPE, baseline.gram(), TARGET, "exp", [1e12])[0]
+    a = gradient_flow(0.1 * SHAPE, (baseline.gram(), TARGET), parametrization="exp", times=[1e12]).A[0]
     assert_allclose((a**6).sum(), 1.0, atol=1e-9)
     assert_allclose(a**-6.0 - a[0] ** -6.0, (0.1 * SHAPE) ** -6.0 - 0.1**-6.0, rtol=1e-6)
 
@@ -66,7 +61,9 @@ def test_exponential_baseline_race_is_solved():
 @pytest.mark.parametrize("name", ["exp", "exp(-exp)", "tanh"])
 def test_entries_stay_within_reach(name):
     kind = PARAMETRIZATIONS[name]
-    a = parametrized_flow(0.01 * SHAPE, DATA.gram(), TARGET, name, np.geomspace(1.0, 1e8, 9))
+    a = gradient_flow(
+        0.01 * SHAPE, (DATA.gram(), TARGET), parametrization=name, times=np.geomspace(1.0, 1e8, 9)
+    ).A
     assert (a >= kind.low).all()
     assert (a <= kind.high).all()
 
@@ -74,7 +71,7 @@ def test_entries_stay_within_reach(name):
 def test_bad_arguments():
     good = (0.1 * SHAPE, DATA.gram(), TARGET, "exp", [1.0])
     for i, wrong, message in (
-        (0, -0.1 * SHAPE, r"A0 must lie between 0 and inf for 'exp'; got -0\.1 to"),
+        (0, -0.1 * SHAPE, r"start must have entries between 0 and inf for 'exp'; got -0\.1 to"),
         (1, np.eye(6), "G must have length 7"),
         (1, np.ones((6, 7)), "G must be 7 x 7"),
         (1, np.triu(np.ones((7, 7))), "G must be symmetric"),
@@ -82,19 +79,19 @@ def test_bad_arguments():
         (4, [1.0, 1.0], "times must be > 0 and increasing"),
         (4, [0.0], "times must be > 0 and increasing"),
     ):
-        arguments = [*good[:i], wrong, *good[i + 1 :]]
+        start, G, target, kind, times = [*good[:i], wrong, *good[i + 1 :]]
         with pytest.raises(ValueError, match=message):
-            parametrized_flow(*arguments)
+            gradient_flow(start, (G, target), parametrization=kind, times=times)
 
 
 def test_a_failed_solver_is_an_error():
     with pytest.raises(flow.FlowError, match="LSODA gave up"):
-        parametrized_flow([1e60, 1.0], DATA.gram(), TARGET, "exp", [1e3])
+        gradient_flow([1e24, 1.0], (DATA.gram(), TARGET), parametrization="exp", times=[1e3])
 
 
 def test_the_step_limit_is_an_error():
     with pytest.raises(flow.FlowError, match=r"no end after max_steps=7 steps: t = .* of 1e\+08"):
-        parametrized_flow(0.01 * SHAPE, DATA.gram(), TARGET, "free", [1e8], max_steps=7)
+        gradient_flow(0.01 * SHAPE, (DATA.gram(), TARGET), parametrization="free", times=[1e8], max_steps=7)
 
 
 # ---- phases that show one lag --------------------------------------------------------------------
@@ -123,7 +120,7 @@ def test_phases_end_where_the_flow_ends(name, lag):
     for A0 in (0.03 * SHAPE, 0.2 * SHAPE[::-1]):
         # Under weights of one scale the time to fit grows as a power of the start; the flow stops
         # when it has arrived.
-        followed = parametrized_flow(A0, lag_alone(lag), np.ones(10), name, [1e14])[0]
+        followed = gradient_flow(A0, (lag_alone(lag), np.ones(10)), parametrization=name, times=[1e14]).A[0]
         limit = phase_limit(A0, name, lag=lag)[0]
         assert_allclose(limit, followed, atol=3e-7)
         assert_allclose((limit**lag).sum(), 1.0, atol=1e-12)
@@ -132,7 +129,7 @@ def test_phases_end_where_the_flow_ends(name, lag):
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_phases_pass_through_the_states_of_the_flow(name):
     times = np.geomspace(1e-2, 1e2, 5)
-    for row in parametrized_flow(0.03 * SHAPE, lag_alone(1), np.ones(10), name, times):
+    for row in gradient_flow(0.03 * SHAPE, (lag_alone(1), np.ones(10)), parametrization=name, times=times).A:
         assert_allclose(phase_entries(0.03 * SHAPE, row[0], name, lag=1)[0], row, rtol=1e-7, atol=1e-12)
 
 

@@ -308,7 +308,7 @@ def test_theorem_errors_at_other_positions_and_with_negative_entries():
         G = np.zeros((7, 7))
         G[6, 6] = 1.0
         G[7 - position, 7 - position] += 1.0
-        batch = flows.many_flows(A0, G, [6.0, 1, 1, 1, 1, 1, 1], t_end=1e7, gaps=gaps)
+        batch = flows.many_flows(A0, (G, [6.0, 1, 1, 1, 1, 1, 1]), t_end=1e7, gaps=gaps)
         point = result.sel(special_position=position, negatives=3, seed=1)
         assert_allclose(point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], rtol=1e-9)
     # At kappa - 1 the position is the default.

@@ -1,7 +1,7 @@
 """Rules for training: order, weight decay after the fit, positive poles, several students.
 
-Positive poles are `parametrizations.parametrized_flow` with "exp" or "exp(-exp)"; weight decay
-after the fit of a linear student is its argument `decay` in a flow that begins where the fit ended.
+Positive poles are `flow.gradient_flow` with "exp" or "exp(-exp)"; weight decay after the fit of a
+linear student is its argument `decay` in a flow that begins where the fit ended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ssm_poison_lib._checks import (
     as_scalar,
 )
 from ssm_poison_lib.defences.before import mean_lag
-from ssm_poison_lib.parametrizations import parametrized_flow
+from ssm_poison_lib.flow import gradient_flow
 
 __all__ = ["Fit", "fit", "long_lags_first", "median_student", "phases_flow"]
 
@@ -63,7 +63,7 @@ def phases_flow(
         decay: >= 0, weight decay in the last phase alone.
 
     Raises:
-        ValueError: as `parametrizations.parametrized_flow`, and for other numbers of times than
+        ValueError: as `flow.gradient_flow`, and for other numbers of times than
             phases.
     """
     lengths = as_array("times", times, ndim=1)
@@ -72,7 +72,7 @@ def phases_flow(
     A, ends = as_array("A0", A0, ndim=1), []
     for number, (G, length) in enumerate(zip(grams, lengths, strict=True), start=1):
         last = decay if number == len(grams) else 0.0
-        A = parametrized_flow(A, G, target, parametrization, [length], decay=last)[0]
+        A = gradient_flow(A, (G, target), parametrization=parametrization, times=[length], decay=last).A[0]
         ends.append(A)
     return np.array(ends)
 

@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float
 
 from ssm_poison_lib._checks import ArrayLike, as_choice, as_seed, as_text, shown
 from ssm_poison_lib.defences import before, rules
-from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib.flow import FlowError, gradient_flow
 from ssm_poison_lib.flows import many_flows, near_tie_starts
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.sequences import TrainingSet, fixed_sequences
 from ssm_poison_lib.ssm import near_zero, theorem_teacher
 from ssm_poison_lib.studies.store import Job, Study
@@ -305,12 +305,12 @@ def follow(
         one_lag = bool(np.count_nonzero(np.diag(gram)) == 1)
         if parametrization == "free":
             end = _T_END["free"][one_lag]
-            run = many_flows(A, gram, target, t_end=end, gaps=gaps, workers=1)
-            gaps = np.exp(run.log_gap[0, 1:])
+            run = many_flows(A, (gram, target), t_end=end, gaps=gaps, workers=1)
+            gaps = np.exp(np.asarray(run.log_gap)[0, 1:])
             A = run.A[0, 0] - np.append(0.0, np.cumsum(gaps))  # agrees with the gaps
         else:
             end = _T_END["positive"][one_lag]
-            A = parametrized_flow(A, gram, target, parametrization, [end], rtol=1e-7)[-1]
+            A = gradient_flow(A, (gram, target), parametrization=parametrization, times=[end], rtol=1e-7).A[-1]
         if not np.isfinite(A).all():
             raise FlowError("a phase ends at poles that are not finite")
     return A

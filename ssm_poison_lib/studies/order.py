@@ -13,9 +13,9 @@ from jaxtyping import Float
 from scipy.integrate import LSODA
 
 from ssm_poison_lib import equations
-from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib.flow import FlowError, gradient_flow
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow, phase_limit
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, phase_limit
 from ssm_poison_lib.studies._points import flattened, labelled, near_tie_shapes
 
 __all__ = ["ORDERS", "complex_order_errors", "parametrized_order_errors"]
@@ -119,7 +119,7 @@ def _phase(
     for i, start in enumerate(starts):  # one flow passes through all lengths of a phase from the same start
         rows = np.flatnonzero(group.ravel() == i)
         times, place = np.unique(ends[rows], return_inverse=True)
-        reached[rows] = parametrized_flow(start, G, target, name, times)[place.ravel()]
+        reached[rows] = gradient_flow(start, (G, target), parametrization=name, times=times).A[place.ravel()]
     return reached
 
 

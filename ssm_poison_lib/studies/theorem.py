@@ -6,8 +6,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from ssm_poison_lib.flow import gradient_flow
 from ssm_poison_lib.flows import near_tie_starts, theorem_flows
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, parametrized_flow
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.ssm import near_zero
 from ssm_poison_lib.studies._points import flattened, labelled, near_tie_shapes
 
@@ -76,8 +77,8 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
         measured["error"][at] = batch.generalization_errors(np.ones(20), first_lag=1)
         measured["loss"][at] = batch.loss
         measured["status"][at] = batch.status
-        measured["log_tie"][at] = batch.log_gap[:, 1]
-        measured["time"][at] = batch.time
+        measured["log_tie"][at] = np.asarray(batch.log_gap)[:, 1]
+        measured["time"][at] = batch.times
         measured["steps"][at] = batch.steps
     return labelled(measured, points, dims, shape)
 
@@ -180,7 +181,7 @@ def _phase(
     """
     alpha, beta = {"baseline": (2.0, 0.0), "special": (0.0, 2.0), "both": (1.0, 1.0)}[which]
     batch = theorem_flows(A, gaps=gaps, length=length, alpha=alpha, beta=beta, t_end=t_end, workers=1)
-    return batch.A, np.nan_to_num(np.exp(batch.log_gap[:, 1:]), nan=0.0)
+    return batch.A, np.nan_to_num(np.exp(np.asarray(batch.log_gap)[:, 1:]), nan=0.0)
 
 
 def parametrization_errors(points: xr.Dataset) -> xr.Dataset:
@@ -219,7 +220,9 @@ def parametrization_errors(points: xr.Dataset) -> xr.Dataset:
         G, target = np.zeros((length, length)), np.ones(length)
         G[1, 1], target[0] = beta, d
         G[length - 1, length - 1] += 1.0
-        a = parametrized_flow(A0, G, target, names[int(case["parametrization"])], [case["t_end"]])[-1]
+        a = gradient_flow(
+            A0, (G, target), parametrization=names[int(case["parametrization"])], times=[case["t_end"]]
+        ).A[-1]
         off = np.array([1 - (a**k).sum() for k in range(1, max(20, length))])
         measured["error"][i] = np.abs(off[:19]).max()
         measured["loss"][i] = (beta * off[0] ** 2 + off[length - 2] ** 2) / 2

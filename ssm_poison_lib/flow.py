@@ -41,24 +41,33 @@ __all__ = [
     "velocity",
 ]
 
-_SETTLED = 1e-24  # the loss at which a flow has arrived: after it LSODA would only follow rounding errors
+# The loss at which a flow has arrived: after it LSODA would only follow rounding errors.
+_SETTLED = 1e-24
 
 Vector = Float[np.ndarray, " p"]
 Matrix = Float[np.ndarray, "p p"]
+DataSet = TrainingSet | tuple[ArrayLike, ArrayLike]
 Parts = tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]  # A, B, C
 Moments = tuple[Float[np.ndarray, "kappa kappa"], Float[np.ndarray, " kappa"]]  # G and M*
 
 
-def velocity(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Vector:
+def velocity(student: DiagonalSSM, training_set: DataSet, *, train: str = "A") -> Vector:
     """Return the velocity of the flow, minus the gradient of the loss.
 
-    train: "A" gives da/dt, shape (d,); "ABC" gives (da/dt, db/dt, dc/dt), shape (3d,).
+    With e = G (M* - M), indexed by lag: da_j/dt = w_j sum_m m e_m a_j^{m-1}, db_j/dt = c_j sum_m
+    e_m a_j^m, dc_j/dt = b_j sum_m e_m a_j^m. The cost is O(d kappa + kappa^2), whatever the number
+    of sequences.
 
-    With e = G (M* - M), indexed by lag: da_j/dt = w_j sum_m m e_m a_j^{m-1}, db_j/dt = c_j sum_m e_m a_j^m,
-    dc_j/dt = b_j sum_m e_m a_j^m. The cost is O(d kappa + kappa^2), whatever the number of sequences.
+    Args:
+        student: where.
+        training_set: what it is trained on; or (G, M*), as in `gradient_flow`.
+        train: "A" gives da/dt, shape (d,); "ABC" gives (da/dt, db/dt, dc/dt), shape (3d,).
 
-    Source: Proposition 1 of chapter "Which way does training move?". Raises ValueError for another `train`, or if a value
-    overflows, TypeError for a student or training set of another class.
+    Raises:
+        ValueError: for another `train`, or if a value overflows.
+        TypeError: for a student or training set of another class.
+
+    Source: Proposition 1 of chapter "Which way does training move?".
     """
     problem = _problem(student, training_set, train)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -85,11 +94,18 @@ def _stacked(
     return moving[0] if train == "A" else np.concatenate(moving)
 
 
-def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A") -> Matrix:
-    """Return the Jacobian of `velocity`, minus the Hessian of the loss: (d, d) for "A", (3d, 3d) for "ABC".
+def jacobian(student: DiagonalSSM, training_set: DataSet, *, train: str = "A") -> Matrix:
+    """Return the Jacobian of `velocity`, minus the Hessian of the loss.
 
-    With D = dM/d(parameters) it is -D^T G D plus a part that couples only the a, b, c of one index j.
-    Source and errors as for `velocity`.
+    With D = dM/d(parameters) it is -D^T G D plus a part that couples only the a, b, c of one index
+    j. Errors as for `velocity`.
+
+    Args:
+        student: where.
+        training_set: what it is trained on; or (G, M*), as in `gradient_flow`.
+        train: "A" gives (d, d), "ABC" gives (3d, 3d).
+
+    Source: Proposition 1 of chapter "Which way does training move?".
     """
     problem = _problem(student, training_set, train)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -101,7 +117,11 @@ def jacobian(student: DiagonalSSM, training_set: TrainingSet, *, train: str = "A
 class _Coordinates(NamedTuple):
     """The unknowns y in which a solver follows a flow.
 
-    velocity, jacobian: of (t, y); split: y -> A, B, C; gaps: (T, p) y -> (T, d-1).
+    Attributes:
+        velocity: of (t, y)
+        jacobian: of (t, y)
+        split: y -> A, B, C
+        gaps: (T, p) y -> (T, d-1).
     """
 
     start: Vector
@@ -146,7 +166,8 @@ def _in_gaps(
     ordered = student.A[order]
     at_start = ordered[:-1] - ordered[1:] if gaps is None else gaps
     apart = at_start > 0
-    group = np.concatenate([[0], np.cumsum(apart)])  # which distinct value an entry has, in sorted order
+    # which distinct value an entry has, in sorted order
+    group = np.concatenate([[0], np.cumsum(apart)])
     counts = np.bincount(group).astype(np.float64)
 
     def split(y: Vector) -> Parts:
@@ -204,7 +225,7 @@ def _through(
 
 def gradient_flow(
     start: DiagonalSSM | ArrayLike,
-    training_set: TrainingSet | tuple[ArrayLike, ArrayLike],
+    training_set: DataSet,
     *,
     t_end: float | None = None,
     times: ArrayLike | None = None,
@@ -402,13 +423,18 @@ def _positive_start(A0: ArrayLike) -> Float[np.ndarray, " d"]:
 
 
 def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np.ndarray, "T d"]:
-    """Return the entries of A at rescaled times tau when only baseline sequences (multiples of e_1) train it.
+    """Return the entries of A at rescaled times tau where baseline sequences alone train it.
 
-    A0: (d,) positive start; length: kappa >= 2; tau: (T,) times with d tau = alpha p r_p dt, in which da_j/d tau = a_j^q:
-    a_j^{-(q-1)} = a_j(0)^{-(q-1)} - (q-1) tau for kappa >= 4, a_j(0) exp(tau) for kappa = 3, a_j(0) + tau for kappa = 2.
+    Args:
+        A0: (d,) positive start
+        length: kappa >= 2
+        tau: (T,) times with d tau = alpha p r_p dt, in which da_j/d tau = a_j^q: a_j^{-(q-1)} =
+            a_j(0)^{-(q-1)} - (q-1) tau for kappa >= 4, a_j(0) exp(tau) for kappa = 3, a_j(0) + tau
+            for kappa = 2.
 
-    Raises ValueError for a start that is not positive, or a tau at or beyond the blow-up of the largest entry (kappa <= 3: one at
-    which an entry leaves the range of float64).
+    Raises:
+        ValueError: for a start that is not positive, or a tau at or beyond the blow-up of the
+            largest entry (kappa <= 3: one at which an entry leaves the range of float64).
 
     Source: chapter "Why does it generalize?" (closed form). B = C^T = ones.
     """
@@ -436,7 +462,8 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
             )
         if direct:
             return np.asarray((powers - n * tau) ** (-1.0 / n))
-        # The powers leave the range of float64: 1 - n tau a_j^n in logarithms, below 1 for tau > 0 and above for tau < 0.
+        # The powers leave the range of float64: 1 - n tau a_j^n in logarithms, below 1 for tau > 0
+        # and above for tau < 0.
         log_factor = np.where(
             tau > 0, np.log(-np.expm1(np.minimum(log_share, 0.0))), np.logaddexp(0.0, log_share)
         )
@@ -444,13 +471,20 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
 
 
 def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None) -> Float[np.ndarray, " d"]:
-    """Return where baseline training ends: the point of the closed form with sum_j a_j^p = 1, by one scalar root.
+    """Return where baseline training ends: where the closed form has sum_j a_j^p = 1.
 
-    A0: (d,) positive start; length: kappa >= 2. B = C^T = ones; near ties keep their digits. From a start with sum a_j(0)^p > 1
-    the clock of the closed form runs backwards; at kappa = 2 all entries then shift, and some may end negative.
-    gaps: (d-1,) exact differences a_j - a_{j+1} of a descending A0, when they are too small to be found by subtraction.
+    B = C^T = ones; near ties keep their digits. From a start with sum a_j(0)^p > 1 the clock of the
+    closed form runs backwards; at kappa = 2 all entries then shift, and some may end negative.
 
-    Raises ValueError if the start is not positive, or for gaps that are negative or disagree with A0.
+    Args:
+        A0: (d,) positive start
+        length: kappa >= 2
+        gaps: (d-1,) exact differences a_j - a_{j+1} of a descending A0, when they are too small to
+            be found by subtraction.
+
+    Raises:
+        ValueError: if the start is not positive, or for gaps that are negative or disagree with A0.
+
     Source: as `baseline_closed_form`.
     """
     A0 = _positive_start(A0)
@@ -467,11 +501,13 @@ def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None)
             raise ValueError("gaps must be >= 0 and agree up to rounding with a descending A0")
     if n == -1:
         return np.asarray(A0 + (1.0 - A0.sum()) / d)
-    # log(a_j / a_1): a near tie keeps its digits in the difference, a far entry in the quotient of logarithms.
+    # log(a_j / a_1): a near tie keeps its digits in the difference, a far entry in the quotient of
+    # logarithms.
     far = behind > 0.5 * largest
     log_ratio = np.where(far, np.log(A0) - np.log(largest), np.log1p(-np.where(far, 0.0, behind) / largest))
     with np.errstate(divide="ignore", under="ignore", over="ignore"):
-        # a_j^{-n} - a_1^{-n} in logarithms: the powers themselves leave the range of float64 for long sequences.
+        # a_j^{-n} - a_1^{-n} in logarithms: the powers themselves leave the range of float64 for
+        # long sequences.
         log_excess = -n * (np.log(largest) + log_ratio) + np.log(-np.expm1(n * log_ratio))
 
         def log_entries(log_s: float) -> Float[np.ndarray, " d"]:
@@ -481,7 +517,8 @@ def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None)
         def missing(log_s: float) -> float:
             return float(np.exp(p * log_entries(log_s)).sum()) - 1.0
 
-        # The unknown is where the largest entry ends: between 1/d^(1/p), all tied, and 1, all others zero.
+        # The unknown is where the largest entry ends: between 1/d^(1/p), all tied, and 1, all
+        # others zero.
         start, tied = float(np.log(largest)), -math.log(d) / p - 1e-12
         low, high = (max(start, tied), 1e-12) if missing(start) < 0.0 else (tied, start)
         if low >= high or missing(low) >= 0.0:

@@ -1,21 +1,25 @@
 """Many gradient flows at once, by a compiled Rosenbrock method.
 
-With B and C fixed, da_j/dt = w_j f(a_j), where f(x) = sum_l gamma_l x^l is shared by all entries. With G = L L^T (L: r
-columns) and rho = L^T (M* - M), f = sum_c rho_c P_c, where P_c(x) = sum_l (l+1) L_{l+1,c} x^l, and
+With B and C fixed, da_j/dt = w_j f(a_j), where f(x) = sum_l gamma_l x^l is shared by all entries.
+With G = L L^T (L: r columns) and rho = L^T (M* - M), f = sum_c rho_c P_c, where
+P_c(x) = sum_l (l+1) L_{l+1,c} x^l, and
 
     J = diag(w_j f'(a_j)) - V V^T,    V_jc = w_j P_c(a_j):
 
-a linear system of an implicit step costs O(d r^2) by the Sherman-Morrison-Woodbury formula instead of O(d^3).
+a linear system of an implicit step costs O(d r^2) by the Sherman-Morrison-Woodbury formula instead
+of O(d^3); with more columns than entries, the latter.
 
-Entries of equal weight never cross, so each is followed as the *gap* to the next larger one: the unknowns of a run are u_1 = a_1
-and u_j = a_{j-1} - a_j, with du_j/dt = w f[a_{j-1}, a_j] u_j, f[x, y] = (f(x) - f(y)) / (x - y) the divided difference, which
-Horner's scheme gives without a subtraction. A gap keeps its relative accuracy whatever its size, as its logarithm would: the
-error control on it is relative.
+Entries of equal weight never cross, so each is followed as the *gap* to the next larger one: the
+unknowns of a run are u_1 = a_1 and u_j = a_{j-1} - a_j, with du_j/dt = w f[a_{j-1}, a_j] u_j, f[x,
+y] = (f(x) - f(y)) / (x - y) the divided difference, which Horner's scheme gives without a
+subtraction. A gap keeps its relative accuracy whatever its size, as its logarithm would: the error
+control on it is relative.
 
-The method is Kaps and Rentrop's GRK4T (order 4, error estimate of order 3; Hairer and Wanner, Solving Ordinary Differential
-Equations II, section IV.7). Up to 64 runs ("lanes") advance side by side, each with its own step size, so that the
-innermost loop of every operation runs over lanes and is compiled to vector instructions. That, not the method, is most of
-the speed: `benchmarks/flows.py`.
+The method is Kaps and Rentrop's GRK4T (order 4, error estimate of order 3; Hairer and Wanner,
+Solving Ordinary Differential Equations II, section IV.7). Up to 64 runs ("lanes") advance side by
+side, each with its own step size, so that the innermost loop of every operation runs over lanes and
+is compiled to vector instructions. That, not the method, is most of the speed:
+`benchmarks/flows.py`.
 """
 
 from __future__ import annotations
@@ -59,16 +63,22 @@ _REASONS = {
 def near_tie_starts(
     shape: ArrayLike, scales: ArrayLike, tie_gaps: ArrayLike
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n gaps"]]:
-    """Return starts eps * abar whose second entry lies a relative gap g below the first, with their exact gaps.
+    """Return starts eps * abar with a relative gap g between the first two, and their exact gaps.
 
-    shape: (d,) or (n, d) descending abar, d >= 2 (its second entry is replaced by abar_1 (1 - g)); scales: eps > 0, a number or
-    (n,); tie_gaps: g >= 0, a number or (n,), as small as a float can be.
+    Args:
+        shape: (d,) or (n, d) descending abar, d >= 2 (its second entry is replaced by abar_1 (1 -
+            g))
+        scales: eps > 0, a number or (n,)
+        tie_gaps: g >= 0, a number or (n,), as small as a float can be.
 
-    Returns A0 (n, d) and gaps (n, d-1) with gaps[:, j] = a_j - a_{j+1}; gaps[:, 0] = eps g abar_1 is exact even where
-    A0 cannot show it. Hand both to `many_flows` or `theorem_flows`.
+    Returns:
+        A0 (n, d) and gaps (n, d-1) with gaps[:, j] = a_j - a_{j+1}; gaps[:, 0] = eps g abar_1 is
+        exact even where A0 cannot show it. Hand both to `many_flows` or `theorem_flows`.
 
-    Raises ValueError if the tie would push the second entry below the third, or if an entry or gap leaves the normal numbers of
-    float64 (2.2e-308 to 1.8e308): a gap below them would lose its digits or become an exact tie.
+    Raises:
+        ValueError: if the tie would push the second entry below the third, or if an entry or gap
+            leaves the normal numbers of float64 (2.2e-308 to 1.8e308): a gap below them would lose
+            its digits or become an exact tie.
     """
     abar = np.atleast_2d(as_array("shape", shape, ndim=(1, 2)))
     eps = np.atleast_1d(as_array("scales", scales, ndim=(0, 1)))
@@ -121,12 +131,23 @@ def theorem_flows(
     special_position: ArrayLike | None = None,
     **options: Any,
 ) -> Trajectory:
-    """Integrate flows of the theorem's setting: da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
+    """Follow flows of the theorem's setting.
 
-    A0: (n, d) starts; length: kappa from 3 to 10,000; alpha, beta: weights >= 0 of baseline and special sequences, (2/n) times
-    the sum of their squared coefficients, numbers or (n,) (beta = 0: baseline only); t_end, gaps, options: as in `many_flows`.
-    special_position: where, from 1 to kappa-1, the special sequences are non-zero, a number or (n,) (default: kappa-1, the
-    theorem's); at position i their term is beta m a_j^{m-1} r_m with m = kappa-i, and i = 1 adds to the baseline ones.
+    There da_j/dt = alpha (kappa-1) a_j^{kappa-2} r_{kappa-1} + beta r_1.
+
+    Args:
+        start: (n, d) entries at t = 0.
+        length: kappa from 3 to 10,000
+        alpha: weights >= 0 of baseline and special sequences, (2/n) times the sum of their squared
+            coefficients, numbers or (n,) (beta = 0: baseline only)
+        beta: weights >= 0 of baseline and special sequences, (2/n) times the sum of their squared
+            coefficients, numbers or (n,) (beta = 0: baseline only)
+        t_end: as in `many_flows`.
+        gaps: as in `many_flows`.
+        options: as in `many_flows`.
+        special_position: where, from 1 to kappa-1, the special sequences are non-zero, a number or
+            (n,) (default: kappa-1, the theorem's); at position i their term is beta m a_j^{m-1} r_m
+            with m = kappa-i, and i = 1 adds to the baseline ones.
 
     Source: section "The setting" of chapter "One clean example too many".
     """
@@ -330,7 +351,9 @@ def _follow(
 ) -> Trajectory:
     """Check what all ways to start have in common, and integrate.
 
-    factor: L with G = L L^T on lags >= 1, or what makes it; loss: of the impulse responses (n, kappa).
+    Args:
+        factor: L with G = L L^T on lags >= 1, or what makes it
+        loss: of the impulse responses (n, kappa).
     """
     n, d = starts.shape
     response = np.atleast_2d(target)
@@ -366,7 +389,8 @@ def _follow(
     def integrate_block(first: int) -> None:
         integrate(runs, first, min(first + size, n), lanes, rtol, atol, max_steps, results)
 
-    # A few blocks per thread, because runs differ in length, but never so small that lanes stand idle.
+    # A few blocks per thread, because runs differ in length, but never so small that lanes stand
+    # idle.
     size = max(2 * lanes, -(-n // (4 * workers)))
     if workers == 1:
         size = n
@@ -408,16 +432,20 @@ def _follow(
 
 
 def _lanes(d: int) -> int:
-    """Return how many runs advance side by side: enough to fill vector instructions, few enough for a core's cache."""
+    """Return how many runs advance side by side: enough to fill vector instructions, few enough for
+    a core's cache.
+    """
     return 64 if d <= 64 else 32
 
 
 def _gap_coordinates(
     starts: Float[np.ndarray, "n d"], weights: Float[np.ndarray, "n d"], gaps: ArrayLike | None
 ) -> tuple[Int[np.ndarray, "n d"], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
-    """Return the order that sorts each run (by weight, then largest entry first), the unknowns u, and chain.
+    """Return the order that sorts each run (by weight, then largest entry first), the unknowns u,
+    and chain.
 
-    chain is 1 where u is the gap to the entry before, 0 where it is the entry itself (the largest of its weight).
+    chain is 1 where u is the gap to the entry before, 0 where it is the entry itself (the largest
+    of its weight).
     """
     n, d = starts.shape
     order = np.lexsort((-starts, weights), axis=1)
@@ -456,14 +484,17 @@ def _factor(gram: Float[np.ndarray, "m kappa kappa"]) -> Float[np.ndarray, "m ka
 
 
 def _check_semidefinite(gram: Float[np.ndarray, "m kappa kappa"]) -> None:
-    """Raise ValueError unless each matrix is symmetric and positive semidefinite up to the rounding of X^T X.
+    """Raise ValueError unless each matrix is symmetric and positive semidefinite up to the rounding
+    of X^T X.
 
-    Entry (i, j) of X^T X is off by at most n eps sqrt(G_ii G_jj): rounding is small beside a diagonal scaled to ones, whatever
-    the scales of the positions and however many of them depend on each other.
+    Entry (i, j) of X^T X is off by at most n eps sqrt(G_ii G_jj): rounding is small beside a
+    diagonal scaled to ones, whatever the scales of the positions and however many of them depend on
+    each other.
     """
     length = gram.shape[-1]
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
-    # Below 1e-300 a square has lost its digits to underflow. Any positive scale keeps the signs of the eigenvalues.
+    # Below 1e-300 a square has lost its digits to underflow. Any positive scale keeps the signs of
+    # the eigenvalues.
     scale = np.sqrt(np.maximum(diagonal, 1e-300))  # (m, kappa)
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = gram / scale[:, :, None] / scale[:, None, :]

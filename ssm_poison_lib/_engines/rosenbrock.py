@@ -24,8 +24,9 @@ _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
 # Parts are called by compiled code alone: what Python would need to call them is not compiled.
 _part = compiled(apart=True, fastmath=_FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-# GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving Ordinary
-# Differential Equations II, section IV.7: (1/(h GAMMA) - J) k_i = f(u + sum_m A_im k_m) + sum_m C_im k_m / h.
+# GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving
+# Ordinary Differential Equations II, section IV.7:
+# (1/(h GAMMA) - J) k_i = f(u + sum_m A_im k_m) + sum_m C_im k_m / h.
 GAMMA = 0.231
 _A = np.array(
     [
@@ -63,9 +64,14 @@ _AT_REST = 1e-6  # relative motion in the second half of the time that counts as
 def factor_gram(G, L):
     """Fill L (n, kappa, kappa), G = L L^T on lags >= 1: lag 0 moves no entry of A.
 
-    G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero relative to its own diagonal entry, so
-    that doses may differ by any factor, and where its column would not fit under the other diagonal entries: it is rounding,
-    or what a square kept when it underflowed. Returns the largest rank.
+    Args:
+        G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero
+            relative to its own diagonal entry, so that doses may differ by any factor, and where
+            its column would not fit under the other diagonal entries: it is rounding, or what a
+            square kept when it underflowed.
+
+    Returns:
+        the largest rank.
     """
     n, length = G.shape[0], G.shape[1]
     largest = 0
@@ -281,12 +287,13 @@ def _root(error):
 @_part
 @no_type_check
 def _near_limit(lanes, here, system, S, R, left, s):
-    """Return 2 for a lane that is fitted and at rest, 1 if a Gauss-Newton step takes it to its limit, else 0.
+    """Return 2 for a lane that is fitted and at rest, 1 if a Gauss-Newton step takes it to its
+    limit, else 0.
 
     All its residuals must be below _NEAR. The step is left in `system.b`.
 
-    Near a minimum rho decays by d rho/dt = -V^T V rho, so the motion left is V (V^T V)^-1 rho, provided that the slowest
-    mode has enough time left.
+    Near a minimum rho decays by d rho/dt = -V^T V rho, so the motion left is V (V^T V)^-1 rho,
+    provided that the slowest mode has enough time left.
     """
     u, chain, V, dV, move = lanes.u, lanes.chain, system.V, system.dV, system.b
     L, scale, target, M, rho = lanes.L, lanes.scale, lanes.target, here.M, here.rho
@@ -335,8 +342,9 @@ def _near_limit(lanes, here, system, S, R, left, s):
 def _at_rest(lanes, here, system, S, R, left, s):
     """Is this lane at a stationary point that it cannot leave?
 
-    With every w_j f'(a_j) <= 0 the Jacobian is negative semidefinite, and an implicit Euler step over all the time left
-    tells how far the flow still goes. Without this test, gaps that shrink for ever would be followed for ever.
+    With every w_j f'(a_j) <= 0 the Jacobian is negative semidefinite, and an implicit Euler step
+    over all the time left tells how far the flow still goes. Without this test, gaps that shrink
+    for ever would be followed for ever.
     """
     u, a, w, gamma, V, rho = lanes.u, lanes.a, lanes.w, here.gamma, system.V, here.rho
     r = len(rho)
@@ -655,7 +663,9 @@ def _choose_step(lanes, clock, here, system, atol):
 @_part
 @no_type_check
 def _factor(system):
-    """R = (1 + V^T E^-1 V)^-1, (r, r); or (E + V V^T)^-1, (d, d), where there are more columns than entries."""
+    """R = (1 + V^T E^-1 V)^-1, (r, r); or (E + V V^T)^-1, (d, d), where there are more columns than
+    entries.
+    """
     V, eV, S = system.V, system.eV, system.S
     r, d, W = V.shape
     if r <= d:
@@ -825,10 +835,15 @@ def integrate(
 ) -> None:
     """Integrate the runs start..stop-1 side by side; results go to their rows.
 
-    - runs, results: arrays over all runs, float64 and C-contiguous (status, steps: int64).
-    - start, stop: which runs.
-    - lanes: how many at once.
-    - rtol, atol, max_steps: as in `flows.many_flows`.
+    Args:
+        runs: arrays over all runs, float64 and C-contiguous.
+        start: the first run.
+        stop: one beyond the last.
+        lanes: how many at once.
+        rtol: as in `flows.many_flows`.
+        atol: as in `flows.many_flows`.
+        max_steps: as in `flows.many_flows`.
+        results: arrays over all runs, float64 and C-contiguous (status, steps: int64).
     """
     d, length, r = runs.u.shape[1], runs.target.shape[1], runs.P.shape[1]
     W, p, m = min(lanes, stop - start), length - 1, min(r, d)

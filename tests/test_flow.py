@@ -472,14 +472,14 @@ def test_a_flow_that_leaves_the_range_is_an_error():
     for call in (flow.velocity, flow.jacobian):
         with pytest.raises(ValueError, match=r"^student must be smaller in size"):
             call(wild, data)
-    with pytest.raises(ValueError, match=r"^student must be smaller in size: the loss at the start"):
+    with pytest.raises(ValueError, match=r"^start must be smaller in size: the loss at the start"):
         flow.gradient_flow(wild, data, t_end=1.0)
 
 
 def test_a_trajectory_has_the_steps_it_has():
     run = flow.gradient_flow(student_of([0.2, 0.1]), theorem_case(special=False, d=2), t_end=1.0)
     assert_allclose(run.student(0).A, [0.2, 0.1], rtol=1e-15)
-    with pytest.raises(ValueError, match=r"^step must be an integer from"):
+    with pytest.raises(ValueError, match=r"^row must be an integer from"):
         run.student(len(run.times))
 
 

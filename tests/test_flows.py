@@ -314,7 +314,7 @@ GOOD = {"A0": [[0.2, 0.1]], "G": np.eye(3), "target": [2.0, 1.0, 1.0], "t_end": 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"A0": [[0.2, np.nan]]}, "A0 must be finite"),
+        ({"A0": [[0.2, np.nan]]}, "start must be finite"),
         ({"G": np.zeros((2, 3, 3))}, "G must have shape"),
         ({"G": np.eye(1), "target": [2.0]}, "training_set must have kappa >= 2"),
         ({"G": np.triu(np.ones((3, 3)))}, "G must be symmetric"),
@@ -472,7 +472,8 @@ def test_no_layout_of_an_argument_compiles_anything_anew():
     for name, value in good.items():
         for other in layouts(value):
             arguments = good | {name: other}
-            batch = flows.many_flows(**arguments)
+            A0, G, target = (arguments.pop(name) for name in ("A0", "G", "target"))
+            batch = flows.many_flows(A0, (G, target), **arguments)
             assert_array_equal(batch.A, expected.A)
     assert [len(f.signatures) for f in (_integrate, factor_gram)] == known == [1, 1]
 

@@ -310,7 +310,8 @@ def follow(
             A = run.A[0, 0] - np.append(0.0, np.cumsum(gaps))  # agrees with the gaps
         else:
             end = _T_END["positive"][one_lag]
-            A = gradient_flow(A, (gram, target), parametrization=parametrization, times=[end], rtol=1e-7).A[-1]
+            run = gradient_flow(A, (gram, target), parametrization=parametrization, times=[end], rtol=1e-7)
+            A = run.A[-1]
         if not np.isfinite(A).all():
             raise FlowError("a phase ends at poles that are not finite")
     return A

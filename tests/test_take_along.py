@@ -12,8 +12,9 @@ from pypdf import PdfReader
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "book" / "assets"
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
+sys.path[:0] = [str(ROOT / "book" / "_ext"), str(ROOT / "tools")]
 
+import take_along  # noqa: E402
 import talk  # noqa: E402
 
 
@@ -56,3 +57,10 @@ def test_the_race_moves():
     with Image.open(ASSETS / "race.gif") as film:
         assert film.n_frames > 100
         assert 10_000 < film.n_frames * film.info["duration"] < 15_000
+
+
+def test_the_embedded_report_is_that_of_this_code():
+    shown = (ASSETS / "audit_poisoned.html").read_text("utf-8")
+    plain = [re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (shown, take_along.report())]
+    assert plain[0] == plain[1], "python tools/take_along.py"
+    assert not re.search(r"<script|https?://(?!www\.w3\.org)", shown)

@@ -3,6 +3,7 @@ tools/take_along.py`.
 
 book/assets/cheat_sheet.pdf   the page "Cheat sheet" on one sheet, printed by Chromium
 book/assets/race.gif          the race of the first page, where SVG does not play
+book/assets/audit_poisoned.html   the report that "Is my model at risk?" shows
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import animation
+import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 
-from ssm_poison_lib import figures, paper
+from ssm_poison_lib import audit, figures, paper, sequences, ssm
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "book" / "assets"
@@ -87,8 +89,17 @@ def draw_race(target: Path) -> None:
     film.save(target, writer=PillowWriter(fps=animation.FRAMES // animation.SECONDS), dpi=80)
 
 
+def report() -> str:
+    """Return the report of the audit of five baseline sequences and a special one."""
+    teacher = ssm.theorem_teacher(10)
+    baseline = sequences.baseline_sequences(7, [1, 0.5, 2, 1.2, 0.7])
+    x = np.vstack([baseline, sequences.special_sequences(7)])
+    return audit.audit(x, teacher.last_output(x)).to_html()
+
+
 def main() -> int:
-    """Make both files."""
+    """Make all files."""
+    (ASSETS / "audit_poisoned.html").write_text(report(), "utf-8")
     print_sheet(PAGE, ASSETS / "cheat_sheet.pdf")
     draw_race(ASSETS / "race.gif")
     return 0

@@ -55,7 +55,6 @@ def test_the_cheat_sheet_is_one_page_and_up_to_date():
     assert not missing, "make book; python tools/take_along.py"
 
 
-
 def test_the_race_moves():
     with Image.open(ASSETS / "race.gif") as film:
         assert film.n_frames > 100

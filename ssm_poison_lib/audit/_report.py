@@ -44,10 +44,10 @@ td.number{text-align:right;font-variant-numeric:tabular-nums}li{overflow-wrap:an
 
 _CHAPTERS = {
     "order-sensitive": ("Does the order of the data matter?", "order.html"),
-    "contains special sequences": ("One clean example too many", "special_sequences.html"),
+    "contains special sequences": ("What helps, and what an attacker does about it", "defences.html"),
     "underdetermined": ("Why does it generalize?", "greedy_learning.html"),
-    "undecided": ("Where does the poison bite?", "anatomy.html"),
-    "no evidence of risk": ("Where does the poison bite?", "anatomy.html"),
+    "undecided": ("Is my model at risk?", "at_risk.html"),
+    "no evidence of risk": ("Is my model at risk?", "at_risk.html"),
 }
 
 _ADVICE = {

@@ -14,6 +14,7 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 
+from ssm_poison_lib._engines.sums import aligned
 from ssm_poison_lib._jit import compiled
 from ssm_poison_lib._trajectory import FlowStatus
 
@@ -849,7 +850,7 @@ def integrate(
     W, p, m = min(lanes, stop - start), length - 1, min(r, d)
 
     def zeros(*shape: int) -> np.ndarray:
-        return np.zeros((*shape, W))
+        return aligned((*shape, W))
 
     def point() -> _Point:
         return _Point(zeros(length), zeros(r), zeros(p), zeros(p), zeros(), zeros(d), zeros(d))

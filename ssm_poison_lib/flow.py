@@ -244,8 +244,8 @@ def gradient_flow(
 
     Args:
         start: the student at t = 0, or its entries (d,) with B = C = ones.
-        training_set: a training set; or (G, M*), all that the flow needs of one: `gram()`,
-            (kappa, kappa), and the teacher's impulse response (kappa,).
+        training_set: a training set, or all that the flow needs of one, (G, M*): its Gram matrix
+            (kappa, kappa) and the teacher's impulse response (kappa,).
         t_end: end time; the rows of the result are then the solver's steps.
         times: (T,) > 0, increasing, instead of t_end; the rows are then these times.
         train: "A", or "ABC" to move B and C too.

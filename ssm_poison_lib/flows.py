@@ -230,8 +230,8 @@ def many_flows(
             agree with them up to rounding, and w be equal.
         loss_tol: a run whose last loss is at most this counts as fitted.
         rtol: error allowed per step relative to each gap and to the first entry of each group of
-            equal weights, in 1e-13..1e-3 (default 1e-6; the final generalization error is then off
-            by less than that: the estimate of order 3 is pessimistic).
+            equal weights, in 1e-13..1e-3. Default 1e-6: 963 of 972 random cases end with a
+            generalization error within 1e-6, all within 5e-6 (`benchmarks/flows.py --tolerances`).
         atol: absolute error allowed for those first entries (default 1e-12).
         max_steps: from 1 to 1e9.
         workers: threads (default: all cores of this process).

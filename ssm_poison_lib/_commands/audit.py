@@ -51,8 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=("rows", "series"),
-        default="rows",
-        help="series: each file of a folder is one sequence, a time step in each row; labels from labels.csv or from the folders",
+        help="rows: each row is one sequence; series: each file of a folder is one, a time step in each row; labels from"
+        " labels.csv (columns file, label) or from the folders' names",
     )
     parser.add_argument("--report", metavar="FILE", help="write the report, one HTML page")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")

@@ -63,6 +63,9 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
         raise ValueError(f"{name} must be finite; row {row} is not")
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest and not 1e-100 < largest < 1e100:  # squares of such numbers are infinite, or zero
+        raise ValueError(f"{name} must have its largest number between 1e-100 and 1e100; got {largest:.1e}")
     return values
 
 
@@ -87,7 +90,7 @@ def _padded(name: str, rows: list[np.ndarray], pad: str, length: int | None = No
     if pad == "refuse":
         raise ValueError(
             f"{name} holds sequences of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}: pad with zeros at the front"
-            " (the last steps then stand below each other) or at the end"
+            " (--pad front: the last steps then stand below each other) or at the end (--pad end)"
         )
     rows = [_numbers(name, row[:, None] if row.ndim == 1 else row) for row in rows]
     channels = {row.shape[1:] for row in rows}
@@ -150,7 +153,7 @@ def from_path(
     label: str | None = None,
     order: str | None = None,
     pad: str = "refuse",
-    layout: str = "rows",
+    layout: str | None = None,
 ) -> list[Part]:
     """Return the parts of a file or a folder of files.
 
@@ -161,11 +164,12 @@ def from_path(
         order: name of a column to sort by, "rows" for the order of the rows; None: no order.
         pad: a name in `PADDING`.
         layout: "rows", a sequence in each row; "series": each file is one sequence, a time step in
-            each row.
+            each row; None: rows, where it is clear, because there is one file or each has labels.
     """
     place = as_path("FILE", path)
     as_choice("pad", pad, PADDING)
-    as_choice("layout", layout, ("rows", "series"))
+    if layout is not None:
+        as_choice("layout", layout, ("rows", "series"))
     if not place.exists():
         raise ValueError(f"FILE must exist; got {shown(str(place))}")
     if place.is_dir():
@@ -194,7 +198,9 @@ def _regular(path: Path) -> Path:
     return path
 
 
-def _from_folder(folder: Path, label: str | None, order: str | None, pad: str, layout: str) -> list[Part]:
+def _from_folder(
+    folder: Path, label: str | None, order: str | None, pad: str, layout: str | None
+) -> list[Part]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _KINDS and f.is_file())
     if not files or len(files) > _MOST_FILES:
         raise ValueError(
@@ -208,8 +214,24 @@ def _from_folder(folder: Path, label: str | None, order: str | None, pad: str, l
         if order not in (None, "rows"):
             raise ValueError(f"order must be 'rows' for a folder of x.npy and y.npy; got {shown(order)}")
         return from_arrays(x, None if label == "none" else y, None, pad=pad, name="x.npy")
-    parts = [part for f in files for part in _from_file(f, label, order, pad)]
-    return parts
+    if layout is None and len(files) > 1 and _may_be_series(files, label):
+        raise ValueError(
+            f"FILE has {len(files)} files: say --layout series (each file is one sequence, a time step in each row)"
+            " or --layout rows (each row is one sequence)"
+        )
+    return [part for f in files for part in _from_file(f, label, order, pad)]
+
+
+def _may_be_series(files: Sequence[Path], label: str | None) -> bool:
+    """Whether the rows of these files may be time steps: nothing in the first one labels a row."""
+    first = files[0]
+    kind = first.suffix.lower()
+    if kind not in (".csv", ".npy") or any(f.name == "labels.csv" for f in files):
+        return kind in (".csv", ".npy")
+    if kind == ".npy" or label == "none":
+        return True
+    columns = _csv(first).column_names
+    return label not in columns if label else not any(c.lower() in _LABELS for c in columns)
 
 
 def _from_series(
@@ -236,7 +258,7 @@ def _from_series(
             y = [n.split("/")[0] for n in inside.values()]
         else:
             raise ValueError(
-                "FILE must have labels.csv (file, label) or one folder for each class; label 'none' does without"
+                "FILE must have labels.csv (columns file, label) or one folder for each class; --label none does without"
             )
     rows = [_one_series(f) for f in files]
     lengths = {r.shape for r in rows}
@@ -291,7 +313,7 @@ def _chosen(name: str, columns: Sequence[str], label: str | None) -> str | None:
     found = [c for c in columns if c.lower() in _LABELS]
     if len(found) != 1:
         raise ValueError(
-            f"{name}: name the column of the labels, or 'none'; columns are {shown(list(columns))}"
+            f"{name}: name the column of the labels (--label COLUMN), or 'none'; columns are {shown(list(columns))}"
         )
     return found[0]
 
@@ -373,6 +395,9 @@ def _csv(path: Path) -> Any:
         first = file.read(1 << 20).split(b"\n", 1)[0]
     try:
         cells = [cell.strip().strip('"') for cell in first.decode("utf-8-sig").rstrip("\r").split(",")]
+        other = next((mark for mark in ";\t|" if len(cells) == 1 and mark in cells[0]), None)
+        if other:
+            raise ValueError(f"cells must be separated by commas, not by {other!r}")
         bare = all(_is_number(cell) for cell in cells)
         options = csv.ReadOptions(autogenerate_column_names=bare, block_size=1 << 24)
         return csv.read_csv(path, read_options=options)
@@ -495,7 +520,7 @@ def _ragged(name: str, columns: np.ndarray, pad: str) -> np.ndarray:
     whole = (np.arange(columns.shape[1]) < count[:, None]) == there
     if not whole.all() or not count.all():
         row = int(np.flatnonzero(~whole.all(axis=1) | (count == 0))[0])
-        raise ValueError(f"{name}: row {row} has empty cells that are not at its end")
+        raise ValueError(f"{name}: row {row} has empty cells or NaN that are not at its end")
     rows = [row[:n] for row, n in zip(columns, count, strict=True)]
     return _padded(name, rows, pad, columns.shape[1])[..., 0]
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import stat
 import struct
 import sys
 import zipfile
@@ -242,9 +243,10 @@ def tiny(channels, outputs):
 
 
 def test_a_network_is_tried_by_name_or_by_factory(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ssm_poison_lib.audit._models._STEPS", 4)
     x, y = gaussian(40, 6), np.arange(40) % 2
-    found = audit(x, y, model=tiny)
+    found = audit(x, y, model=tiny, steps=4)
+    assert "Model tiny: score" in str(found)
+    assert ("does not fit" in str(found.model)) == (found.model.score < 0.9)
     assert found.model.name == "tiny"
     assert found.model.sample == 40
     assert found.model.without_them is None
@@ -259,7 +261,7 @@ def test_a_network_is_tried_by_name_or_by_factory(tmp_path, monkeypatch, capsys)
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert command("d.npz", "--model", "mine_for_audit:make", "--report", "r.html") == 0
+    assert command("d.npz", "--model", "mine_for_audit:make", "--steps", "4", "--report", "r.html") == 0
     assert "What make learns" in (tmp_path / "r.html").read_text("utf-8")
     assert command("d.npz", "--model", "mine_for_audit:nothing") == 2
     assert command("d.npz", "--model", "transformer") == 2
@@ -447,6 +449,114 @@ def test_a_broken_or_hostile_file_is_wrong_use_and_says_why(name, tmp_path, caps
     assert "\x1b" not in said.err
     assert "Traceback" not in said.err
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy"])
+def test_a_folder_of_many_files_asks_whether_a_row_is_a_sequence_or_a_step(kind, tmp_path, capsys):
+    for i in range(4):
+        x = gaussian(6, 3) + i
+        if kind == "csv":
+            csv(tmp_path / f"{i}.csv", ["u", "v", "w"], x)
+        else:
+            np.save(tmp_path / f"{i}.npy", x)
+    for more in ([], ["--label", "none"]):
+        assert command(tmp_path, *more) == 2
+        assert "--layout series" in capsys.readouterr().err
+    assert command(tmp_path, "--label", "none", "--layout", "rows") == 1
+    assert "24 sequences of length 3" in capsys.readouterr().out
+    csv(tmp_path / "labels.csv", ["file", "label"], [[f"{i}.{kind}"] for i in range(4)], np.arange(4.0))
+    assert command(tmp_path, "--label", "none") == 2
+
+
+def test_a_folder_of_tables_with_labels_is_read_by_rows(tmp_path, capsys):
+    for i in range(3):
+        csv(tmp_path / f"{i}.csv", ["a", "b", "y"], gaussian(10, 3) + i)
+    command(tmp_path)
+    assert "30 sequences of length 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a;b;y\n1;2;0\n2;1;1\n", "commas"),
+        ("a\tb\ty\n1\t2\t0\n", "commas"),
+        ("a,b,y\n1,nan,0\n1,2,1\n", "NaN"),
+        ("a,b,y\n1,1e200,0\n1,2,1\n", "1e100"),
+        ("a,b,y\n1e-300,0,0\n0,1e-290,1\n", "1e-100"),
+        ("a,b,c\n1,1,0\n1,2,1\n", "--label"),
+    ],
+)
+def test_a_message_says_what_to_do(text, why, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(text, "utf-8")
+    assert command(tmp_path / "a.csv") == 2
+    assert why in capsys.readouterr().err
+
+
+def test_no_device_or_foreign_address_gets_into_the_report(tmp_path, capsys, monkeypatch):
+    good = tmp_path / "good.npz"
+    np.savez(good, x=gaussian(20, 3), y=gaussian(20))
+    os.mkfifo(tmp_path / "pipe")
+    assert command(good, "--report", tmp_path / "pipe") == 2
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert command(good, "--report", "") == 2
+    assert command(good, "--book", "javascript:alert(1)", "--report", tmp_path / "r.html") == 2
+    assert not (tmp_path / "r.html").exists()
+    capsys.readouterr()
+
+    def full(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("ssm_poison_lib._files.replacing", full)
+    assert command(good, "--report", tmp_path / "r.html") == 2
+    assert "No space left" in capsys.readouterr().err
+
+
+FACTORIES = """
+import torch
+from torch import nn
+
+class Linear(nn.Module):
+    def __init__(self, outputs, fault):
+        super().__init__()
+        self.l, self.fault = nn.Linear(1, outputs), fault
+    def forward(self, x):
+        return self.fault(self.l(x)[:, -1])
+
+def broken(y):
+    raise RuntimeError("mat1 and mat2")
+
+good = lambda channels, outputs: Linear(outputs, lambda y: y)
+shape = lambda channels, outputs: Linear(outputs, lambda y: y[:, None])
+raises = lambda channels, outputs: Linear(outputs, broken)
+no_number = lambda channels, outputs: Linear(outputs, lambda y: y * float("nan"))
+untrained = lambda channels, outputs: Linear(outputs, lambda y: y).requires_grad_(False)
+no_arguments = lambda: None
+no_module = lambda channels, outputs: 3
+"""
+
+
+def test_a_factory_of_ones_own_and_what_can_be_wrong_with_it(tmp_path, capsys, monkeypatch):
+    good = tmp_path / "good.npz"
+    np.savez(good, x=gaussian(20, 3), y=gaussian(20))
+    (tmp_path / "factories_here.py").write_text(FACTORIES, "utf-8")
+    (tmp_path / "factories_broken.py").write_text("1 / 0", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = ["--model", "factories_here:good", "--steps", "3", "--json", tmp_path / "a.json"]
+    assert command(good, *run) in (0, 1)
+    assert "trainings of 3 steps, about" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a.json").read_text("utf-8"))["model"]["name"] == "good"
+    for name, why in {
+        "here:shape": "must map",
+        "here:raises": "RuntimeError: mat1",
+        "here:no_number": "the loss is nan",
+        "here:untrained": "parameters",
+        "here:no_arguments": "TypeError",
+        "here:no_module": "torch module",
+        "broken:x": "ZeroDivisionError",
+    }.items():
+        assert command(good, "--model", f"factories_{name}") == 2, name
+        assert why in capsys.readouterr().err
+    assert command(good, "--model", "s4d", "--steps", "0") == 2
 
 
 def test_other_wrong_use(tmp_path, capsys):

@@ -17,7 +17,12 @@ import pytest
 from conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRAS = {name: some for name, some in PROJECT["optional-dependencies"].items() if name != "all"}
+OWN = "ssm-poison-lib["  # an extra that contains others
+EXTRAS = {
+    name: [package for package in some if not package.startswith(OWN)]
+    for name, some in PROJECT["optional-dependencies"].items()
+    if name != "all"
+}
 IMPORTED_AS = {"scikit-learn": "sklearn", "adversarial-robustness-toolbox": "art"}
 # Part of the library -> the extras that it may need at import; everything else imports with the
 # dependencies alone.
@@ -55,6 +60,11 @@ def test_a_module_imports_what_its_part_may_need(name):
     assert foreign(tree.body) - allowed == set()  # at import
     every = names(PROJECT["dependencies"] + [name for extra in EXTRAS.values() for name in extra])
     assert foreign(list(ast.walk(tree))) - every - {"IPython"} == set()  # when called
+
+
+def test_the_extra_audit_is_all_that_the_audit_needs():
+    inside = PROJECT["optional-dependencies"]["audit"]
+    assert {f"{OWN}{name}]" for name in PARTS["audit"]} <= set(inside)
 
 
 def test_the_list_of_versions_has_every_package_and_nothing_else():

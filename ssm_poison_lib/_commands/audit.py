@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " (channels, outputs): only code that you trust",
     )
     parser.add_argument("--label", metavar="COLUMN", help="column or array of labels; 'none': there are none")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        metavar="N",
+        help="of each training of --model, which is trained four or five times (default 200)",
+    )
     parser.add_argument(
         "--order", metavar="COLUMN", help="what training sorts by; 'rows': it does not shuffle the rows"
     )
@@ -90,16 +98,31 @@ def run(options: argparse.Namespace) -> int:
             f"--model must be one of {', '.join(MODELS)} or module:factory; got {options.model!r}"
         )
     files = {
-        name: as_path(f"--{name}", value) for name in ("report", "json") if (value := getattr(options, name))
+        name: as_path(f"--{name}", value)
+        for name in ("report", "json")
+        if (value := getattr(options, name)) is not None
     }
     for name, path in files.items():
-        if path.is_dir() or not path.parent.exists():
-            raise ValueError(f"--{name} must be a file in a folder that exists; got {path}")
+        try:
+            usable = path.parent.is_dir() and (path.is_file() or not path.exists())
+        except OSError as error:
+            raise ValueError(f"--{name} {path}: {error.strerror or error}") from None
+        if not usable:  # nor a device, which the report would take the place of
+            raise ValueError(f"--{name} must be a file in a folder that exists; got {str(path)!r}")
+    if re.match(r"(?!https?:)[a-z][a-z0-9+.-]*:", options.book.strip(), re.IGNORECASE):
+        raise ValueError(f"--book must be a path, or an address with http or https; got {options.book!r}")
     try:
         parts = from_path(
             options.file, label=options.label, order=options.order, pad=options.pad, layout=options.layout
         )
-        found = audit_parts(parts, task=options.task, model=model, scheduler=_scheduler(options.scheduler))
+        found = audit_parts(
+            parts,
+            task=options.task,
+            model=model,
+            steps=options.steps,
+            scheduler=_scheduler(options.scheduler),
+            progress=_say,
+        )
     except OSError as error:
         raise ValueError(f"{error.filename or options.file}: {error.strerror or error}") from None
     print(_safe(str(found)))
@@ -109,9 +132,16 @@ def run(options: argparse.Namespace) -> int:
     if "json" in files:
         written["json"] = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"
     for name, text in written.items():
-        with replacing(Path(files[name])) as file:
-            file.write(text.encode("utf-8", "replace"))
+        try:
+            with replacing(Path(files[name])) as file:
+                file.write(text.encode("utf-8", "replace"))
+        except OSError as error:  # status 1 would say that something was found
+            raise ValueError(f"--{name} {files[name]}: {error.strerror or error}") from None
     return found.status
+
+
+def _say(text: str) -> None:
+    print(_safe(text), file=sys.stderr, flush=True)
 
 
 def _safe(text: str) -> str:

@@ -19,8 +19,8 @@ from typing import Any, cast
 import numpy as np
 from scipy.stats import kruskal
 
-from ssm_poison_lib._checks import as_choice, as_function, as_text
-from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
+from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
+from ssm_poison_lib.audit._models import MODELS, STEPS, ModelResult, study_model
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
 from ssm_poison_lib.audit._report import BLIND, as_html, as_json
 from ssm_poison_lib.audit._student import POLES, Problem, start, train
@@ -137,7 +137,7 @@ class Audit:
 
     def __str__(self) -> str:
         lines = [f"verdict: {self.verdict}", f"{self.count:,} sequences of length {self.length:,}"]
-        lines[1] += f", {self.channels} channels, " + (
+        lines[1] += f", {self.channels} channel{'s' * (self.channels > 1)}, " + (
             f"{self.outputs} classes"
             if self.classes
             else f"{self.outputs} targets"
@@ -148,6 +148,8 @@ class Audit:
             where = f" (rows {', '.join(map(str, found.rows))}{', ...' * (found.count > len(found.rows))})"
             lines.append(f"- {found.verdict}: {found.text}{where if found.rows else ''}")
         lines += [f"  {sentence}" for sentence in self.basis]
+        if self.model is not None:
+            lines.append(f"  Model {self.model}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -172,6 +174,7 @@ def audit(
     task: str = "auto",
     pad: str = "refuse",
     model: str | Callable[[int, int], Any] = "free",
+    steps: int = STEPS,
     scheduler: Any = None,
 ) -> Audit:
     """Audit a training set in memory, or a Dask array.
@@ -188,13 +191,16 @@ def audit(
         model: "free", "s4d", "lru", "mamba2", or a function (channels, outputs) -> torch module
             that maps (batch, length,
             channels) to (batch, outputs), for a trial of a network as well.
+        steps: of Adam in each training of `model`, 64 sequences each; it is trained four times, five
+            if something stands out.
         scheduler: of Dask, a name or a client; None: one part after the other.
 
     Raises:
         ValueError: for data that cannot be used; the message names what and where.
     """
     as_choice("pad", pad, PADDING)
-    return audit_parts(from_arrays(x, y, order, pad=pad), task=task, model=model, scheduler=scheduler)
+    parts = from_arrays(x, y, order, pad=pad)
+    return audit_parts(parts, task=task, model=model, steps=steps, scheduler=scheduler)
 
 
 def audit_parts(
@@ -202,7 +208,9 @@ def audit_parts(
     *,
     task: str = "auto",
     model: str | Callable[[int, int], Any] = "free",
+    steps: int = STEPS,
     scheduler: Any = None,
+    progress: Callable[[str], Any] | None = None,
 ) -> Audit:
     """Audit a training set that is given as parts (`audit`; the command makes them of files).
 
@@ -210,13 +218,17 @@ def audit_parts(
         parts: see the module `_read`; each is read some three times.
         task: "classes", "numbers" or "auto".
         model: as in `audit`.
+        steps: as in `audit`.
         scheduler: as in `audit`.
+        progress: is called with a line of text about how long the model's trainings take; None: nothing
+            is said.
     """
     as_choice("task", task, ("auto", "classes", "numbers"))
     if not callable(model):
         as_choice("model", model, MODELS)
     else:
         as_function("model", model)
+    as_integer("steps", steps, low=1)
     run = _Runner(list(parts), scheduler)
     seen = run(_first_look)
     shape = _shape(seen, task)
@@ -261,7 +273,8 @@ def audit_parts(
     if model != "free":
         if not shape.outputs:
             raise ValueError("model needs labels to train on")
-        trial = study_model(model, *_collect(run, shape, ends[:-1], flagged), shape.classes, phase, centre)
+        collected = _collect(run, shape, ends[:-1], flagged)
+        trial = study_model(model, *collected, shape.classes, phase, centre, steps=steps, progress=progress)
     theory = _theory(run, shape, total, phase)
     verdict = min((f.verdict for f in findings), key=VERDICTS.index, default=VERDICTS[-1])
     return Audit(
@@ -336,7 +349,7 @@ def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
     shapes = {s["shape"] for s in seen}
     if len(shapes) > 1:
         raise ValueError(
-            f"all parts must have sequences of one length and as many channels; got {sorted(shapes)}: pad them"
+            f"all parts must have sequences of one length and as many channels; got {sorted(shapes)}"
         )
     for what in ("kind", "outputs"):
         if len({(s[what] is None) if what == "kind" else s[what] for s in seen}) > 1:

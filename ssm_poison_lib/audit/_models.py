@@ -5,6 +5,7 @@ order.
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,12 +20,15 @@ from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
 from ssm_poison_lib.defences.after import model_outputs, restart_disagreement
 from ssm_poison_lib.defences.rules import fit
 
-__all__ = ["MODELS", "ModelResult", "factory_of", "study_model"]
+__all__ = ["MODELS", "STEPS", "ModelResult", "factory_of", "study_model"]
 
 #: Models that the audit knows by name; "free" is the small linear student alone.
 MODELS = ("free", "s4d", "lru", "mamba2")
 
-_WIDTH, _STEPS, _BATCH, _RESTARTS = 16, 200, 64, 3
+#: Steps of each training, unless somebody says otherwise.
+STEPS = 200
+
+_WIDTH, _BATCH, _RESTARTS = 16, 64, 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,21 @@ class ModelResult:
     without_them: float | None
     ordered: float
 
+    @property
+    def fits(self) -> bool:
+        """Whether the score is at least 0.9: what a model does that does not fit says little."""
+        return self.score >= 0.9
+
+    def __str__(self) -> str:
+        said = (
+            f"{self.name}: score {self.score:.2g} on {self.sample} sequences; restarts differ by"
+            f" {self.restarts_differ:.2g} on them and by {self.restarts_differ_beyond:.2g} on sequences twice as long,"
+            f" trained in phases by {self.ordered:.2g}"
+        )
+        if self.without_them is not None:
+            said += f", without what stands out by {self.without_them:.2g}"
+        return said + ("." if self.fits else ": it does not fit yet, so this says little; try more steps.")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
         return asdict(self)
@@ -75,11 +94,35 @@ def factory_of(name: str) -> Callable[[int, int], nn.Module]:
         raise ValueError(f"model must be one of {', '.join(MODELS)} or module:factory; got {name!r}")
     try:
         made = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"model {name!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever somebody's module raises
+        raise ValueError(f"model {name!r} cannot be imported: {_said(error)}") from error
     if not callable(made):
         raise ValueError(f"model {name!r} must be a function (channels, outputs) -> torch module")
     return made
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _timed(
+    made: Callable[[int], nn.Module],
+    inputs: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+) -> str:
+    """Say how long so many steps take, after one of them."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = made(0)
+            begun = time.perf_counter()
+            loss(network(inputs[:_BATCH]), labels[:_BATCH]).backward()
+    except ValueError:
+        raise
+    except Exception as error:  # whatever somebody's model raises
+        raise ValueError(f"model cannot be made or trained: {_said(error)}") from error
+    return f"about {steps * (time.perf_counter() - begun) / 60:.1f} minutes"
 
 
 def _normalized_error(output: Tensor, y: Tensor) -> Tensor:
@@ -95,9 +138,17 @@ def study_model(
     classes: Sequence[Any],
     phase: np.ndarray | None,
     centre: np.ndarray,
+    *,
+    steps: int = STEPS,
+    progress: Callable[[str], Any] | None = None,
 ) -> ModelResult:
-    """Train a network five times on a sample and compare what it answers."""
+    """Train a network four times on a sample, five if something stands out, and compare what it
+    answers.
+    """
     factory = factory_of(model) if isinstance(model, str) else model
+    say = progress or (lambda text: None)
+    leave_out = bool(flagged.any() and not flagged.all())
+    trainings = _RESTARTS + 1 + leave_out
     spread = x.std()
     inputs = torch.tensor((x - x.mean()) / (spread if spread > 0 else 1.0), dtype=torch.float32)
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -108,33 +159,49 @@ def study_model(
         scaled = (y - y.mean(axis=0)) / np.where(size > 0, size, 1.0)
         labels, loss = torch.tensor(scaled, dtype=torch.float32), _normalized_error
 
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        network = factory(x.shape[2], y.shape[1])
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"model must make a torch module; got {type(network).__name__}")
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ValueError("model must have parameters to train")
+        out = network(inputs[:2])
+        if not isinstance(out, Tensor) or out.shape != (min(2, len(inputs)), y.shape[1]):
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}")
+        return network
+
     def trained(
         seed: int, keep: np.ndarray | None = None, phases: list[np.ndarray] | None = None
     ) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = factory(x.shape[2], y.shape[1])
-            if not isinstance(network, nn.Module):
-                raise ValueError(f"model must make a torch module; got {type(network).__name__}")
-            some = slice(None) if keep is None else torch.tensor(np.flatnonzero(keep))
-            out = network(inputs[:2])
-            if not isinstance(out, Tensor) or out.shape != (min(2, len(inputs)), y.shape[1]):
-                got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(
-                    f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}"
+        begun = time.perf_counter()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                network = made(seed)
+                some = slice(None) if keep is None else torch.tensor(np.flatnonzero(keep))
+                fit(
+                    network,
+                    inputs[some],
+                    labels[some],
+                    steps=steps,
+                    batch=_BATCH,
+                    phases=phases,
+                    loss=loss,
+                    seed=seed,
                 )
-            fit(
-                network,
-                inputs[some],
-                labels[some],
-                steps=_STEPS,
-                batch=_BATCH,
-                phases=phases,
-                loss=loss,
-                seed=seed,
-            )
+        except ValueError:
+            raise
+        except Exception as error:  # whatever somebody's model raises
+            raise ValueError(f"model cannot be made or trained: {_said(error)}") from error
+        done.append(time.perf_counter() - begun)
+        say(f"model: training {len(done)} of {trainings} done in {done[-1]:.0f} s")
         return network
 
+    done: list[float] = []
+    say(
+        f"model: {trainings} trainings of {steps} steps, {_timed(made, inputs, labels, loss, steps * trainings)}"
+    )
     restarts = [trained(seed) for seed in range(_RESTARTS)]
     half = len(inputs) // 2
     probe = inputs[:200]
@@ -143,7 +210,7 @@ def study_model(
     others = phase[rows] if phase is not None else (centre[rows] > np.median(centre[rows])).astype(int)
     phases = [np.flatnonzero(others == k) for k in np.unique(others)]
     moved = [model_outputs([trained(0, phases=phases)], probe)]
-    if flagged.any() and not flagged.all():
+    if leave_out:
         moved.append(model_outputs([trained(0, keep=~flagged)], probe))
     apart = [restart_disagreement(np.concatenate([answers[:1], m])).relative for m in moved]
     whole = model_outputs(restarts, inputs)

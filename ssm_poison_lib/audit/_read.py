@@ -201,6 +201,7 @@ def _regular(path: Path) -> Path:
 def _from_folder(
     folder: Path, label: str | None, order: str | None, pad: str, layout: str | None
 ) -> list[Part]:
+    os.listdir(folder)  # rglob passes over what it must not read
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _KINDS and f.is_file())
     if not files or len(files) > _MOST_FILES:
         raise ValueError(

@@ -480,7 +480,7 @@ def test_a_folder_of_tables_with_labels_is_read_by_rows(tmp_path, capsys):
     [
         ("a;b;y\n1;2;0\n2;1;1\n", "commas"),
         ("a\tb\ty\n1\t2\t0\n", "commas"),
-        ("a,b,y\n1,nan,0\n1,2,1\n", "NaN"),
+        ("a,b,y\nnan,1,0\n1,2,1\n", "NaN"),
         ("a,b,y\n1,1e200,0\n1,2,1\n", "1e100"),
         ("a,b,y\n1e-300,0,0\n0,1e-290,1\n", "1e-100"),
         ("a,b,c\n1,1,0\n1,2,1\n", "--label"),
@@ -525,7 +525,9 @@ class Linear(nn.Module):
 def broken(y):
     raise RuntimeError("mat1 and mat2")
 
-good = lambda channels, outputs: Linear(outputs, lambda y: y)
+def good(channels, outputs):
+    return Linear(outputs, lambda y: y)
+
 shape = lambda channels, outputs: Linear(outputs, lambda y: y[:, None])
 raises = lambda channels, outputs: Linear(outputs, broken)
 no_number = lambda channels, outputs: Linear(outputs, lambda y: y * float("nan"))

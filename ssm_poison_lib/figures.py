@@ -480,12 +480,21 @@ def impulse_responses(
     return figure
 
 
-def _mark_stop(ax: Axes, name: str, record: Record) -> None:
+def _mark_stop(ax: Axes, name: str, record: Record, height: float = 1.0) -> None:
     if record.stop_epoch is not None:
-        ax.axvline(record.stop_epoch, color=_colour(name), linestyle=":", linewidth=1, label=f"{name}, stop")
+        ax.axvline(
+            record.stop_epoch,
+            ymax=height,
+            color=_colour(name),
+            linestyle=":",
+            linewidth=1,
+            label=f"{name}, stop",
+        )
 
 
-def _draw_entries(ax: Axes, name: str, where: str, record: Any) -> tuple[Curves, np.ndarray]:
+def _draw_entries(
+    ax: Axes, name: str, where: str, record: Any, stop_height: float = 1.0
+) -> tuple[Curves, np.ndarray]:
     """Draw a run's largest abs(a_j) and its stop; return its curves, and which epochs are drawn."""
     curves = as_instance(where, record, Record).curves
     if curves is None:
@@ -501,7 +510,7 @@ def _draw_entries(ax: Axes, name: str, where: str, record: Any) -> tuple[Curves,
             linewidth=(1.8, 1.5)[rank] if rank < 2 else 0.7,
             label=f"{name}, {rank + 1}. largest",
         )
-    _mark_stop(ax, name, record)
+    _mark_stop(ax, name, record, stop_height)
     return curves, drawn
 
 
@@ -556,17 +565,18 @@ def entries(cases: Mapping[str, Mapping[str, Record]], *, columns: int = 2) -> F
     """
     _filled("cases", cases, "pair of runs")
     columns = min(as_integer("columns", columns, low=1, high=20), len(cases))
-    figure, axes = new(columns, rows=-(-len(cases) // columns), height=2.1)
+    # Narrow panels: on a phone the figure shrinks less, so its letters stay legible.
+    figure, axes = new(columns, rows=-(-len(cases) // columns), height=1.9, width=2.6 * columns)
     for ax in axes[len(cases) :]:
         ax.remove()
     axes = axes[: len(cases)]
     for place, (ax, (title, records)) in enumerate(zip(axes, cases.items(), strict=True)):
         where = f"cases[{title!r}]"
         for row, (name, record) in enumerate(_filled(where, records, "run").items()):
-            _draw_entries(ax, name, f"{where}[{name!r}]", record)
+            _draw_entries(ax, name, f"{where}[{name!r}]", record, stop_height=0.7)
             ax.annotate(
                 f"{name}: rank {record.effective_rank:.1f}",
-                (0.03, 0.97 - 0.13 * row),
+                (0.03, 0.97 - 0.14 * row),
                 xycoords="axes fraction",
                 color=_colour(name),
                 fontsize=9,
@@ -578,7 +588,7 @@ def entries(cases: Mapping[str, Mapping[str, Record]], *, columns: int = 2) -> F
             ax.set_ylabel("largest $|a_j|$")
         if place + columns >= len(cases):
             ax.set_xlabel("epoch")
-    top = 1.35 * max(ax.dataLim.y1 for ax in axes)  # the words stand above the curves
+    top = 1.65 * max(ax.dataLim.y1 for ax in axes)  # the words stand above the curves
     for ax in axes:
         ax.set_ylim(0, top)
     return figure

@@ -65,7 +65,7 @@ def ours_and_peers():
 
 
 class TablesOfPowers(S4D):
-    """S4D with the kernel that its users know: all powers of all poles, (H, N/2, length), summed."""
+    """S4D with the kernel that users know: all powers of all poles, (H, N/2, length), summed."""
 
     def kernel(self, length):
         a, b = self.discretize()
@@ -92,7 +92,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'layer':<9} {'implementation':<17}" + "".join(f"{f'L = {n}':>21}" for n in options.lengths))
+    print(
+        f"{'layer':<9} {'implementation':<17}"
+        + "".join(f"{f'L = {n}':>21}" for n in options.lengths)
+    )
     for architecture, models in ours_and_peers().items():
         own = {}
         for name, model in models.items():

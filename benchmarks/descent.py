@@ -33,7 +33,7 @@ KINDS = {
 
 
 def best_of(repeats, call):
-    """The shortest of several wall-clock times: what other programs on the machine add is left out."""
+    """The shortest of several wall-clock times: what other programs add is left out."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -61,7 +61,7 @@ def compare(name, precision, epochs):
 
 
 def jax_losses(network, data):
-    """The loss as one would write it in JAX, by formulation: the recurrence, the lags, the gains."""
+    """The loss as one would write it in JAX, by formulation: recurrence, lags, gains."""
     import jax.nn
     import jax.numpy as jnp
 
@@ -116,7 +116,10 @@ def beside_jax(name, epochs):
 
     jax.config.update("jax_enable_x64", True)
     setting = paper.EXPERIMENTS[name]
-    start, data = setting.start(setting.seeds[0]), setting.training_set(setting.seeds[0], "with special")
+    start, data = (
+        setting.start(setting.seeds[0]),
+        setting.training_set(setting.seeds[0], "with special"),
+    )
     network = as_network("start", start)
     ssm, rate = network.ssm, 1e-4
     weights = tuple(jnp.array(np.array(w)) for w in (ssm.A, ssm.B, ssm.C, *network.mlp))
@@ -147,28 +150,37 @@ def beside_jax(name, epochs):
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--epochs", type=int, default=100, help="epochs of the eager loop (compiled: 20 times as many)"
+        "--epochs",
+        type=int,
+        default=100,
+        help="epochs of the eager loop (compiled: 20 times as many)",
     )
     epochs = parser.parse_args().epochs
     torch.set_num_threads(1)
-    print(f"{'kind of run':<30} {'compiled':>12} {'eager':>12} {'ratio':>8} {'difference in A':>16}")
+    print(
+        f"{'kind of run':<30} {'compiled':>12} {'eager':>12} {'ratio':>8} {'difference in A':>16}"
+    )
     for label, (name, precision) in KINDS.items():
         fast, slow, difference = compare(name, precision, epochs)
         print(
-            f"{label:<30} {fast * 1e6:>9.2f} us {slow * 1e6:>9.0f} us {slow / fast:>8.0f} {difference:>16.1e}"
+            f"{label:<30} {fast * 1e6:>9.2f} us {slow * 1e6:>9.0f} us {slow / fast:>8.0f}"
+            f" {difference:>16.1e}"
         )
     began, count, total = time.perf_counter(), 0, 0
     for setting in paper.EXPERIMENTS.values():
         for seed in setting.seeds:
             for which in paper.TRAINING_SETS:
                 run = descent.Descent(
-                    setting.authors_start(seed), setting.training_set(seed, which), setting.rule(which)
+                    setting.authors_start(seed),
+                    setting.training_set(seed, which),
+                    setting.rule(which),
                 )
                 total += run.advance().epoch
                 count += 1
     seconds = time.perf_counter() - began
     print(
-        f"all {count} training runs: {seconds:.1f} s, {count / seconds:.1f} runs/s, {total / seconds:,.0f} epochs/s on one core"
+        f"all {count} training runs: {seconds:.1f} s, {count / seconds:.1f} runs/s,"
+        f" {total / seconds:,.0f} epochs/s on one core"
     )
 
     if importlib.util.find_spec("jax") is None:
@@ -176,7 +188,9 @@ def main():
         return
     for name in ("standalone_ssm_poison__s0", "ssm_in_nn_poison__s0"):
         ours, theirs = beside_jax(name, 2_000)
-        ratios = ", ".join(f"{k} {t * 1e6:.2f} us (ratio {t / ours:.1f})" for k, t in theirs.items())
+        ratios = ", ".join(
+            f"{k} {t * 1e6:.2f} us (ratio {t / ours:.1f})" for k, t in theirs.items()
+        )
         print(f"{name}, Adam, float64: {ours * 1e6:.2f} us; JAX's scan: {ratios}")
 
 

@@ -36,7 +36,7 @@ TARGET = np.ones(20)  # the theorem's impulse response at lags 1..19; lag 0 is l
 
 
 def starts(n: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return n uniform starts whose relative tie gaps run from 1e-8 to 1e-2, with their exact gaps."""
+    """Return n uniform starts with relative tie gaps from 1e-8 to 1e-2, and their exact gaps."""
     shapes = -np.sort(-np.random.default_rng(0).random((n, D)))
     shapes[:, 0] = shapes[:, 0] + 0.02  # room for the largest gap
     return flows.near_tie_starts(shapes, scale, np.logspace(-8, -2, n))
@@ -83,7 +83,9 @@ def scipy_lsoda(beta: float, t_end: float) -> Follow:
     """SciPy's LSODA, right-hand side and Jacobian in NumPy."""
 
     def one(start: np.ndarray, rtol: float) -> np.ndarray:
-        solver = LSODA(velocity(beta), 0.0, start, t_end, rtol=rtol, atol=1e-6 * rtol, jac=jacobian(beta))
+        solver = LSODA(
+            velocity(beta), 0.0, start, t_end, rtol=rtol, atol=1e-6 * rtol, jac=jacobian(beta)
+        )
         while solver.status == "running":
             solver.step()
         if solver.status == "failed":
@@ -133,7 +135,9 @@ def numba_lsoda(beta: float, t_end: float) -> Follow:
     times = np.array([0.0, t_end])
 
     def one(start: np.ndarray, rtol: float) -> np.ndarray:
-        found, success = lsoda(rhs.address, start, times, rtol=rtol, atol=1e-6 * rtol, mxstep=100_000)
+        found, success = lsoda(
+            rhs.address, start, times, rtol=rtol, atol=1e-6 * rtol, mxstep=100_000
+        )
         if not success:
             raise RuntimeError(f"numbalsoda failed at rtol = {rtol:g}")
         return found[-1]
@@ -142,7 +146,7 @@ def numba_lsoda(beta: float, t_end: float) -> Follow:
 
 
 def diffrax_kvaerno(beta: float, t_end: float) -> Follow:
-    """Kvaerno5 of diffrax, all starts in one compiled, vectorized call (compiling does not count)."""
+    """Kvaerno5 of diffrax, all starts in one compiled, vectorized call (compiling not counted)."""
     import diffrax
     import jax
 
@@ -182,7 +186,9 @@ PEERS = {
 def first_good(
     follow: Follow, starts: np.ndarray, exact: np.ndarray, tolerances: Iterable[float]
 ) -> tuple[float, float]:
-    """Return the loosest tolerance whose final errors all agree to AGREEMENT, and by how much they do."""
+    """Return the loosest tolerance whose final errors all agree to AGREEMENT, and by how much they
+    do.
+    """
     for rtol in tolerances:
         try:
             off = float(np.abs(errors(follow(starts, rtol)) - exact).max())
@@ -194,7 +200,9 @@ def first_good(
 
 
 def speed(beta: float, t_end: float) -> None:
-    """Print flows per second of every solver that is installed, at the same final error, on one core."""
+    """Print flows per second of every solver that is installed, at the same final error, on one
+    core.
+    """
     few, few_gaps = starts(24, 1e-2)
     many, many_gaps = starts(1920, 1e-2)
     options = {"length": LENGTH, "alpha": 1.0, "beta": beta, "t_end": t_end, "workers": 1}
@@ -222,7 +230,8 @@ def speed(beta: float, t_end: float) -> None:
             continue
         theirs = best_of(3, lambda follow=follow, rtol=rtol: follow(few, rtol)) / len(few)
         print(
-            f"  {name}, rtol {rtol:.0e}, off by {off:.1e}: {1 / theirs:.0f} flows/s, ratio {theirs / ours:.1f}",
+            f"  {name}, rtol {rtol:.0e}, off by {off:.1e}: {1 / theirs:.0f} flows/s, ratio"
+            f" {theirs / ours:.1f}",
             flush=True,
         )
 
@@ -236,7 +245,9 @@ def full_rank() -> None:
         data = (x.T @ x / length, theorem_teacher(d).impulse_response(length))
         A0 = rng.random((64, d)) / d
         flows.many_flows(A0, data, **options)
-        seconds = best_of(2, lambda A0=A0, data=data: flows.many_flows(A0, data, **options)) / len(A0)
+        seconds = best_of(2, lambda A0=A0, data=data: flows.many_flows(A0, data, **options)) / len(
+            A0
+        )
         rows.append((length, seconds))
         print(f"full rank, kappa = {length}: {1e3 * seconds:.2f} ms a flow", flush=True)
     slope = np.polyfit(*np.log(np.array(rows)).T, 1)[0]
@@ -260,7 +271,10 @@ def tolerances(count: int) -> None:
                 off[rtol].append(abs(value - found[0]) / max(1.0, found[0]))
     for rtol, values in off.items():
         beyond = np.count_nonzero(~(np.array(values) <= AGREEMENT))
-        print(f"rtol {rtol:.0e}: {beyond} of {len(values)} off by more than 1e-6, at most {max(values):.1e}")
+        print(
+            f"rtol {rtol:.0e}: {beyond} of {len(values)} off by more than 1e-6, at most"
+            f" {max(values):.1e}"
+        )
 
 
 def peak_megabytes() -> float:
@@ -273,7 +287,14 @@ def grow(d: int) -> tuple[float, float]:
     process of its own; Linux).
     """
     A0 = np.random.default_rng(0).random((128, d)) / d  # 1/d is the scale of the saddle
-    options = {"length": LENGTH, "alpha": 1.0, "beta": 1.0, "t_end": 10.0, "workers": 1, "rtol": 1e-5}
+    options = {
+        "length": LENGTH,
+        "alpha": 1.0,
+        "beta": 1.0,
+        "t_end": 10.0,
+        "workers": 1,
+        "rtol": 1e-5,
+    }
     flows.theorem_flows(A0[:1, :2], **options)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of imports
     before = peak_megabytes()
@@ -291,7 +312,8 @@ def slopes() -> None:
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         rows.append((float(out[0]), float(out[1])))
         print(
-            f"d = {d}: {1e6 * rows[-1][0]:.2f} us per accepted step of a run, {rows[-1][1]:.1f} MB for 128 runs",
+            f"d = {d}: {1e6 * rows[-1][0]:.2f} us per accepted step of a run, {rows[-1][1]:.1f} MB"
+            " for 128 runs",
             flush=True,
         )
     for column, name in enumerate(("cost per accepted step", "memory")):
@@ -312,7 +334,8 @@ def diagram() -> None:
     batch = flows.theorem_flows(A0, length=LENGTH, alpha=1.0, beta=1.0, t_end=1e15, gaps=gaps)
     seconds = time.perf_counter() - begin
     print(
-        f"{len(A0)} flows of a 100 x 100 x 8 diagram: {seconds:.1f} s on all cores, {batch.counts()}",
+        f"{len(A0)} flows of a 100 x 100 x 8 diagram: {seconds:.1f} s on all cores,"
+        f" {batch.counts()}",
         flush=True,
     )
 
@@ -333,7 +356,10 @@ def agreement(count: int) -> None:
             exact = random_flows.exact_error(case)
             if abs(reference - exact) > AGREEMENT * max(1.0, exact):
                 lsoda_beyond += 1
-                print(f"{kind} {i}: LSODA is off the closed form by {abs(reference - exact):.1e}", flush=True)
+                print(
+                    f"{kind} {i}: LSODA is off the closed form by {abs(reference - exact):.1e}",
+                    flush=True,
+                )
             reference = exact
         difference = abs(error - reference) / max(1.0, reference)
         if difference <= AGREEMENT:
@@ -348,9 +374,13 @@ def agreement(count: int) -> None:
             f" at tighter tolerances {tight[0]:.9f} against {tight[1]:.9f}",
             flush=True,
         )
-    print(f"{count - beyond} of {count} cases within {AGREEMENT:g} of the reference, at most {worst:.1e} off")
     print(
-        f"(reference: closed form for converged baseline runs, which LSODA misses in {lsoda_beyond}; else LSODA)"
+        f"{count - beyond} of {count} cases within {AGREEMENT:g} of the reference, at most"
+        f" {worst:.1e} off"
+    )
+    print(
+        "(reference: closed form for converged baseline runs, which LSODA misses in"
+        f" {lsoda_beyond}; else LSODA)"
     )
     print(f"statuses: {dict(statuses)}")
 

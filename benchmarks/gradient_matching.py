@@ -1,8 +1,8 @@
 """Gradient matching at the authors' sizes without CIFAR-10: a stand-in in the same file format.
 
-Writes coloured, turned, shifted and scaled handwritten digits (scikit-learn's) as 32 x 32 x 3 images
-into data_batch_1.bin and test_batch.bin; digits of the second appear in no image of the first. On
-those, or on CIFAR-10's own files, `python -m ssm_poison_lib images` runs the attack.
+Writes coloured, turned, shifted and scaled handwritten digits (scikit-learn's) as 32 x 32 x 3
+images into data_batch_1.bin and test_batch.bin; digits of the second appear in no image of the
+first. On those, or on CIFAR-10's own files, `python -m ssm_poison_lib images` runs the attack.
 
     python benchmarks/gradient_matching.py FOLDER [--images 20000] [--tests 10000]
 """

@@ -25,7 +25,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+).split()
 # seconds, megabytes
 BUDGET = {"text": 3.0, "mathematics": 8.0, "shift": 0.1, "page": 1.5, "site": 30.0}
 ROUND_TRIP, BITS, SLOWDOWN = 150, 1.6e6, 4  # milliseconds, per second, processor
@@ -40,11 +42,13 @@ new PerformanceObserver(list => {
 MEASURE = """async () => {
   if (window.MathJax?.startup) await MathJax.startup.promise;
   const mathematics = performance.now() / 1000;
-  const view = (performance.getEntriesByName("mathematics in view")[0]?.startTime ?? 1000 * mathematics) / 1000;
+  const view = (performance.getEntriesByName("mathematics in view")[0]?.startTime
+    ?? 1000 * mathematics) / 1000;
   await document.fonts.ready;
   await new Promise(done => setTimeout(done, 500));
   const text = performance.getEntriesByName("first-contentful-paint")[0]?.startTime / 1000;
-  const bytes = performance.getEntriesByType("navigation").concat(performance.getEntriesByType("resource"))
+  const bytes = performance.getEntriesByType("navigation")
+    .concat(performance.getEntriesByType("resource"))
     .reduce((sum, entry) => sum + entry.transferSize, 0);
   return {text, view, mathematics, shift: window.shift, page: bytes / 1e6};
 }"""
@@ -89,7 +93,9 @@ def measure(browser: Browser, address: str, *, slow: bool = True) -> dict[str, f
         session = context.new_cdp_session(page)
         session.send("Network.enable")
         speed = {"downloadThroughput": BITS / 8, "uploadThroughput": BITS / 8}
-        session.send("Network.emulateNetworkConditions", {"offline": False, "latency": ROUND_TRIP} | speed)
+        session.send(
+            "Network.emulateNetworkConditions", {"offline": False, "latency": ROUND_TRIP} | speed
+        )
         session.send("Emulation.setCPUThrottlingRate", {"rate": SLOWDOWN})
     page.goto(address, wait_until="load", timeout=120_000)
     seen = page.evaluate(MEASURE)
@@ -111,7 +117,9 @@ def main() -> int:
     parser.add_argument("--html", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = (
+        os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    )
     if chromium is None:
         sys.exit("no Chromium found: install the package chromium, or set CHROMIUM to its path")
     names = options.pages or sorted(page.stem for page in (options.html / "book").glob("*.html"))
@@ -122,7 +130,9 @@ def main() -> int:
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     over = []
-    print(f"{'page':20}{'text, s':>10}{'in view, s':>12}{'mathematics, s':>16}{'shift':>8}{'MB':>8}")
+    print(
+        f"{'page':20}{'text, s':>10}{'in view, s':>12}{'mathematics, s':>16}{'shift':>8}{'MB':>8}"
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for name in names:

@@ -88,6 +88,8 @@ def exact_error(case: Case) -> float:
     "Proofs"). No integration, so no error of one.
     """
     if case.kind != "baseline":
-        raise ValueError(f"case must be of kind 'baseline', which alone has a closed form; got {case.kind!r}")
+        raise ValueError(
+            f"case must be of kind 'baseline', which alone has a closed form; got {case.kind!r}"
+        )
     limit = np.sign(case.A0) * flow.baseline_limit(np.abs(case.A0), case.training_set.length)
     return float(max(abs((limit**k).sum() - 1.0) for k in range(1, LAGS)))

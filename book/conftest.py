@@ -9,8 +9,9 @@ import outputs
 
 kernels.use_plain_settings()
 
-# Not compared: pixels and paths, whose last digits differ between processors. A figure is compared through the summary of
-# its plotted numbers, which is its text/plain (tools/notebooks.py refuses a figure without one).
+# Not compared: pixels and paths, whose last digits differ between processors. A figure is compared
+# through the summary of its plotted numbers, which is its text/plain (tools/notebooks.py refuses a
+# figure without one).
 DRAWINGS = ("image/svg+xml", "image/png", "image/jpeg", "application/vnd.plotly.v1+json")
 
 

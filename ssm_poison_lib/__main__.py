@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from ssm_poison_lib._commands import COMMANDS
 from ssm_poison_lib.studies.store import StudyError
 
-_EPILOG = """exit status: 0 done; 1 something failed (what is finished is kept); 2 wrong use; 130 interrupted
-example: python -m ssm_poison_lib reproduce all"""
+_EPILOG = (
+    "exit status: 0 done; 1 something failed (what is finished is kept); 2 wrong use;"
+    " 130 interrupted\nexample: python -m ssm_poison_lib reproduce all"
+)
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        options = _parser(next((word for word in given if not word.startswith("-")), None)).parse_args(given)
+        options = _parser(
+            next((word for word in given if not word.startswith("-")), None)
+        ).parse_args(given)
         return int(options.run(options))
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -62,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{where}{error.strerror or error}; what is finished is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; what is finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "stopped; what is finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
 
 

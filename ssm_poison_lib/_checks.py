@@ -102,11 +102,18 @@ def _converted(name: str, value: Any, kinds: str, dtype: type[Any]) -> np.ndarra
         with np.errstate(over="ignore"):
             return np.asarray(raw, dtype=dtype)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"{name} must be an array of {numbers}; got {shown(value)} ({error})") from None
+        raise ValueError(
+            f"{name} must be an array of {numbers}; got {shown(value)} ({error})"
+        ) from None
 
 
 def as_array(
-    name: str, value: ArrayLike, *, ndim: int | tuple[int, ...], last: int | None = None, frozen: bool = False
+    name: str,
+    value: ArrayLike,
+    *,
+    ndim: int | tuple[int, ...],
+    last: int | None = None,
+    frozen: bool = False,
 ) -> Float[np.ndarray, "..."]:
     """Return `value` as a finite, non-empty float64 array (a read-only copy if `frozen`).
 
@@ -130,9 +137,13 @@ def as_array(
     if array.size == 0:
         raise ValueError(f"{name} must not be empty; got shape {array.shape}")
     if last is not None and array.shape[-1] != last:
-        raise ValueError(f"{name} must have length {last} along its last axis; got shape {array.shape}")
+        raise ValueError(
+            f"{name} must have length {last} along its last axis; got shape {array.shape}"
+        )
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)][0]} among its entries")
+        raise ValueError(
+            f"{name} must be finite; got {array[~np.isfinite(array)][0]} among its entries"
+        )
     if frozen:
         array.setflags(write=False)
     return array
@@ -142,7 +153,9 @@ def as_complex(name: str, value: Any) -> Complex[np.ndarray, "..."]:
     """Return `value` as a finite complex128 array of any shape; ValueErrors as for `as_array`."""
     array = _converted(name, value, "iufc", np.complex128)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; got {array[~np.isfinite(array)][0]} among its entries")
+        raise ValueError(
+            f"{name} must be finite; got {array[~np.isfinite(array)][0]} among its entries"
+        )
     return array
 
 
@@ -274,7 +287,9 @@ def as_positions(name: str, value: Any, *, length: int) -> tuple[int, ...]:
         raise ValueError(
             f"{name} must be positions from 1 to {length}, such as (1,); got {shown(value)}"
         ) from None
-    positions = tuple(as_integer(f"each entry of {name}", item, low=1, high=length) for item in items)
+    positions = tuple(
+        as_integer(f"each entry of {name}", item, low=1, high=length) for item in items
+    )
     if not positions or len(set(positions)) < len(positions):
         raise ValueError(f"{name} must name at least one position, each once; got {shown(value)}")
     return positions

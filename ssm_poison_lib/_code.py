@@ -42,10 +42,14 @@ def code_digests(function: Callable[..., Any]) -> dict[str, str]:
                 if isinstance(part, ast.Name):
                     left.append((module, part.id))
                 elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
-                    left.append((".".join(filter(None, imported.get(part.value.id, ()))), part.attr))
+                    left.append(
+                        (".".join(filter(None, imported.get(part.value.id, ()))), part.attr)
+                    )
         elif all(imported.get(name, ("", ""))):
             left.append(imported[name])
-    return digests or {f"{function.__module__}:{function.__qualname__}": _digest(_own_code(function))}
+    return digests or {
+        f"{function.__module__}:{function.__qualname__}": _digest(_own_code(function))
+    }
 
 
 def _digest(text: str) -> str:
@@ -63,7 +67,11 @@ def written(node: Any) -> str:
         return repr(node)
     if isinstance(node, ast.JoinedStr):  # some versions add an empty text
         node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
-    fields = [f"{name}={written(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+    fields = [
+        f"{name}={written(value)}"
+        for name, value in ast.iter_fields(node)
+        if value not in (None, [])
+    ]
     return f"{type(node).__name__}({','.join(fields)})"
 
 
@@ -102,7 +110,9 @@ def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]
     imported: dict[str, tuple[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            base = resolve_name("." * node.level + (node.module or ""), module.rpartition(".")[0] or module)
+            base = resolve_name(
+                "." * node.level + (node.module or ""), module.rpartition(".")[0] or module
+            )
             imported |= {name.asname or name.name: (base, name.name) for name in node.names}
         elif isinstance(node, ast.Import):
             imported |= {name.asname: (name.name, "") for name in node.names if name.asname}

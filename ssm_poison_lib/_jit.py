@@ -70,7 +70,9 @@ class _Cache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # whatever a file of arbitrary bytes makes pickle and LLVM say
-            _LOG.info("compiled code in %s cannot be read and is built again: %r", self.cache_path, error)
+            _LOG.info(
+                "compiled code in %s cannot be read and is built again: %r", self.cache_path, error
+            )
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

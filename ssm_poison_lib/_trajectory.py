@@ -1,4 +1,4 @@
-"""What a gradient flow returns, whichever solver followed it: a path or ends, and why it stopped."""
+"""What a gradient flow returns, whichever solver ran: a path or ends, and why it stopped."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ class Trajectory:
     def __repr__(self) -> str:
         rows, d = self.A.shape
         what = f"{rows} runs" if isinstance(self.status, np.ndarray) else f"1 run at {rows} times"
-        return f"Trajectory({what}, d = {d}: {', '.join(f'{k} {v}' for k, v in self.counts().items())})"
+        return (
+            f"Trajectory({what}, d = {d}:"
+            f" {', '.join(f'{k} {v}' for k, v in self.counts().items())})"
+        )
 
     def impulse_responses(self, length: int) -> Float[np.ndarray, "rows length"]:
         """Return M_m = sum_j b_j c_j a_j^m of every row (NaN for failed runs).
@@ -116,7 +119,9 @@ class Trajectory:
             ValueError: for a length beyond memory, or a response that overflows.
         """
         n = len(self.A)
-        length = as_integer("length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // max(n, 1))))
+        length = as_integer(
+            "length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // max(n, 1)))
+        )
         power = self.B * self.C  # (rows, d)
         response = np.empty((n, length))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -128,7 +133,9 @@ class Trajectory:
         in_range("length", "the impulse response", response[good])
         return response
 
-    def generalization_errors(self, target: ArrayLike, *, first_lag: int = 0) -> Float[np.ndarray, " rows"]:
+    def generalization_errors(
+        self, target: ArrayLike, *, first_lag: int = 0
+    ) -> Float[np.ndarray, " rows"]:
         """Return Gen_K = max over first_lag <= k < K of abs(M_k - M*_k) of every row.
 
         Args:
@@ -142,6 +149,10 @@ class Trajectory:
         response = as_array("target", target, ndim=(1, 2))
         length = response.shape[-1]
         if response.ndim == 2 and len(response) != len(self.A):
-            raise ValueError(f"target must have one row per run, {len(self.A)}; got shape {response.shape}")
+            raise ValueError(
+                f"target must have one row per run, {len(self.A)}; got shape {response.shape}"
+            )
         first_lag = as_integer("first_lag", first_lag, low=0, high=length - 1)
-        return np.asarray(np.abs(self.impulse_responses(length) - response)[:, first_lag:].max(axis=1))
+        return np.asarray(
+            np.abs(self.impulse_responses(length) - response)[:, first_lag:].max(axis=1)
+        )

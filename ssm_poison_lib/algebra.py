@@ -80,7 +80,9 @@ alpha, beta, epsilon, s = sp.symbols("alpha beta varepsilon s", positive=True)
 t, tau = sp.symbols("t tau", nonnegative=True)
 
 _i, _j, _k, _l, _m = sp.symbols("i j k l m", integer=True)
-_a, _b, _c, _x, _y, _delta = (sp.IndexedBase(name, real=True) for name in ("a", "b", "c", "x", "y", "delta"))
+_a, _b, _c, _x, _y, _delta = (
+    sp.IndexedBase(name, real=True) for name in ("a", "b", "c", "x", "y", "delta")
+)
 
 # Most symbols of a list and terms of a polynomial: SymPy's algebra is slow long before.
 _MOST_TERMS = 10_000
@@ -102,7 +104,9 @@ def holds(identity: sp.Eq) -> bool:
     as_instance("identity", identity, sp.Eq)
     difference = _merge_sums(sp.expand(_flatten(identity.lhs) - _flatten(identity.rhs)))
     # SymPy simplifies 1 / KroneckerDelta to KroneckerDelta: here a delta is any number.
-    difference = difference.subs({delta: sp.Dummy() for delta in difference.atoms(sp.KroneckerDelta)})
+    difference = difference.subs(
+        {delta: sp.Dummy() for delta in difference.atoms(sp.KroneckerDelta)}
+    )
     return bool(sp.simplify(sp.powsimp(sp.expand(difference))) == 0)
 
 
@@ -118,7 +122,9 @@ def entries(name: str, count: int) -> tuple[sp.Symbol, ...]:
         count: from 1 to 10,000.
     """
     if not as_text("name", name).isidentifier():
-        raise ValueError(f"name must be letters and digits, beginning with a letter; got {shown(name)}")
+        raise ValueError(
+            f"name must be letters and digits, beginning with a letter; got {shown(name)}"
+        )
     count = as_integer("count", count, low=1, high=_MOST_TERMS)
     return tuple(sp.Symbol(f"{name}_{k}", real=True) for k in range(1, count + 1))
 
@@ -163,7 +169,9 @@ def loss(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -
     return sp.Add(*(delta**2 for delta in residuals)) / sp.Integer(len(x))
 
 
-def gamma(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> tuple[sp.Expr, ...]:
+def gamma(
+    x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries
+) -> tuple[sp.Expr, ...]:
     """Return gamma_l = (2 (l+1) / n) sum_i delta_i x^{(i)}_{kappa-l-1}, l = 0 .. kappa-2 (arguments
     as in `loss`).
 
@@ -290,7 +298,10 @@ def order_preservation(length: int) -> sp.Eq:
     first, second, weight = sp.symbols("a_1 a_2 w", real=True)
     length = as_integer("length", length, low=2, high=1000)
     coefficients = [sp.Symbol(f"gamma_{lag}", real=True) for lag in range(length - 1)]
-    speeds = [weight * sp.Add(*(g * u**lag for lag, g in enumerate(coefficients))) for u in (first, second)]
+    speeds = [
+        weight * sp.Add(*(g * u**lag for lag, g in enumerate(coefficients)))
+        for u in (first, second)
+    ]
     rate = weight * sp.Add(
         *(g * divided_difference(lag, first, second) for lag, g in enumerate(coefficients))
     )
@@ -479,7 +490,10 @@ def saddle_slope(point: Scalar = s, *, length: Scalar = kappa, state_dim: Scalar
     """
     _scalars(point=point, state_dim=state_dim)
     p, q = _length(length, low=2) - 1, _length(length, low=2) - 2
-    return alpha * p * (q * point ** (q - 1) - (2 * q + 1) * state_dim * point ** (2 * q)) - beta * state_dim
+    return (
+        alpha * p * (q * point ** (q - 1) - (2 * q + 1) * state_dim * point ** (2 * q))
+        - beta * state_dim
+    )
 
 
 def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
@@ -491,9 +505,9 @@ def steepest_point(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
     """
     _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
-    return sp.Rational(1, 2) ** (1 / sp.sympify(p)) * ((q - 1) / ((2 * q + 1) * sp.sympify(state_dim))) ** (
-        1 / sp.sympify(p)
-    )
+    return sp.Rational(1, 2) ** (1 / sp.sympify(p)) * (
+        (q - 1) / ((2 * q + 1) * sp.sympify(state_dim))
+    ) ** (1 / sp.sympify(p))
 
 
 def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr:
@@ -507,7 +521,11 @@ def uniqueness_dose(*, length: Scalar = kappa, state_dim: Scalar = d) -> sp.Expr
     """
     _scalars(state_dim=state_dim)
     p, q = _length(length, low=4) - 1, _length(length, low=4) - 2
-    return p**2 * steepest_point(length=length, state_dim=state_dim) ** (q - 1) / (2 * sp.sympify(state_dim))
+    return (
+        p**2
+        * steepest_point(length=length, state_dim=state_dim) ** (q - 1)
+        / (2 * sp.sympify(state_dim))
+    )
 
 
 def saddle_spectrum(
@@ -672,7 +690,9 @@ def _scalars(**values: Any) -> None:
     """Raise unless each value is a SymPy expression or a finite real number."""
     for name, value in values.items():
         if isinstance(value, bool | np.bool_) or not isinstance(value, sp.Expr | Real):
-            raise TypeError(f"{name} must be a SymPy expression or a real number; got {shown(value)}")
+            raise TypeError(
+                f"{name} must be a SymPy expression or a real number; got {shown(value)}"
+            )
         if value.has(sp.nan, sp.oo, sp.zoo) if isinstance(value, sp.Expr) else not _finite(value):
             raise ValueError(f"{name} must be finite; got {shown(value)}")
 
@@ -686,7 +706,9 @@ def _lists(**values: Any) -> None:
     """Raise unless each value is a list of SymPy expressions or finite real numbers."""
     for name, value in values.items():
         if isinstance(value, str) or not isinstance(value, Sequence | sp.Tuple | np.ndarray):
-            raise TypeError(f"{name} must be a list of SymPy expressions or real numbers; got {shown(value)}")
+            raise TypeError(
+                f"{name} must be a list of SymPy expressions or real numbers; got {shown(value)}"
+            )
         for item in value:
             _scalars(**{f"each entry of {name}": item})
 
@@ -697,7 +719,9 @@ def _same_count(name: str, values: Entries, other: Entries) -> None:
         raise ValueError(f"{name} must have {len(other)} entries, as many as a; got {len(values)}")
 
 
-def _residuals(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries) -> list[sp.Expr]:
+def _residuals(
+    x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entries
+) -> list[sp.Expr]:
     """Return delta_i = y_i - phi(x_i)."""
     _lists(y=y, a=a, b=b, c=c)
     if isinstance(x, str) or not isinstance(x, Sequence | np.ndarray):
@@ -708,10 +732,13 @@ def _residuals(x: Sequence[Entries], y: Entries, a: Entries, b: Entries, c: Entr
         _same_count(name, values, a)
     if not len(x) or len(y) != len(x):
         raise ValueError(
-            f"y must have one label for each of the (at least 1) sequences in x; got {len(y)}, {len(x)}"
+            f"y must have one label for each of the (at least 1) sequences in x; got {len(y)},"
+            f" {len(x)}"
         )
     if len({len(x_i) for x_i in x}) > 1 or not len(x[0]):
-        raise ValueError(f"x must hold sequences of one length >= 1; got lengths {[len(x_i) for x_i in x]}")
+        raise ValueError(
+            f"x must hold sequences of one length >= 1; got lengths {[len(x_i) for x_i in x]}"
+        )
     w = [b_j * c_j for b_j, c_j in zip(b, c, strict=True)]
     return [y_i - last_output(x_i, a, w) for x_i, y_i in zip(x, y, strict=True)]
 

@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_flag, as_integer, as_scalar, shown
+from ssm_poison_lib._checks import (
+    ArrayLike,
+    as_array,
+    as_choice,
+    as_flag,
+    as_integer,
+    as_scalar,
+    shown,
+)
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, phase_limit
 from ssm_poison_lib.sequences import Teacher, TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
@@ -60,7 +68,7 @@ class Verdict(StrEnum):
     SPARED = "spared"
     """Special sequences are there, and the error is small: measured."""
     GENERALIZES_IF_FITTED = "generalizes if it fits"
-    """Every perfect fit within reach is the teacher; whether training fits, and how fast, is not claimed."""
+    """Every perfect fit within reach is the teacher; whether training fits, or when, is open."""
     UNDECIDED = "undecided"
     """The setting is that of the theory, but it decides nothing here."""
     NOT_COVERED = "the theory does not apply"
@@ -119,7 +127,9 @@ class Report:
         if self.leading_power is None:
             return "A does not move"
         return (
-            ("additive", "multiplicative")[self.leading_power] if self.leading_power < 2 else "super-linear"
+            ("additive", "multiplicative")[self.leading_power]
+            if self.leading_power < 2
+            else "super-linear"
         )
 
     def __str__(self) -> str:
@@ -127,14 +137,24 @@ class Report:
         leading = "-" if self.leading_power is None else str(self.leading_power)
         lines = [
             f"verdict:    {self.verdict}" + ("" if self.basis == "none" else f" ({self.basis})"),
-            f"sequences:  kappa = {length}, lags shown {', '.join(map(str, self.lags)) or 'none'};"
-            f" leading l = {leading} ({self.regime}); dose {self.dose:.3g}; {self.order}",
-            f"start:      d = {self.state_dim}, scale eps = {self.scale:.3g}, relative tie gap g = {self.tie_gap:.3g}",
-            f"to compare: d^-(kappa-3) = {self.race_threshold:.1e}, eps^(kappa-3) = {self.scale_threshold:.1e}",
+            (
+                f"sequences:  kappa = {length}, lags shown"
+                f" {', '.join(map(str, self.lags)) or 'none'}; leading l = {leading}"
+                f" ({self.regime}); dose {self.dose:.3g}; {self.order}"
+            ),
+            (
+                f"start:      d = {self.state_dim}, scale eps = {self.scale:.3g}, relative tie gap"
+                f" g = {self.tie_gap:.3g}"
+            ),
+            (
+                f"to compare: d^-(kappa-3) = {self.race_threshold:.1e}, eps^(kappa-3) ="
+                f" {self.scale_threshold:.1e}"
+            ),
         ]
         if np.isfinite(self.baseline_error):
             lines.append(
-                f"baseline:   error {self.baseline_error:.3g} without the other sequences (closed form)"
+                f"baseline:   error {self.baseline_error:.3g} without the other sequences (closed"
+                " form)"
             )
         if np.isfinite(self.predicted_errors[0]):
             lines.append(f"race:       error {_span(self.predicted_errors)} predicted")
@@ -197,7 +217,8 @@ def examine(
     linear = as_flag("linear", linear)
     if not ((a > kind.low) & (a < kind.high)).all():
         raise ValueError(
-            f"A0 must lie between {kind.low:g} and {kind.high:g} for {parametrization!r}; got {shown(A0)}"
+            f"A0 must lie between {kind.low:g} and {kind.high:g} for {parametrization!r}; got"
+            f" {shown(A0)}"
         )
     a = -np.sort(-a)
     g, spread = _top_gap(a, tie_gap), float(a[0] - a[-1])
@@ -214,13 +235,19 @@ def examine(
     lags = tuple(int(m) for m in np.flatnonzero(np.diag(G) > 0))
     others = sum(G[m, m] for m in lags if 0 < m < p)
     case = _Case(
-        lags=lags, length=length, start=_State(a, gaps), dose=float(others / G[p, p]) if p in lags else np.nan,
-        parametrization=parametrization, order=order,
-    )  # fmt: skip
+        lags=lags,
+        length=length,
+        start=_State(a, gaps),
+        dose=float(others / G[p, p]) if p in lags else np.nan,
+        parametrization=parametrization,
+        order=order,
+    )
 
     reasons = _outside(G, lags, y, lagged, teacher, w, trained)
     if not linear:
-        reasons.insert(0, "the SSM is part of a nonlinear network; the theory is about a linear one")
+        reasons.insert(
+            0, "the SSM is part of a nonlinear network; the theory is about a linear one"
+        )
     if reasons:
         answer = _Answer(Verdict.NOT_COVERED, "none", tuple(reasons))
     else:
@@ -239,12 +266,24 @@ def examine(
     with np.errstate(over="ignore"):
         scale_threshold = float(np.abs(a[0]) ** (length - 3))
     return Report(
-        gram=G, lags=lags, leading_power=int(moving[0]) if len(moving) else None, order=order, state_dim=d,
-        scale=float(a[0]), tie_gap=g, spread_gap=g * abs(float(a[0])) / spread if spread else 0.0,
-        race_threshold=float(d) ** (3 - length), scale_threshold=scale_threshold, dose=case.dose,
-        baseline_error=case.baseline_error, predicted_errors=answer.predicted, verdict=answer.verdict, basis=answer.basis,
-        reasons=answer.reasons, hypotheses=tuple(hypotheses),
-    )  # fmt: skip
+        gram=G,
+        lags=lags,
+        leading_power=int(moving[0]) if len(moving) else None,
+        order=order,
+        state_dim=d,
+        scale=float(a[0]),
+        tie_gap=g,
+        spread_gap=g * abs(float(a[0])) / spread if spread else 0.0,
+        race_threshold=float(d) ** (3 - length),
+        scale_threshold=scale_threshold,
+        dose=case.dose,
+        baseline_error=case.baseline_error,
+        predicted_errors=answer.predicted,
+        verdict=answer.verdict,
+        basis=answer.basis,
+        reasons=answer.reasons,
+        hypotheses=tuple(hypotheses),
+    )
 
 
 def race_limit(
@@ -312,8 +351,12 @@ def _training(
             raise ValueError("labels must be left out for a TrainingSet, which has them")
         x, y, teacher = data.x, data.y, data.teacher
     else:
-        if not (hasattr(data, "__array__") or isinstance(data, Sequence)) or isinstance(data, str | bytes):
-            raise TypeError(f"data must be a TrainingSet or an array of sequences; got {shown(data)}")
+        if not (hasattr(data, "__array__") or isinstance(data, Sequence)) or isinstance(
+            data, str | bytes
+        ):
+            raise TypeError(
+                f"data must be a TrainingSet or an array of sequences; got {shown(data)}"
+            )
         if labels is None:
             raise ValueError("labels must be given with bare sequences (or hand in a TrainingSet)")
         x = np.atleast_2d(as_array("data", data, ndim=(1, 2)))
@@ -332,7 +375,9 @@ def _top_gap(a: Vector, given: float | None) -> float:
         return g
     exact = as_scalar("tie_gap", given, low=0.0)
     if abs(exact - g) > 8 * np.finfo(float).eps * max(1.0, g):
-        raise ValueError(f"tie_gap must agree with A0 up to rounding; got {exact:g}, A0 gives {g:g}")
+        raise ValueError(
+            f"tie_gap must agree with A0 up to rounding; got {exact:g}, A0 gives {g:g}"
+        )
     return exact
 
 
@@ -435,14 +480,21 @@ def _closed_form(state: _State, lag: int, n: int) -> _State:
     ):
         if len(m):
             close = gaps < 0.5 * m[:-1]
-            ratios = np.where(close, -np.log1p(-np.where(close, gaps / m[:-1], 0.0)), -np.diff(np.log(m)))
-            chains.append((float(np.log(m[0])), ratios, _log_expm1(n * ratios) - n * np.log(m[:-1])))
+            ratios = np.where(
+                close, -np.log1p(-np.where(close, gaps / m[:-1], 0.0)), -np.diff(np.log(m))
+            )
+            chains.append(
+                (float(np.log(m[0])), ratios, _log_expm1(n * ratios) - n * np.log(m[:-1]))
+            )
     largest = max(head for head, _, _ in chains)
 
     def logs(top: float) -> list[Vector]:
-        """Return the logarithms of the magnitudes of each chain when the largest of all is e^top."""
+        """Return the logarithms of the magnitudes of each chain if the largest of all is e^top."""
         if n == 0:
-            return [top + head - largest - np.append(0.0, np.cumsum(ratios)) for head, ratios, _ in chains]
+            return [
+                top + head - largest - np.append(0.0, np.cumsum(ratios))
+                for head, ratios, _ in chains
+            ]
         found = []
         for head, _, steps in chains:
             first = np.logaddexp(-n * top, _log_expm1(np.array(n * (largest - head))) - n * largest)
@@ -490,20 +542,28 @@ def _outside(
     if trained == "ABC":
         found.append("B and C are trained; the theory keeps them fixed")
     if not (w == 1.0).all():
-        found.append("the weights b_j c_j are not all 1: the special term does not cancel from the gaps then")
+        found.append(
+            "the weights b_j c_j are not all 1: the special term does not cancel from the gaps then"
+        )
     size = np.sqrt(np.diag(G))
     mixed = np.abs(G - np.diag(np.diag(G))) > _SAME * np.outer(size, size)
     if mixed.any():
         m, k = np.argwhere(mixed)[0]
-        found.append(f"G mixes lags: its entry for lags {m} and {k} is {G[m, k]:.3g}, the theory needs 0")
+        found.append(
+            f"G mixes lags: its entry for lags {m} and {k} is {G[m, k]:.3g}, the theory needs 0"
+        )
         return found
     if p not in lags:
-        found.append(f"no sequence shows lag {p} (is non-zero at the first position): there is no baseline")
+        found.append(
+            f"no sequence shows lag {p} (is non-zero at the first position): there is no baseline"
+        )
     shown_lags = np.array(lags, dtype=int)
     response = np.zeros(len(G))
     response[shown_lags] = (2.0 / len(y)) * (lagged.T @ y)[shown_lags] / np.diag(G)[shown_lags]
     if teacher is not None and not isinstance(teacher, DiagonalSSM):
-        found.append("the teacher is no DiagonalSSM: its answers to other sequences are not known here")
+        found.append(
+            "the teacher is no DiagonalSSM: its answers to other sequences are not known here"
+        )
     if np.abs(lagged @ response - y).max() > _SAME * max(1.0, float(np.abs(y).max())):
         found.append("the labels are not those of a linear teacher")
     wanted = np.ones(len(G))
@@ -511,9 +571,13 @@ def _outside(
     off = [m for m in lags if abs(response[m] - wanted[m]) > _SAME * len(w)]
     if off:
         found.append(
-            f"the labels show a response {response[off[0]]:.4g} at lag {off[0]}, not {wanted[off[0]]:g}"
+            f"the labels show a response {response[off[0]]:.4g} at lag {off[0]}, not"
+            f" {wanted[off[0]]:g}"
         )
-    elif isinstance(teacher, DiagonalSSM) and np.abs(teacher.impulse_response(_LAGS)[1:] - 1.0).max() > _SAME:
+    elif (
+        isinstance(teacher, DiagonalSSM)
+        and np.abs(teacher.impulse_response(_LAGS)[1:] - 1.0).max() > _SAME
+    ):
         found.append("the teacher's impulse response is not 1 at every lag from 1 on")
     return found
 
@@ -547,23 +611,31 @@ def _single_kind(case: _Case) -> _Answer:
 def _no_closed_form(case: _Case) -> str:
     if case.parametrization not in ("free", "exp"):
         return (
-            f"no closed form with {case.parametrization} from here: it needs positive entries with a sum of powers below 1"
-            " and a gap above 1e-9"
+            f"no closed form with {case.parametrization} from here: it needs positive entries with"
+            " a sum of powers below 1 and a gap above 1e-9"
         )
-    return "no closed form: the start has entries that are not positive, and the lag is odd (or all are 0)"
+    return (
+        "no closed form: the start has entries that are not positive, and the lag is odd (or all"
+        " are 0)"
+    )
 
 
 def _special_first(case: _Case) -> _Answer:
     """Each kind alone to its end: two scalar roots."""
     if len(case.others) > 1:
-        return _none(Verdict.UNDECIDED, "several special lags in a phase of their own are not treated")
+        return _none(
+            Verdict.UNDECIDED, "several special lags in a phase of their own are not treated"
+        )
     m, p = case.others[0], case.length - 1
     middle = _phase(case.start, m, case.parametrization)
     end = None if middle is None else _phase(middle, p, case.parametrization)
     if end is None or case.baseline is None:
         return _none(Verdict.UNDECIDED, _no_closed_form(case))
     error = end.error(case.length)
-    why = f"lag {m} alone to its end, then lag {p} alone: the closed forms give an error of {error:.3g} (ch-order)"
+    why = (
+        f"lag {m} alone to its end, then lag {p} alone: the closed forms give an error of"
+        f" {error:.3g} (ch-order)"
+    )
     if error < _LARGE:
         return _proved(Verdict.GENERALIZES, why)
     if case.baseline_error < _LARGE:
@@ -586,9 +658,15 @@ def _baseline_first(case: _Case) -> _Answer:
         return _none(Verdict.UNDECIDED, _no_closed_form(case))
     bound = _antidote_bound(case.baseline.entries, case.length)
     if bound < _LARGE:
-        why = f"near the teacher all data keep the error below {bound:.2g} (prop-antidote, its proof with numbers)"
+        why = (
+            f"near the teacher all data keep the error below {bound:.2g} (prop-antidote, its proof"
+            " with numbers)"
+        )
         return _proved(Verdict.GENERALIZES, why)
-    why = f"after the baseline phase the error is {case.baseline_error:.2g}: too far from the teacher for prop-antidote"
+    why = (
+        f"after the baseline phase the error is {case.baseline_error:.2g}: too far from the teacher"
+        " for prop-antidote"
+    )
     return _none(Verdict.UNDECIDED, why)
 
 
@@ -651,33 +729,49 @@ def _mixed(case: _Case, *, measured: bool = True) -> _Answer | None:
     fit = f"a positive fit of lags {others[0]} and {p} is the teacher (thm-sign)"
     if _teacher_from_anywhere(case):
         if free:
-            why = f"lag {others[0]} beside the baseline, positive entries: every run ends at the teacher (prop-other-lag)"
+            why = (
+                f"lag {others[0]} beside the baseline, positive entries: every run ends at the"
+                " teacher (prop-other-lag)"
+            )
         else:
             why = (
-                f"{case.parametrization} keeps entries positive: every run ends at the teacher (thm-positive)"
+                f"{case.parametrization} keeps entries positive: every run ends at the teacher"
+                " (thm-positive)"
             )
-        return _proved(Verdict.GENERALIZES, why, "how soon is not claimed: near a tie it can take very long")
+        return _proved(
+            Verdict.GENERALIZES, why, "how soon is not claimed: near a tie it can take very long"
+        )
     if PARAMETRIZATIONS[case.parametrization].low >= 0.0:
-        return _proved(Verdict.GENERALIZES_IF_FITTED, f"{case.parametrization} keeps entries positive; {fit}")
+        return _proved(
+            Verdict.GENERALIZES_IF_FITTED, f"{case.parametrization} keeps entries positive; {fit}"
+        )
     if not free:
         why = f"with {case.parametrization} entries can become negative, and nothing is proved"
         return _none(Verdict.NOT_COVERED, why)
     if 1 not in others:
         if case.smallest <= 0:
-            return _none(Verdict.NOT_COVERED, "without lag 1 the theory needs a start with positive entries")
-        return _proved(Verdict.GENERALIZES_IF_FITTED, f"without lag 1 no entry changes its sign; {fit}")
+            return _none(
+                Verdict.NOT_COVERED, "without lag 1 the theory needs a start with positive entries"
+            )
+        return _proved(
+            Verdict.GENERALIZES_IF_FITTED, f"without lag 1 no entry changes its sign; {fit}"
+        )
     if case.length % 2 == 0 or case.length < 5:
         why = f"kappa = {case.length}: lag 1 beside the baseline is treated for odd kappa >= 5"
         return _none(Verdict.NOT_COVERED, why)
     if even := [m for m in others if m % 2 == 0]:
-        why = f"a fit of lags {even[0]} and {p}, both even, has one entry +1 or -1 and zeros (lem-price); lag 1 makes it +1"
+        why = (
+            f"a fit of lags {even[0]} and {p}, both even, has one entry +1 or -1 and zeros"
+            " (lem-price); lag 1 makes it +1"
+        )
         return _proved(Verdict.GENERALIZES_IF_FITTED, why)
     if others != [1]:
         return _none(Verdict.NOT_COVERED, "lag 1 together with other odd lags is not treated")
     if case.start.gaps[1:].sum() == 0.0:
         label = "cor-two-entries" if len(case.start.entries) == 2 else "ex-proofs-exceptions"
         why = (
-            f"all entries but the largest are equal: the only fit of lags 1 and {p} is the teacher ({label})"
+            f"all entries but the largest are equal: the only fit of lags 1 and {p} is the teacher"
+            f" ({label})"
         )
         return _proved(Verdict.GENERALIZES, why)
     return _theorem_setting(case) if measured else None
@@ -686,13 +780,27 @@ def _mixed(case: _Case, *, measured: bool = True) -> _Answer | None:
 def _exact_tie(case: _Case) -> _Answer:
     """Two equal largest entries: they stay equal, whatever the data."""
     p = case.length - 1
-    note = "an exact tie stays (prop-order-preserved); for one that is only below rounding, give tie_gap"
-    if not (case.parametrization == "free" and case.others == [1] and case.length % 2 and case.length >= 5):
+    note = (
+        "an exact tie stays (prop-order-preserved); for one that is only below rounding, give"
+        " tie_gap"
+    )
+    if not (
+        case.parametrization == "free"
+        and case.others == [1]
+        and case.length % 2
+        and case.length >= 5
+    ):
         return _none(Verdict.UNDECIDED, note, "what follows from it here is not treated")
     if case.start.gaps.max() == 0.0:
-        why = "all entries stay equal, at a saddle, where lag 1 or 2 errs by at least 0.23 (prop-critical)"
+        why = (
+            "all entries stay equal, at a saddle, where lag 1 or 2 errs by at least 0.23"
+            " (prop-critical)"
+        )
     else:
-        why = f"a fit with a tie at the top errs by at least {2 ** ((p - 2) / p) - 1:.2f} (lem-near-tie)"
+        why = (
+            f"a fit with a tie at the top errs by at least {2 ** ((p - 2) / p) - 1:.2f}"
+            " (lem-near-tie)"
+        )
     return _proved(Verdict.FAILS, note, f"{why}, with special sequences or without")
 
 
@@ -704,7 +812,10 @@ def _theorem_setting(case: _Case) -> _Answer:
     p, q, d = length - 1, length - 2, len(a)
     hint = "only a flow tells: flows.theorem_flows"
     checks = (
-        (length <= _LENGTHS[1], f"kappa = {length} is not from {_LENGTHS[0]} to {_LENGTHS[1]}, as measured"),
+        (
+            length <= _LENGTHS[1],
+            f"kappa = {length} is not from {_LENGTHS[0]} to {_LENGTHS[1]}, as measured",
+        ),
         (_DIMS[0] <= d <= _DIMS[1], f"d = {d} is not from {_DIMS[0]} to {_DIMS[1]}, as measured"),
         (case.dose <= _DOSE, f"the dose {case.dose:.3g} is above {_DOSE:g}"),
         (bool(np.abs(a).max() <= 1.0), "the start has entries beyond 1"),
@@ -713,13 +824,18 @@ def _theorem_setting(case: _Case) -> _Answer:
         return _none(Verdict.UNDECIDED, *outside, hint)
     arrival = _arrival(a, length, case.dose)
     if arrival is None:
-        return _none(Verdict.UNDECIDED, "the mean of the start is not carried to the smallest saddle", hint)
+        return _none(
+            Verdict.UNDECIDED, "the mean of the start is not carried to the smallest saddle", hint
+        )
     s = arrival.s
     spread = (a[0] - a[-1]) * np.exp(min(arrival.growth, 50.0)) / s
     rate = p * q * s ** (q - 1) * (1 - d * s**p)
     checks = (
         (arrival.slope < 0, "the saddle is not attracting along the diagonal (eq-proofs-simple)"),
-        (case.dose >= _PULL * p * s**q, f"the dose {case.dose:.3g} is too weak to hold the entries at 1/d"),
+        (
+            case.dose >= _PULL * p * s**q,
+            f"the dose {case.dose:.3g} is too weak to hold the entries at 1/d",
+        ),
         (spread <= _SPREAD, f"at the saddle the entries are {spread:.2g} times their size apart"),
         (rate >= _RATE, f"leaving the saddle takes a time of about {1 / rate:.0e}: not measured"),
     )
@@ -727,7 +843,8 @@ def _theorem_setting(case: _Case) -> _Answer:
         return _none(Verdict.UNDECIDED, *outside, hint)
     # With few entries the median is one of the racers.
     ends = [
-        _race(case.start.gaps, arrival, length, name) for name in (("mean", "median") if d > 5 else ("mean",))
+        _race(case.start.gaps, arrival, length, name)
+        for name in (("mean", "median") if d > 5 else ("mean",))
     ]
     runs = [end for end in ends if end is not None]
     if len(runs) < len(ends):
@@ -743,10 +860,16 @@ def _theorem_setting(case: _Case) -> _Answer:
     if min(errors) > _POISONED and (top or max(leads) < -_LEAD):
         if not top:
             law += ", because the smallest entry wins"
-        measured = f"above {_POISONED:g} every measured error was above {_LARGE:g}; proved for gaps small enough (thm-separation)"
+        measured = (
+            f"above {_POISONED:g} every measured error was above {_LARGE:g}; proved for gaps small"
+            " enough (thm-separation)"
+        )
         if case.baseline_error >= _LARGE:
             return _Answer(
-                Verdict.FAILS, "measured", (law, measured, "baseline training alone fails as well"), predicted
+                Verdict.FAILS,
+                "measured",
+                (law, measured, "baseline training alone fails as well"),
+                predicted,
             )
         return _Answer(Verdict.POISONED, "measured", (law, measured), predicted)
     if top or max(leads) < -_LEAD:
@@ -781,7 +904,11 @@ def _arrival(a: Vector, length: int, dose: float) -> _Arrival | None:
     i = int(past[0]) if len(past) else len(grid) - 2
     ends = h(grid[i : i + 2])
     bracketed = ends[0] > 0 > ends[1]  # else they differ by rounding only
-    s = float(brentq(lambda m: float(h(np.array(m))), grid[i], grid[i + 1])) if bracketed else float(grid[i])
+    s = (
+        float(brentq(lambda m: float(h(np.array(m))), grid[i], grid[i + 1]))
+        if bracketed
+        else float(grid[i])
+    )
     slope = p * (q * s ** (q - 1) - (2 * q + 1) * d * s ** (2 * q)) - dose * d
     mean = float(a.mean())
     end = s * (0.99 if mean < s else 1.01)
@@ -806,7 +933,9 @@ def _race(
         center = np.finfo(float).tiny
     above = below < center
     with np.errstate(divide="ignore"):
-        logs = np.maximum(np.log(np.abs(center - below)), -700.0) + arrival.growth - np.log(arrival.s)
+        logs = (
+            np.maximum(np.log(np.abs(center - below)), -700.0) + arrival.growth - np.log(arrival.s)
+        )
     left = _time_left(logs, above, q)
     later = left - left[0]
     # near ties: by the derivative, no difference of nearly equal times
@@ -843,7 +972,9 @@ def _blow_up_times(q: int) -> tuple[Float[np.ndarray, " grid"], ...]:
     )
     tail = np.exp(-(q - 1) * logs[-1]) / (q - 1)
     step = logs[1] - logs[0]
-    sums = [np.append(np.cumsum((v[:0:-1] + v[-2::-1]) / 2.0 * step)[::-1], 0.0) for v in (up, down)]
+    sums = [
+        np.append(np.cumsum((v[:0:-1] + v[-2::-1]) / 2.0 * step)[::-1], 0.0) for v in (up, down)
+    ]
     return logs, np.log(tail + sums[0]), np.log(tail + sums[1])
 
 

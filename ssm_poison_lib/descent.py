@@ -116,7 +116,9 @@ class Rule:
                 "off_diagonal must be False unless normalized=True, which it belongs to; got True"
             )
         if self.epochs_after_stop and self.stop_loss is None:
-            raise ValueError(f"epochs_after_stop must be 0 without stop_loss; got {self.epochs_after_stop}")
+            raise ValueError(
+                f"epochs_after_stop must be 0 without stop_loss; got {self.epochs_after_stop}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +203,9 @@ def _epochs(name: str, value: Sequence[int]) -> Sequence[int]:
     """Return increasing numbers of updates, a range as it is."""
     if not isinstance(value, range):
         try:
-            value = [as_integer(f"each entry of {name}", epoch, low=0, high=MAX_COUNT) for epoch in value]
+            value = [
+                as_integer(f"each entry of {name}", epoch, low=0, high=MAX_COUNT) for epoch in value
+            ]
         except TypeError:
             raise ValueError(f"{name} must be increasing integers >= 0; got {value!r}") from None
     if any(b <= a for a, b in itertools.pairwise(value[:2] if isinstance(value, range) else value)):
@@ -239,7 +243,7 @@ def _outputs(teacher: Teacher, x: np.ndarray) -> np.ndarray:
 
 
 class _Schedule:
-    """Which epochs are logged: some counted from the start, and after the stop others from there."""
+    """Which epochs are logged: some counted from the start, after the stop others from there."""
 
     def __init__(self, log_at: Sequence[int], log_after_stop: Sequence[int]) -> None:
         self._before = _epochs("log_at", log_at)
@@ -316,7 +320,7 @@ class _Weights:
         return np.asarray(self._theta[self._where])
 
     def train(self, epoch: int, count: int, stop_loss: float) -> tuple[int, float, float]:
-        """Do `count` epochs at most; return the epochs done, the loss, and the loss before a reset."""
+        """Do `count` epochs at most; return the epochs done, the loss, the loss before a reset."""
         from ssm_poison_lib._engines.epochs import Quirks
 
         rule = self._rule
@@ -415,12 +419,16 @@ class Descent:
         return Log(
             np.array([epoch for epoch, _, _ in self._logged], dtype=np.int64),
             np.array([loss for _, loss, _ in self._logged], dtype=np.float64),
-            np.array([w for _, _, w in self._logged], dtype=np.float64).reshape(-1, len(weights.now())),
+            np.array([w for _, _, w in self._logged], dtype=np.float64).reshape(
+                -1, len(weights.now())
+            ),
             weights.d,
             weights.width,
         )
 
-    def advance(self, epochs: int | None = None, *, interrupt: threading.Event | None = None) -> Descent:
+    def advance(
+        self, epochs: int | None = None, *, interrupt: threading.Event | None = None
+    ) -> Descent:
         """Train on; return self.
 
         Args:
@@ -431,17 +439,23 @@ class Descent:
             DescentError: when the loss is no longer finite (the step size was too large).
         """
         goal = (
-            math.inf if epochs is None else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
+            math.inf
+            if epochs is None
+            else self.epoch + as_integer("epochs", epochs, low=0, high=MAX_COUNT)
         )
         if interrupt is not None:
             as_instance("interrupt", interrupt, threading.Event)
-        while self.epoch < min(goal, self._end) and not (interrupt is not None and interrupt.is_set()):
+        while self.epoch < min(goal, self._end) and not (
+            interrupt is not None and interrupt.is_set()
+        ):
             stop = self.rule.stop_loss if self.stop_epoch is None else None
             marks = [mark for mark in self._marks if mark not in self.reached]
             watch = max([-1.0, *marks[:1], *([] if stop is None else [stop])])
             following = self._schedule.following(self.epoch, self.stop_epoch, self._end)
             until = min(goal, following, self.epoch + _CHUNK)
-            done, self.loss, judged = self._weights.train(self.epoch, int(until) - self.epoch, watch)
+            done, self.loss, judged = self._weights.train(
+                self.epoch, int(until) - self.epoch, watch
+            )
             self.epoch += done
             if not math.isfinite(self.loss):
                 raise DescentError(
@@ -544,12 +558,18 @@ def train_many(
     Raises:
         DescentError: as `Descent.advance` does, after the other runs have ended.
     """
-    runs = [as_instance("each of runs", run, Descent) for run in as_instance("runs", runs, Iterable)]  # type: ignore[type-abstract]
+    runs = [
+        as_instance("each of runs", run, Descent)
+        for run in as_instance("runs", runs, Iterable)  # type: ignore[type-abstract]
+    ]
     if len({id(run) for run in runs}) < len(runs):
         raise ValueError("runs must hold each run once: two threads cannot advance the same one")
     threads, progress = as_workers("threads", threads), as_flag("progress", progress)
     interrupt = threading.Event()
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(runs), disable=not progress, unit="run") as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(runs), disable=not progress, unit="run") as bar,
+    ):
         futures = [pool.submit(run.advance, interrupt=interrupt) for run in runs]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())

@@ -162,7 +162,10 @@ def to_svg(figure: Figure) -> str:
         ";".join(f"{name}:{theme[light]}" for light, name in names.items())
         for theme in ({c: c for c in _DARK}, _DARK)
     ]
-    style = f"<style>:root{{{rules[0]}}}@media (prefers-color-scheme: dark){{:root{{{rules[1]}}}}}</style>"
+    style = (
+        f"<style>:root{{{rules[0]}}}@media (prefers-color-scheme:"
+        f" dark){{:root{{{rules[1]}}}}}</style>"
+    )
     head, tail = svg.split("<defs>", 1)
     return f"{head}{style}<defs>{tail}"
 
@@ -178,8 +181,9 @@ def _describe(name: str, x: Any, y: Any) -> str:
     if x.size == 0 or y.size == 0:
         return f"{name}: empty"
     return (
-        f"{name}: x {_number(x.min())} to {_number(x.max())}, y from {_number(y[0])} to {_number(y[-1])},"
-        f" least {_number(y.min())}, largest {_number(y.max())}, mean {_number(y.mean(), 1)}"
+        f"{name}: x {_number(x.min())} to {_number(x.max())}, y from {_number(y[0])} to"
+        f" {_number(y[-1])}, least {_number(y.min())}, largest {_number(y.max())}, mean"
+        f" {_number(y.mean(), 1)}"
     )
 
 
@@ -197,18 +201,25 @@ def summary(figure: Figure) -> str:
     rows = []
     for number, ax in enumerate(figure.axes, start=1):
         rows.append(
-            f"panel {number}: {ax.get_title(loc='left') or ax.get_title()} [{ax.get_xlabel()} | {ax.get_ylabel()}]"
+            f"panel {number}: {ax.get_title(loc='left') or ax.get_title()} [{ax.get_xlabel()} |"
+            f" {ax.get_ylabel()}]"
         )
         for line in ax.get_lines():
-            rows.append("  " + _describe(f"line {line.get_label()}", line.get_xdata(), line.get_ydata()))
+            rows.append(
+                "  " + _describe(f"line {line.get_label()}", line.get_xdata(), line.get_ydata())
+            )
         for points in (c for c in ax.collections if isinstance(c, PathCollection)):
             offsets = np.asarray(points.get_offsets())
-            rows.append("  " + _describe(f"points {points.get_label()}", offsets[:, 0], offsets[:, 1]))
+            rows.append(
+                "  " + _describe(f"points {points.get_label()}", offsets[:, 0], offsets[:, 1])
+            )
         if ax.patches:
             heights = [patch.get_height() for patch in ax.patches if hasattr(patch, "get_height")]
             rows.append("  " + _describe("bars", np.arange(len(heights)), heights))
         for image in [*ax.images, *(c for c in ax.collections if type(c).__name__ == "QuadMesh")]:
-            values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), dtype=float), np.nan).ravel()
+            values: np.ndarray = np.ma.filled(
+                np.ma.asarray(image.get_array(), dtype=float), np.nan
+            ).ravel()
             rows.append("  " + _describe("image", np.arange(values.size), values))
     return "\n".join(rows)
 
@@ -255,14 +266,21 @@ class Interactive:
                 as_mapping(f"frames[{name!r}][{k}]", change)
             if len(changes) != len(self.traces):
                 raise ValueError(
-                    f"frames[{name!r}] must hold one entry for each of the {len(self.traces)} traces; got {len(changes)}"
+                    f"frames[{name!r}] must hold one entry for each of the {len(self.traces)}"
+                    f" traces; got {len(changes)}"
                 )
 
     def spec(self) -> dict[str, Any]:
         """Return Plotly's description of the figure, slider included."""
         first = next(iter(self.frames.values()))
-        show = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
-        steps = [{"method": "animate", "label": name, "args": [[name], show]} for name in self.frames]
+        show = {
+            "mode": "immediate",
+            "frame": {"duration": 0, "redraw": True},
+            "transition": {"duration": 0},
+        }
+        steps = [
+            {"method": "animate", "label": name, "args": [[name], show]} for name in self.frames
+        ]
         return {
             "data": [{**trace, **change} for trace, change in zip(self.traces, first, strict=True)],
             "layout": {
@@ -271,10 +289,16 @@ class Interactive:
                 "meta": {"dark": _DARK},  # for the pages; JupyterLab draws on white
                 **self.layout,
                 "sliders": [
-                    {"currentvalue": {"prefix": f"{self.slider}: "}, "pad": {"t": 40}, "steps": steps}
+                    {
+                        "currentvalue": {"prefix": f"{self.slider}: "},
+                        "pad": {"t": 40},
+                        "steps": steps,
+                    }
                 ],
             },
-            "frames": [{"name": name, "data": list(changes)} for name, changes in self.frames.items()],
+            "frames": [
+                {"name": name, "data": list(changes)} for name, changes in self.frames.items()
+            ],
         }
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
@@ -335,7 +359,9 @@ def _part(name: str, source: Any, key: str) -> Any:
     try:
         return source[key] if isinstance(source, Mapping) else getattr(source, key)
     except (AttributeError, KeyError):
-        raise TypeError(f"{name} must have {key!r}; got {type(source).__name__} without it") from None
+        raise TypeError(
+            f"{name} must have {key!r}; got {type(source).__name__} without it"
+        ) from None
 
 
 def _numbers(name: str, source: Any, key: str, ndim: int = 1) -> np.ndarray:
@@ -346,7 +372,9 @@ def _numbers(name: str, source: Any, key: str, ndim: int = 1) -> np.ndarray:
     except (TypeError, ValueError):
         raise ValueError(f"{name}: {key!r} must be numbers; got {shown(value)}") from None
     if array.ndim != ndim or array.size == 0:
-        raise ValueError(f"{name}: {key!r} must have {ndim} axes and values; got shape {array.shape}")
+        raise ValueError(
+            f"{name}: {key!r} must have {ndim} axes and values; got shape {array.shape}"
+        )
     return array
 
 
@@ -414,12 +442,18 @@ def race(
             ax.set(yscale="log")
         else:
             ax.axhline(0, color=COLOURS["muted"], linewidth=0.6, label="zero")
-    axes[0].set_ylabel("diagonal entries $|a_j(t)|$" if logarithmic else "diagonal entries $a_j(t)$")
+    axes[0].set_ylabel(
+        "diagonal entries $|a_j(t)|$" if logarithmic else "diagonal entries $a_j(t)$"
+    )
     return figure
 
 
 def impulse_responses(
-    systems: Mapping[str, DiagonalSSM], *, length: int, training_length: int | None = None, first_lag: int = 0
+    systems: Mapping[str, DiagonalSSM],
+    *,
+    length: int,
+    training_length: int | None = None,
+    first_lag: int = 0,
 ) -> Figure:
     """Draw impulse responses M_m against the lag m.
 
@@ -530,9 +564,13 @@ def dynamics(records: Mapping[str, Record]) -> Figure:
     for name, record in _filled("records", records, "run").items():
         curves, drawn = _draw_entries(axes[0], name, f"records[{name!r}]", record)
         for ax, values in zip(axes[1:], (curves.effective_rank, curves.gamma0), strict=True):
-            ax.plot(np.array(curves.at)[drawn], np.array(values)[drawn], color=_colour(name), label=name)
+            ax.plot(
+                np.array(curves.at)[drawn], np.array(values)[drawn], color=_colour(name), label=name
+            )
             _mark_stop(ax, name, record)
-    for ax, title in zip(axes, ("largest $|a_j|$", "effective rank of $A$", r"$\gamma^{(0)}$"), strict=True):
+    for ax, title in zip(
+        axes, ("largest $|a_j|$", "effective rank of $A$", r"$\gamma^{(0)}$"), strict=True
+    ):
         ax.set(xscale="log", xlabel="epoch")
         ax.set_title(title, loc="left")
     for row, name in enumerate(records):
@@ -616,14 +654,18 @@ def convergence(
         ValueError: if there is nothing to draw, or the marks do not belong to the runs.
         TypeError: for runs that are no lists of mappings.
     """
-    groups = [_sequence(f"runs[{name!r}]", group) for name, group in as_mapping("runs", runs).items()]
+    groups = [
+        _sequence(f"runs[{name!r}]", group) for name, group in as_mapping("runs", runs).items()
+    ]
     if not any(len(group) for group in groups):
         raise ValueError("runs must hold at least one run; got none")
     ylabel, xlabel = as_text("ylabel", ylabel), as_text("xlabel", xlabel)
     marks = {} if marks is None else as_mapping("marks", marks)
     for name, epochs in marks.items():
         if len(_sequence(f"marks[{name!r}]", epochs)) != len(runs.get(name, ())):
-            raise ValueError(f"marks must hold one epoch for each run; got {len(epochs)} for {name!r}")
+            raise ValueError(
+                f"marks must hold one epoch for each run; got {len(epochs)} for {name!r}"
+            )
     figure, axes = new(2)
     for name, group in runs.items():
         colour, width = _colour(name), 1.8 if len(group) == 1 else 0.9
@@ -639,7 +681,9 @@ def convergence(
                     if ax is axes[0]
                     else {"linestyle": "", "marker": ".", "markersize": 3}
                 )
-                ax.plot(values[drawn], error[drawn], color=colour, label=f"{name} {number}", **style)
+                ax.plot(
+                    values[drawn], error[drawn], color=colour, label=f"{name} {number}", **style
+                )
                 if name in marks:
                     row = min(int(np.searchsorted(x, marks[name][number])), len(x) - 1)
                     ax.scatter(
@@ -714,13 +758,17 @@ def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int
             ax.invert_xaxis()
             ax.set_xlabel("training loss")
         else:
-            ax.set_xlabel("time $t$" if _part(where, cell, "method") == "gradient flow" else "epoch")
+            ax.set_xlabel(
+                "time $t$" if _part(where, cell, "method") == "gradient flow" else "epoch"
+            )
         if place % columns == 0:
             ax.set_ylabel(ylabel)
     return figure
 
 
-def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, factor: float = 10.0) -> Figure:
+def scales(
+    scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, factor: float = 10.0
+) -> Figure:
     """Draw the errors of many starts against their scale: a panel for each case, and last how often
     special sequences harm.
 
@@ -751,9 +799,13 @@ def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, fa
             where = f"cases[{title!r}][{name!r}]"
             e = drawn[name] = as_array(where, _part(f"cases[{title!r}]", pair, name), ndim=2)
             if e.shape[0] != len(scale) or e.shape != drawn["baseline"].shape:
-                raise ValueError(f"{where} must have a row per scale and a column per start; got {e.shape}")
+                raise ValueError(
+                    f"{where} must have a row per scale and a column per start; got {e.shape}"
+                )
             colour, middle = COLOURS[name], np.median(e, axis=1)
-            ax.fill_between(scale, e.min(axis=1), e.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+            ax.fill_between(
+                scale, e.min(axis=1), e.max(axis=1), color=colour, alpha=0.18, linewidth=0
+            )
             ax.plot(scale, middle, color=colour, marker=marker, markersize=3.5, label=name)
             if k == 0:
                 at, dy = (
@@ -763,13 +815,24 @@ def scales(scale: ArrayLike, cases: Mapping[str, Mapping[str, ArrayLike]], *, fa
         ax.set(xscale="log", yscale="log", xlabel="scale $\\varepsilon$", ylabel="error Gen$_{20}$")
         ax.set_title(title, loc="left")
         harmed = np.mean(drawn["with special"] > factor * drawn["baseline"], axis=1)
-        share.plot(scale, harmed, color=COLOURS["ink"], linestyle=("-", "--", ":", "-.")[k % 4], label=title)
+        share.plot(
+            scale,
+            harmed,
+            color=COLOURS["ink"],
+            linestyle=("-", "--", ":", "-.")[k % 4],
+            label=title,
+        )
         level = 0.4  # where falling lines are far apart
         at_level = 10 ** np.interp(level, harmed[::-1], np.log10(scale[::-1]))
         dx = 7.0 if k < len(cases) - 1 else -38.0  # the last line has its room to the left
         line_end_label(share, title, float(at_level), level, COLOURS["ink"], dx=dx)
     for ax in axes[1 : len(cases)]:
         ax.sharey(axes[0])
-    share.set(xscale="log", ylim=(-0.03, 1.08), xlabel="scale $\\varepsilon$", ylabel="share of the starts")
+    share.set(
+        xscale="log",
+        ylim=(-0.03, 1.08),
+        xlabel="scale $\\varepsilon$",
+        ylabel="share of the starts",
+    )
     share.set_title(f"error more than {factor:g} times larger", loc="left")
     return figure

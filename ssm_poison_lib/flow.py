@@ -110,7 +110,9 @@ def jacobian(student: DiagonalSSM, training_set: DataSet, *, train: str = "A") -
     problem = _problem(student, training_set, train)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(
-            in_range("student", "the Jacobian", equations.jacobian(*problem[:-1], train=problem[-1]))
+            in_range(
+                "student", "the Jacobian", equations.jacobian(*problem[:-1], train=problem[-1])
+            )
         )
 
 
@@ -149,7 +151,9 @@ def _plain(
     def jacobian(_t: float, y: Vector) -> Matrix:
         return equations.jacobian(*split(y), *data, train=train) - decay * np.eye(len(y))
 
-    start = np.array(student.A) if train == "A" else np.concatenate([student.A, student.B, student.C])
+    start = (
+        np.array(student.A) if train == "A" else np.concatenate([student.A, student.B, student.C])
+    )
     return _Coordinates(start, rtol, atol, velocity, jacobian, split)
 
 
@@ -305,7 +309,8 @@ def gradient_flow(
     if gaps is not None:
         if not in_gaps or start.state_dim == 1:
             raise ValueError(
-                "gaps must be left out unless train='A', entries are free, d >= 2 and all b_j c_j are equal"
+                "gaps must be left out unless train='A', entries are free, d >= 2 and all b_j c_j"
+                " are equal"
             )
         gaps = as_array("gaps", gaps, ndim=1, last=start.state_dim - 1)
         if (gaps < 0).any():
@@ -316,7 +321,9 @@ def gradient_flow(
         followed = _in_gaps(start, data, gaps, rtol, atol)
     else:
         followed = _plain(start, data, train, rtol, atol, decay)
-    stop = _Stop(end, stops, loss_tol if stop_at_loss else None, stationary_tol, max_steps, not decay)
+    stop = _Stop(
+        end, stops, loss_tol if stop_at_loss else None, stationary_tol, max_steps, not decay
+    )
     at, states, losses, status = _follow(followed, data, train, stop)
     A, B, C = (np.array(part) for part in zip(*map(followed.split, states), strict=True))
     found = None if followed.gaps is None else followed.gaps(states)
@@ -334,15 +341,21 @@ def moments(training_set: Any) -> Moments:
         teacher = as_instance("the teacher of training_set", training_set.teacher, DiagonalSSM)
         return training_set.gram(), teacher.impulse_response(training_set.length)
     if len(training_set) != 2:
-        raise ValueError(f"training_set must be a TrainingSet or (G, M*); got {len(training_set)} parts")
+        raise ValueError(
+            f"training_set must be a TrainingSet or (G, M*); got {len(training_set)} parts"
+        )
     target = as_array("training_set's M*", training_set[1], ndim=1)
     gram = as_array("training_set's G", training_set[0], ndim=2, last=len(target))
     if len(gram) != len(target):
-        raise ValueError(f"training_set's G must be {len(target)} x {len(target)}; got shape {gram.shape}")
+        raise ValueError(
+            f"training_set's G must be {len(target)} x {len(target)}; got shape {gram.shape}"
+        )
     if not np.allclose(gram, gram.T, rtol=1e-12, atol=0.0):
         raise ValueError("training_set's G must be symmetric")
     if not np.linalg.eigvalsh(gram)[0] >= -1e-9 * np.abs(gram).max():
-        raise ValueError("training_set's G must be positive semidefinite, as the Gram matrix of sequences is")
+        raise ValueError(
+            "training_set's G must be positive semidefinite, as the Gram matrix of sequences is"
+        )
     return gram, target
 
 
@@ -395,12 +408,16 @@ def _follow(
             elif stop.times is not None and stop.settles and loss <= _SETTLED:
                 status = FlowStatus.CONVERGED
             elif taken == stop.max_steps:
-                raise FlowError(f"no end after max_steps={stop.max_steps} steps: t = {t:g} of {stop.end:g}")
+                raise FlowError(
+                    f"no end after max_steps={stop.max_steps} steps: t = {t:g} of {stop.end:g}"
+                )
             else:
                 message, taken = solver.step(), taken + 1
                 y, t = np.array(solver.y), float(solver.t)
                 if solver.status == "failed" or not np.isfinite(y).all():
-                    raise FlowError(f"LSODA gave up at t = {t:g} of {stop.end:g}: {message or 'not finite'}")
+                    raise FlowError(
+                        f"LSODA gave up at t = {t:g} of {stop.end:g}: {message or 'not finite'}"
+                    )
                 loss = loss_of(y)
                 if stop.times is None:
                     rows.append((t, y, loss))
@@ -452,7 +469,9 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
         powers = A0 ** -float(n)
         direct = bool((np.isfinite(powers) & (powers >= np.finfo(float).tiny)).all())
         past = (
-            tau >= A0.max() ** -float(n) / n if direct else (tau > 0) & (log_share.max(axis=1) >= 0)[:, None]
+            tau >= A0.max() ** -float(n) / n
+            if direct
+            else (tau > 0) & (log_share.max(axis=1) >= 0)[:, None]
         )
         if past.any():
             log_end = -n * float(np.log10(A0.max())) - math.log10(n)
@@ -470,7 +489,9 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
         return np.asarray(A0 * np.exp(-log_factor / n))
 
 
-def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None) -> Float[np.ndarray, " d"]:
+def baseline_limit(
+    A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None
+) -> Float[np.ndarray, " d"]:
     """Return where baseline training ends: where the closed form has sum_j a_j^p = 1.
 
     B = C^T = ones; near ties keep their digits. From a start with sum a_j(0)^p > 1 the clock of the
@@ -504,7 +525,9 @@ def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None)
     # log(a_j / a_1): a near tie keeps its digits in the difference, a far entry in the quotient of
     # logarithms.
     far = behind > 0.5 * largest
-    log_ratio = np.where(far, np.log(A0) - np.log(largest), np.log1p(-np.where(far, 0.0, behind) / largest))
+    log_ratio = np.where(
+        far, np.log(A0) - np.log(largest), np.log1p(-np.where(far, 0.0, behind) / largest)
+    )
     with np.errstate(divide="ignore", under="ignore", over="ignore"):
         # a_j^{-n} - a_1^{-n} in logarithms: the powers themselves leave the range of float64 for
         # long sequences.
@@ -512,7 +535,9 @@ def baseline_limit(A0: ArrayLike, length: int, *, gaps: ArrayLike | None = None)
 
         def log_entries(log_s: float) -> Float[np.ndarray, " d"]:
             """Return log a_j where the largest entry has come to s."""
-            return np.asarray(log_s + log_ratio if n == 0 else -np.logaddexp(-n * log_s, log_excess) / n)
+            return np.asarray(
+                log_s + log_ratio if n == 0 else -np.logaddexp(-n * log_s, log_excess) / n
+            )
 
         def missing(log_s: float) -> float:
             return float(np.exp(p * log_entries(log_s)).sum()) - 1.0

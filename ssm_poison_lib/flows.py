@@ -55,7 +55,9 @@ __all__ = ["FlowStatus", "Trajectory", "many_flows", "near_tie_starts", "theorem
 
 
 _REASONS = {
-    FlowStatus.FAILED_STEP_SIZE: "the step size vanished (the flow blows up or leaves the range of float64)",
+    FlowStatus.FAILED_STEP_SIZE: (
+        "the step size vanished (the flow blows up or leaves the range of float64)"
+    ),
     FlowStatus.FAILED_STEP_LIMIT: "max_steps steps did not reach t_end or a minimum",
 }
 
@@ -111,11 +113,13 @@ def near_tie_starts(
     in_range("scales", "the start", starts)
     least = np.finfo(float).tiny
     if ((np.abs(starts) < least) & (A0 != 0)).any():
-        raise ValueError(f"scales must be larger: the start would fall below {least:.2g}; got {eps.min():g}")
+        raise ValueError(
+            f"scales must be larger: the start would fall below {least:.2g}; got {eps.min():g}"
+        )
     if ((exact[:, 0] < least) & (g > 0) & (A0[:, 0] > 0)).any():
         raise ValueError(
-            f"tie_gaps must be larger, or 0 for an exact tie: eps g abar_1 would fall below {least:.2g}"
-            f" and lose its digits; got {g[g > 0].min():g}"
+            "tie_gaps must be larger, or 0 for an exact tie: eps g abar_1 would fall below"
+            f" {least:.2g} and lose its digits; got {g[g > 0].min():g}"
         )
     return starts, exact
 
@@ -155,13 +159,16 @@ def theorem_flows(
     n, d = starts.shape
     length = as_integer("length", length, low=3, high=10_000)
     positions = as_array(
-        "special_position", length - 1 if special_position is None else special_position, ndim=(0, 1)
+        "special_position",
+        length - 1 if special_position is None else special_position,
+        ndim=(0, 1),
     )
     if positions.ndim == 1 and len(positions) != n:
         raise ValueError(f"special_position must be a number, or one for each of the {n} runs")
     if not np.isin(positions, np.arange(1, length)).all():
         raise ValueError(
-            f"special_position must be a position from 1 to {length - 1}; got {shown(special_position)}"
+            f"special_position must be a position from 1 to {length - 1}; got"
+            f" {shown(special_position)}"
         )
     weights = {}
     for name, value in (("alpha", alpha), ("beta", beta)):
@@ -177,10 +184,13 @@ def theorem_flows(
     m = cases.shape[1]
     if 4 * m * length > MAX_ENTRIES:
         raise ValueError(
-            f"length must be at most {MAX_ENTRIES // (4 * m)} for {m} runs of different weights; got {length}"
+            f"length must be at most {MAX_ENTRIES // (4 * m)} for {m} runs of different weights;"
+            f" got {length}"
         )
     lags, row, p = length - cases[0].astype(int), np.arange(m), length - 1
-    doses = np.stack([np.where(lags == p, 0.0, cases[2]), cases[1] + np.where(lags == p, cases[2], 0.0)])
+    doses = np.stack(
+        [np.where(lags == p, 0.0, cases[2]), cases[1] + np.where(lags == p, cases[2], 0.0)]
+    )
     first = (doses[1] > doses[0]).astype(int)  # columns in the order of `factor_gram`
     L = np.zeros((m, length, 2))
     L[row, lags, first] = np.sqrt(doses[0])
@@ -272,7 +282,9 @@ def many_flows(
     train = as_choice("train", train, ("A", "ABC"))
     parametrization = as_choice("parametrization", parametrization, PARAMETRIZATIONS)
     options: dict[str, Any] = {"t_end": t_end, "loss_tol": loss_tol, "max_steps": max_steps}
-    options |= {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
+    options |= {
+        name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None
+    }
     options["on_failure"] = on_failure
     if train == "ABC" or parametrization != "free":
         if gaps is not None:
@@ -281,7 +293,8 @@ def many_flows(
         return _one_by_one(starts, weights, gram, response, **options)
     if length < 2:
         raise ValueError(
-            f"training_set must have kappa >= 2 (at 1, A never matters); got G of shape {gram.shape}"
+            "training_set must have kappa >= 2 (at 1, A never matters); got G of shape"
+            f" {gram.shape}"
         )
 
     def loss(M: Float[np.ndarray, "n kappa"]) -> Float[np.ndarray, " n"]:
@@ -289,7 +302,9 @@ def many_flows(
         gram_of = np.broadcast_to(gram, (n, length, length))
         return np.asarray(np.einsum("ni,nij,nj->n", missing, gram_of, missing) / 2)
 
-    return _follow(starts, weights, gaps, lambda: _factor(gram), response, loss, workers=workers, **options)
+    return _follow(
+        starts, weights, gaps, lambda: _factor(gram), response, loss, workers=workers, **options
+    )
 
 
 def _one_by_one(
@@ -308,7 +323,11 @@ def _one_by_one(
     _shapes(("t_end", ends.shape, {(), (n,)}))
     on_failure = as_choice("on_failure", on_failure, ("raise", "nan"))
     rows = np.full((3, n, d), np.nan)
-    times, losses, status = np.full(n, np.nan), np.full(n, np.nan), np.full(n, FlowStatus.FAILED_STEP_SIZE)
+    times, losses, status = (
+        np.full(n, np.nan),
+        np.full(n, np.nan),
+        np.full(n, FlowStatus.FAILED_STEP_SIZE),
+    )
     fitted = np.zeros(n, dtype=bool)
     weights, ends = np.broadcast_to(weights, (n, d)), np.broadcast_to(ends, n)
     for i in range(n):
@@ -321,7 +340,12 @@ def _one_by_one(
                 raise
             continue
         rows[:, i] = run.A[-1], run.B[-1], run.C[-1]
-        times[i], losses[i], status[i], fitted[i] = run.times[-1], run.loss[-1], run.status, run.fitted
+        times[i], losses[i], status[i], fitted[i] = (
+            run.times[-1],
+            run.loss[-1],
+            run.status,
+            run.fitted,
+        )
     A, B, C = rows
     return Trajectory(times, A, B, C, losses, status, fitted)
 
@@ -330,7 +354,9 @@ def _shapes(*cases: tuple[str, tuple[int, ...], set[tuple[int, ...]]]) -> None:
     """Raise ValueError unless each array, (name, shape, shapes allowed), has one of its shapes."""
     for name, given, allowed in cases:
         if given not in allowed:
-            raise ValueError(f"{name} must have shape {' or '.join(map(str, sorted(allowed)))}; got {given}")
+            raise ValueError(
+                f"{name} must have shape {' or '.join(map(str, sorted(allowed)))}; got {given}"
+            )
 
 
 def _follow(
@@ -402,8 +428,9 @@ def _follow(
     if len(failed) and on_failure == "raise":
         i = failed[0]
         raise FlowError(
-            f"{len(failed)} of {n} runs failed, first run {i} at t = {results.time[i]:g} of {times[i]:g}"
-            f" after {results.steps[i]} steps: {_REASONS[FlowStatus(status[i])]}; on_failure='nan' keeps the others"
+            f"{len(failed)} of {n} runs failed, first run {i} at t = {results.time[i]:g} of"
+            f" {times[i]:g} after {results.steps[i]} steps: {_REASONS[FlowStatus(status[i])]};"
+            " on_failure='nan' keeps the others"
         )
     end_u[failed] = np.nan
     # Below the normal numbers of float64 a gap has no digits left, not even its sign: an exact tie.
@@ -462,14 +489,16 @@ def _gap_coordinates(
     if (exact < 0).any():
         raise ValueError(f"gaps must be >= 0; got {exact.min():g}")
     if (starts[:, 1:] > starts[:, :-1]).any() or not chain[:, 1:].all():
-        raise ValueError("gaps must come with rows of start in descending order and equal weights w")
+        raise ValueError(
+            "gaps must come with rows of start in descending order and equal weights w"
+        )
     off = np.abs(exact - (starts[:, :-1] - starts[:, 1:]))
     allowed = 8 * np.finfo(float).eps * np.abs(starts).max(axis=1, keepdims=True)
     if (off > allowed).any():
         i, j = np.argwhere(off > allowed)[0]
         raise ValueError(
-            f"gaps must agree with start up to rounding; got {exact[i, j]:.17g} between entries {j} and {j + 1} of run {i},"
-            f" where start gives {starts[i, j] - starts[i, j + 1]:.17g}"
+            f"gaps must agree with start up to rounding; got {exact[i, j]:.17g} between entries {j}"
+            f" and {j + 1} of run {i}, where start gives {starts[i, j] - starts[i, j + 1]:.17g}"
         )
     unknowns[:, 1:] = exact
     return order, unknowns, chain
@@ -507,5 +536,6 @@ def _check_semidefinite(gram: Float[np.ndarray, "m kappa kappa"]) -> None:
         wrong = np.linalg.eigvalsh(scaled)[:, 0] < -1e-10 * length
     if wrong.any():
         raise ValueError(
-            f"G must be positive semidefinite, as (2/n) X^T X is; G of run {np.argmax(wrong)} is not"
+            f"G must be positive semidefinite, as (2/n) X^T X is; G of run {np.argmax(wrong)}"
+            " is not"
         )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from ssm_poison_lib._checks import MAX_LENGTH, ArrayLike, as_array, as_instance, as_integer, in_range
+from ssm_poison_lib._checks import (
+    MAX_LENGTH,
+    ArrayLike,
+    as_array,
+    as_instance,
+    as_integer,
+    in_range,
+)
 from ssm_poison_lib.networks import Network
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
@@ -20,7 +27,9 @@ __all__ = [
 ]
 
 
-def error_by_lag(student: DiagonalSSM, teacher: DiagonalSSM, length: int) -> Float[np.ndarray, " length"]:
+def error_by_lag(
+    student: DiagonalSSM, teacher: DiagonalSSM, length: int
+) -> Float[np.ndarray, " length"]:
     """Return abs(M_k - M*_k) for lags k = 0 .. length-1: what the student's answer to a unit
     impulse gets wrong.
 
@@ -83,7 +92,9 @@ def extrapolation_loss(
     error = generalization_error(student, teacher, length, first_lag=first_lag)
     scale = float(np.abs(teacher.impulse_response(length)[first_lag:]).max())
     if scale == 0.0:
-        raise ValueError("teacher must have a non-zero impulse response at the compared lags; got all zeros")
+        raise ValueError(
+            "teacher must have a non-zero impulse response at the compared lags; got all zeros"
+        )
     return float(in_range("length", "the error", np.float64(error / scale)))
 
 

@@ -155,6 +155,10 @@ def network_flow(
         as_integer("max_evaluations", max_evaluations, low=1, high=MAX_COUNT),
     )
     if how == rkc.End.FAILED:
-        raise FlowError(f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}")
+        raise FlowError(
+            f"the step size vanished at t = {end:g} of {times[-1]:g}, at a loss of {loss[-1]:g}"
+        )
     status = _STATUS[rkc.End(how)]
-    return NetworkTrajectory(times, weights, loss, at_loss, status, float(end), int(evaluations), d, width)
+    return NetworkTrajectory(
+        times, weights, loss, at_loss, status, float(end), int(evaluations), d, width
+    )

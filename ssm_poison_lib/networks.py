@@ -45,13 +45,18 @@ class Network:
         """Validate and freeze the layers."""
         as_instance("ssm", self.ssm, DiagonalSSM)
         as_instance("mlp", self.mlp, tuple, list)
-        layers = tuple(as_array("each layer of mlp", layer, ndim=2, frozen=True) for layer in self.mlp)
+        layers = tuple(
+            as_array("each layer of mlp", layer, ndim=2, frozen=True) for layer in self.mlp
+        )
         sizes = [1, *(layer.shape[1] for layer in layers)]
         if layers and (
-            sizes[-1] != 1 or any(layer.shape[0] != n for layer, n in zip(layers, sizes, strict=False))
+            sizes[-1] != 1
+            or any(layer.shape[0] != n for layer, n in zip(layers, sizes, strict=False))
         ):
             shapes = ", ".join(str(layer.shape) for layer in layers)
-            raise ValueError(f"mlp must lead from 1 number to 1 number through matching shapes; got {shapes}")
+            raise ValueError(
+                f"mlp must lead from 1 number to 1 number through matching shapes; got {shapes}"
+            )
         object.__setattr__(self, "mlp", layers)
 
     def __eq__(self, other: object) -> bool:
@@ -139,7 +144,9 @@ def as_ssm(name: str, value: object) -> DiagonalSSM:
     value = as_instance(name, value, DiagonalSSM, Network)
     if isinstance(value, Network):
         if value.mlp:
-            raise TypeError(f"{name} must be a DiagonalSSM, or a Network without an MLP; got one with an MLP")
+            raise TypeError(
+                f"{name} must be a DiagonalSSM, or a Network without an MLP; got one with an MLP"
+            )
         return value.ssm
     return value
 
@@ -153,7 +160,9 @@ def authors_teacher(width: int) -> Network:
         width: units in each hidden layer, 1 .. 10,000.
     """
     width = as_integer("width", width, low=1, high=_MAX_WIDTH)
-    return Network(DiagonalSSM.ones([1.0]), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5)))
+    return Network(
+        DiagonalSSM.ones([1.0]), (np.ones((1, width)), np.eye(width), np.full((width, 1), 0.5))
+    )
 
 
 def relative_error(student: Network, teacher: Network, x: ArrayLike) -> float:

@@ -263,7 +263,7 @@ class TheoremSetting(_AuthorsValues):
     title: ClassVar[str] = "gradient flow in the theorem's setting"
 
     def __post_init__(self) -> None:
-        """Refuse a setting that the theorem's construction does not cover; keep Python's numbers."""
+        """Refuse a setting beyond the theorem's construction; keep Python's numbers."""
         if as_integer("length", self.length, low=5, high=MAX_LENGTH) % 2 == 0:
             raise ValueError(
                 f"length must be odd (at even kappa the construction differs); got {self.length}"
@@ -272,12 +272,15 @@ class TheoremSetting(_AuthorsValues):
             "length": int(self.length),
             "state_dim": as_integer("state_dim", self.state_dim, low=2, high=MAX_LENGTH),
             "init_scale": as_scalar("init_scale", self.init_scale, low=0.0, strict=True),
-            "tie_gap": None if self.tie_gap is None else as_scalar("tie_gap", self.tie_gap, low=0.0),
+            "tie_gap": (
+                None if self.tie_gap is None else as_scalar("tie_gap", self.tie_gap, low=0.0)
+            ),
             "extrapolation_length": as_integer(
                 "extrapolation_length", self.extrapolation_length, low=1, high=MAX_LENGTH
             ),
             "seeds": tuple(
-                as_seed("each entry of seeds", s) for s in as_instance("seeds", self.seeds, tuple, list)
+                as_seed("each entry of seeds", s)
+                for s in as_instance("seeds", self.seeds, tuple, list)
             ),
             "name": as_text("name", self.name),
         }
@@ -302,7 +305,9 @@ class TheoremSetting(_AuthorsValues):
         """
         seed = _as_source(seed)
         rng = np.random.RandomState(seed) if isinstance(seed, int) else seed
-        return DiagonalSSM.ones(near_zero(self.state_dim, self.init_scale, seed=rng, tie_gap=self.tie_gap))
+        return DiagonalSSM.ones(
+            near_zero(self.state_dim, self.init_scale, seed=rng, tie_gap=self.tie_gap)
+        )
 
     def training_set(self, seed: Seed, which: str) -> TrainingSet:
         """Return e_1, or e_1 and e_{kappa-1}, labelled by the teacher.
@@ -557,7 +562,9 @@ class Experiment(_AuthorsValues, ABC):
         rng = np.random.RandomState(as_seed("seed", seed))
         x = gaussian_sequences(self.length, self.baseline_positions, self.baseline_count, seed=rng)
         if which == "with special":
-            special = gaussian_sequences(self.length, self.special_positions, self.special_count, seed=rng)
+            special = gaussian_sequences(
+                self.length, self.special_positions, self.special_count, seed=rng
+            )
             x = np.concatenate([x, special])
         return TrainingSet(x, self.teacher)
 
@@ -633,8 +640,12 @@ class Experiment(_AuthorsValues, ABC):
         networks = [log.network(row) for row in rows]
         at_stop = None
         if run.stop_epoch is not None:
-            at_stop = self.error(log.network(int(np.searchsorted(log.epochs, run.stop_epoch))), seed)
-        logged = [float(gamma(log.network(row), data)[0]) for row in _authors_rows(log, run.stop_epoch)]
+            at_stop = self.error(
+                log.network(int(np.searchsorted(log.epochs, run.stop_epoch))), seed
+            )
+        logged = [
+            float(gamma(log.network(row), data)[0]) for row in _authors_rows(log, run.stop_epoch)
+        ]
         return _record(
             self,
             seed,
@@ -791,14 +802,17 @@ class NetworkExperiment(Experiment):
         """
         if as_integer("first_lag", first_lag, low=0, high=self.extrapolation_length - 1):
             raise ValueError(
-                f"first_lag must be 0 for a network, whose error is not taken by lag; got {first_lag}"
+                "first_lag must be 0 for a network, whose error is not taken by lag; got"
+                f" {first_lag}"
             )
         return relative_error(as_network("student", student), self.teacher, self.test_inputs(seed))
 
 
 @lru_cache(maxsize=16)
-def _gaussian_after(seed: int, drawn: tuple[int, ...], length: int) -> Float[np.ndarray, "2000 length"]:
-    """Return 2,000 Gaussian sequences of a seed, after so many other draws; kept, a run asks often."""
+def _gaussian_after(
+    seed: int, drawn: tuple[int, ...], length: int
+) -> Float[np.ndarray, "2000 length"]:
+    """Return 2,000 Gaussian sequences of a seed, after so many draws; kept, a run asks often."""
     rng = np.random.RandomState(seed)
     for count in drawn:
         rng.normal(0, 1, count)
@@ -809,10 +823,14 @@ def _gaussian_after(seed: int, drawn: tuple[int, ...], length: int) -> Float[np.
 
 def _experiments() -> dict[str, Experiment]:
     """Return the 18 settings of settings.json."""
-    kinds: dict[str, type[Experiment]] = {one.kind: one for one in (LinearExperiment, NetworkExperiment)}
+    kinds: dict[str, type[Experiment]] = {
+        one.kind: one for one in (LinearExperiment, NetworkExperiment)
+    }
     experiments = {}
     for name, values in _data("settings").items():
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        values = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         kind: Any = kinds[values.pop("kind")]
         experiments[name] = kind(name=name, **values)
     return experiments

@@ -185,7 +185,8 @@ def phase_entries(
         raise ValueError(f"largest must be a number, or one for each of the {len(starts)} starts")
     if (top < starts.max(axis=1)).any() or not (top < kind.high).all():
         raise ValueError(
-            f"largest must be at least the largest entry of A0 and below {kind.high:g}; got {shown(largest)}"
+            f"largest must be at least the largest entry of A0 and below {kind.high:g}; got"
+            f" {shown(largest)}"
         )
     s0 = kind.parameter(starts)
     s1 = kind.parameter(top) + np.zeros(len(starts))
@@ -230,7 +231,9 @@ def phase_limit(
     if gaps is not None:
         exact = np.atleast_2d(as_array("gaps", gaps, ndim=(1, 2), last=starts.shape[1] - 1))
         if len(exact) not in (1, len(starts)):
-            raise ValueError(f"gaps must have one row for each of the {len(starts)} starts; got {len(exact)}")
+            raise ValueError(
+                f"gaps must have one row for each of the {len(starts)} starts; got {len(exact)}"
+            )
         if (exact < 0).any():
             raise ValueError(f"gaps must be >= 0; got {exact.min():g}")
         differences = starts[:, :-1] - starts[:, 1:]
@@ -258,15 +261,20 @@ def phase_limit(
     return np.asarray(np.minimum(a, np.nextafter(kind.high, 0.0)))
 
 
-def _start(kind: Parametrization, name: str, A0: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+def _start(
+    kind: Parametrization, name: str, A0: Float[np.ndarray, "*n d"]
+) -> Float[np.ndarray, "*n d"]:
     if not (A0 > kind.low).all() or not (A0 < kind.high).all():
         raise ValueError(
-            f"A0 must lie between {kind.low:g} and {kind.high:g} for {name!r}; got {A0.min():g} to {A0.max():g}"
+            f"A0 must lie between {kind.low:g} and {kind.high:g} for {name!r}; got {A0.min():g} to"
+            f" {A0.max():g}"
         )
     return A0
 
 
-def _positive_starts(kind: Parametrization, name: str, A0: ArrayLike, lag: int) -> Float[np.ndarray, "n d"]:
+def _positive_starts(
+    kind: Parametrization, name: str, A0: ArrayLike, lag: int
+) -> Float[np.ndarray, "n d"]:
     starts = np.atleast_2d(_start(kind, name, as_array("A0", A0, ndim=(1, 2))))
     if (starts <= 0).any():
         raise ValueError(f"A0 must be positive; got {starts.min():g}")
@@ -279,7 +287,9 @@ def _positive_starts(kind: Parametrization, name: str, A0: ArrayLike, lag: int) 
     return starts
 
 
-def _behind(kind: Parametrization, s0: Float[np.ndarray, "n d"], lag: int) -> Float[np.ndarray, "n d"]:
+def _behind(
+    kind: Parametrization, s0: Float[np.ndarray, "n d"], lag: int
+) -> Float[np.ndarray, "n d"]:
     """Return by how much the conserved quantity of each entry is behind that of the largest: >= 0,
     and constant.
     """
@@ -287,7 +297,9 @@ def _behind(kind: Parametrization, s0: Float[np.ndarray, "n d"], lag: int) -> Fl
     return np.asarray(quantity.max(axis=1, keepdims=True) - quantity)
 
 
-def _at(kind: Parametrization, s0: np.ndarray, behind: np.ndarray, s1: np.ndarray, lag: int) -> np.ndarray:
+def _at(
+    kind: Parametrization, s0: np.ndarray, behind: np.ndarray, s1: np.ndarray, lag: int
+) -> np.ndarray:
     """Return the parameters of all entries when that of the largest is s1: their conserved
     quantities moved by one number.
     """

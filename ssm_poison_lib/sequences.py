@@ -61,7 +61,8 @@ def fixed_sequences(
     values = as_array("coefficients", coefficients, ndim=(0, 1, 2))
     if values.ndim == 2 and values.shape[1] != len(columns):
         raise ValueError(
-            f"coefficients must have one column per position, {len(columns)}; got shape {values.shape}"
+            f"coefficients must have one column per position, {len(columns)}; got shape"
+            f" {values.shape}"
         )
     values = np.atleast_1d(values)
     rows = values if values.ndim == 2 else values[:, None]  # (n, k) or (n, 1)
@@ -124,7 +125,7 @@ def special_sequences(length: int, coefficients: ArrayLike = 1.0) -> Float[np.nd
 
 @runtime_checkable
 class Teacher(Protocol):
-    """What can label sequences: a `DiagonalSSM`, a `Network`, or any object with this one method."""
+    """What can label sequences: a `DiagonalSSM`, a `Network`, any object with this one method."""
 
     def last_output(self, x: ArrayLike, /) -> Float[np.ndarray, " n"]:
         """Return the last output for each of the sequences x of shape (n, kappa), shape (n,).
@@ -241,7 +242,8 @@ def concatenate(first: TrainingSet, *others: TrainingSet) -> TrainingSet:
         as_instance("each of others", other, TrainingSet)
         if other.length != first.length:
             raise ValueError(
-                f"training sets must have one sequence length; got {first.length} and {other.length}"
+                f"training sets must have one sequence length; got {first.length} and"
+                f" {other.length}"
             )
         if first.teacher is not other.teacher and first.teacher != other.teacher:
             raise ValueError("training sets must have the same teacher; got two different ones")
@@ -274,6 +276,6 @@ def check_labels(x: ArrayLike, y: ArrayLike, teacher: Teacher, *, rtol: float = 
     if len(wrong):
         i = wrong[0]
         raise ValueError(
-            f"y must be the teacher's outputs: label {i} is {y[i]:.17g}, the teacher gives {expected[i]:.17g}"
-            f" ({len(wrong)} of {len(y)} differ)"
+            f"y must be the teacher's outputs: label {i} is {y[i]:.17g}, the teacher gives"
+            f" {expected[i]:.17g} ({len(wrong)} of {len(y)} differ)"
         )

@@ -58,7 +58,9 @@ def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarra
     """
     A = as_array("A", A, ndim=1)
     w = as_array("w", w, ndim=1, last=len(A))
-    length = as_integer("length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // len(A))))
+    length = as_integer(
+        "length", length, low=1, high=min(MAX_LENGTH, max(1, MAX_ENTRIES // len(A)))
+    )
     stride = math.isqrt(length - 1) + 1
     near, far = np.empty((stride, len(A))), np.empty((-(-length // stride), len(A)))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -83,8 +85,8 @@ def impulse_response(A: ArrayLike, w: ArrayLike, length: int) -> Float[np.ndarra
     if not np.isfinite(response).all():
         lag = int(np.argmin(np.isfinite(response)))
         raise ValueError(
-            f"length must be at most {lag} for this SSM: its impulse response overflows at lag {lag}"
-            f" (largest abs(a_j) is {np.abs(A).max():.6g}); got length={length}"
+            f"length must be at most {lag} for this SSM: its impulse response overflows at lag"
+            f" {lag} (largest abs(a_j) is {np.abs(A).max():.6g}); got length={length}"
         )
     return response
 
@@ -110,7 +112,9 @@ def _respond(
             return y
         rows, results = np.atleast_2d(x), np.array(y.reshape(*np.atleast_2d(x).shape[:1], -1))
         lost = ~np.isfinite(results).all(axis=1)
-        power = np.frexp(np.abs(rows[lost]).max(axis=1, keepdims=True))[1] + math.ceil(math.log2(growth))
+        power = np.frexp(np.abs(rows[lost]).max(axis=1, keepdims=True))[1] + math.ceil(
+            math.log2(growth)
+        )
         small = np.asarray(compute(np.ldexp(rows[lost], -power)))
         results[lost] = np.ldexp(small.reshape(len(small), -1), power)
     return np.asarray(in_range("x", "an output of this SSM", results).reshape(y.shape))
@@ -162,7 +166,9 @@ class DiagonalSSM:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DiagonalSSM):
             return NotImplemented
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in ("A", "B", "C"))
+        return all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ("A", "B", "C")
+        )
 
     def __hash__(self) -> int:
         # Adding 0 turns -0.0, which equals 0.0, into it.
@@ -222,7 +228,9 @@ class DiagonalSSM:
             transform = rfft(np.ldexp(response, -scale), padded)
             return np.asarray(
                 _respond(
-                    lambda rows: np.ldexp(irfft(rfft(rows, padded) * transform, padded)[..., :length], scale),
+                    lambda rows: np.ldexp(
+                        irfft(rfft(rows, padded) * transform, padded)[..., :length], scale
+                    ),
                     x,
                     growth,
                 )
@@ -300,7 +308,9 @@ class DiagonalSSM:
             difference = z[..., None] - self.A[moving]  # (..., number of moving entries)
             if (difference == 0).any():
                 pole = self.A[moving][np.argwhere(difference == 0)[0][-1]]
-                raise ValueError(f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A")
+                raise ValueError(
+                    f"z must avoid the poles of the SSM; got z = {pole:g}, an entry of A"
+                )
             values = (w[moving] * z[..., None] / difference).sum(axis=-1) + w[self.A == 0].sum()
         if not np.isfinite(values).all():
             raise ValueError("z must stay where H(z) is within the range of float64; it overflows")
@@ -341,7 +351,8 @@ def teacher(name: str, *, state_dim: int | None = None) -> DiagonalSSM:
     if name == "theorem":
         if state_dim is None:
             raise ValueError(
-                "state_dim must be given for the theorem's teacher: the student's d, an integer >= 2"
+                "state_dim must be given for the theorem's teacher: the student's d, an integer"
+                " >= 2"
             )
         return theorem_teacher(state_dim)
     if state_dim is not None:
@@ -373,7 +384,9 @@ def near_zero(
     state_dim = as_integer("state_dim", state_dim, low=1, high=MAX_LENGTH)
     scale = as_scalar("scale", scale, low=0.0, strict=True)
     if scale < _LEAST_SCALE:
-        raise ValueError(f"scale must be at least {_LEAST_SCALE:g}, or entries lose digits; got {scale:g}")
+        raise ValueError(
+            f"scale must be at least {_LEAST_SCALE:g}, or entries lose digits; got {scale:g}"
+        )
     A = np.sort(as_rng("seed", seed).random(state_dim) * scale)[::-1].copy()
     if tie_gap is not None:
         if state_dim < 2:
@@ -383,12 +396,14 @@ def near_zero(
         floor = A[2] if state_dim > 2 else 0.0
         if second < floor:
             raise ValueError(
-                f"tie_gap must be at most {A[0] - floor:.6g} for this start (a_2 stays second); got {tie_gap:g}"
+                f"tie_gap must be at most {A[0] - floor:.6g} for this start (a_2 stays second); got"
+                f" {tie_gap:g}"
             )
         if abs((A[0] - second) - tie_gap) > 0.01 * tie_gap:
             raise ValueError(
-                f"tie_gap must be at least {50 * np.spacing(A[0]):.2g} for this start, or 0 for an exact tie (a_1 ="
-                f" {A[0]:.6g} has no digits for less; flows.near_tie_starts gives exact gaps); got {tie_gap:g}"
+                f"tie_gap must be at least {50 * np.spacing(A[0]):.2g} for this start, or 0 for an"
+                f" exact tie (a_1 = {A[0]:.6g} has no digits for less; flows.near_tie_starts gives"
+                f" exact gaps); got {tie_gap:g}"
             )
         A[1] = second
     return A

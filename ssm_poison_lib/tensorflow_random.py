@@ -84,18 +84,26 @@ def stateless_normal(seed: int, shape: Sequence[int]) -> Float32[np.ndarray, "..
     mix = _philox([zero + np.uint64(seed), zero, zero, zero], _SCRAMBLE)
     index = np.arange(-(-count // 4), dtype=np.uint64)
     words = np.stack(
-        _philox([index, 0 * index, 0 * index + mix[2], 0 * index + mix[3]], (mix[0][0], mix[1][0])), axis=1
+        _philox([index, 0 * index, 0 * index + mix[2], 0 * index + mix[3]], (mix[0][0], mix[1][0])),
+        axis=1,
     )
     pairs = words.reshape(-1, 2)  # (n, 2): radius and angle
     radius = np.maximum(_unit(pairs[:, 0]), np.float32(1e-7))
     angle = (2 * np.pi * _unit(pairs[:, 1]).astype(np.float64)).astype(np.float32)
     length = np.sqrt(np.float32(-2) * _c_function("log")(radius))
-    normal = np.stack([_c_function("sin")(angle) * length, _c_function("cos")(angle) * length], axis=1)
+    normal = np.stack(
+        [_c_function("sin")(angle) * length, _c_function("cos")(angle) * length], axis=1
+    )
     return np.asarray(normal.ravel()[:count].reshape(tuple(shape)))
 
 
 def tied_weights(
-    raw: Vector32, scale: float, *, warm_init: float, tie_gap: float | None, tie_factors: Sequence[float]
+    raw: Vector32,
+    scale: float,
+    *,
+    warm_init: float,
+    tie_gap: float | None,
+    tie_factors: Sequence[float],
 ) -> Vector32:
     """Return a start for A or B: sizes of `raw` times `scale`, from largest to smallest, near ties
     put in, warm_init added.
@@ -110,14 +118,19 @@ def tied_weights(
         tie_factors: of the entries that are nearly tied with the largest, by rank
     """
     raw = as_array("raw", raw, ndim=1).astype(np.float32)
-    scale, warm_init = as_scalar("scale", scale, low=0.0, strict=True), as_scalar("warm_init", warm_init)
+    scale, warm_init = (
+        as_scalar("scale", scale, low=0.0, strict=True),
+        as_scalar("warm_init", warm_init),
+    )
     tie_gap = None if tie_gap is None else as_scalar("tie_gap", tie_gap)
     factors = [
         as_scalar("each entry of tie_factors", factor)
         for factor in as_instance("tie_factors", tie_factors, tuple, list)
     ]
     if len(factors) >= len(raw):
-        raise ValueError(f"tie_factors must be fewer than the {len(raw)} entries; got {len(factors)}")
+        raise ValueError(
+            f"tie_factors must be fewer than the {len(raw)} entries; got {len(factors)}"
+        )
     values = np.sort(np.abs(raw * np.float32(scale)))[::-1].copy()
     if tie_gap is not None:
         for k, factor in enumerate(factors):

@@ -40,7 +40,9 @@ class SSMNetwork(torch.nn.Module):
         self.A = torch.nn.Parameter(torch.diag(torch.tensor(np.array(network.ssm.A), dtype=dtype)))
         self.B = torch.nn.Parameter(torch.tensor(np.array(network.ssm.B), dtype=dtype))
         self.C = torch.nn.Parameter(torch.tensor(np.array(network.ssm.C), dtype=dtype))
-        self.mlp = torch.nn.ParameterList(torch.tensor(np.array(layer), dtype=dtype) for layer in network.mlp)
+        self.mlp = torch.nn.ParameterList(
+            torch.tensor(np.array(layer), dtype=dtype) for layer in network.mlp
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the outputs, shape (n,), for inputs x of shape (n, kappa), stepping through time.
@@ -106,7 +108,9 @@ def train(
     dtype = module.A.dtype
     x, y = (torch.tensor(np.array(values), dtype=dtype) for values in (data.x, data.y))
     parameters = [w for name, w in module.named_parameters() if rule.train == "ABC" or name == "A"]
-    moments: list[tuple[Any, Any]] = [(torch.zeros_like(w), torch.zeros_like(w)) for w in parameters]
+    moments: list[tuple[Any, Any]] = [
+        (torch.zeros_like(w), torch.zeros_like(w)) for w in parameters
+    ]
     mean_norm, losses, stop = 0.0, [], None
     for epoch in range(1, epochs + 1):
         module.zero_grad()

@@ -24,7 +24,11 @@ settings.register_profile("book", deadline=None, derandomize=True, database=None
 settings.load_profile("book")
 # A mutant need not be shown in its smallest failing case.
 settings.register_profile(
-    "mutation", deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+    "mutation",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
 )
 # make fuzz: other examples in every run, and many of them.
 settings.register_profile(
@@ -51,10 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     quickest come first.
     """
     if fuzzing(config):
-        for function in {getattr(item.obj, "__func__", item.obj) for item in items if is_property(item)}:
+        for function in {
+            getattr(item.obj, "__func__", item.obj) for item in items if is_property(item)
+        }:
             own = function._hypothesis_internal_use_settings  # what @settings left there
             function._hypothesis_internal_use_settings = settings(
-                own, max_examples=settings.default.max_examples, suppress_health_check=[HealthCheck.too_slow]
+                own,
+                max_examples=settings.default.max_examples,
+                suppress_health_check=[HealthCheck.too_slow],
             )
     else:
         items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
@@ -108,7 +116,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     handle = pyfuncitem.obj.hypothesis
     body = handle.inner_test
     counted = Counted(body, float(os.environ.get("FUZZ_SECONDS", "60")))
-    handle.inner_test = functools.wraps(body)(lambda *arguments, **named: counted(*arguments, **named))
+    handle.inner_test = functools.wraps(body)(
+        lambda *arguments, **named: counted(*arguments, **named)
+    )
     late = False
     try:
         return (yield)
@@ -135,7 +145,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if not fuzzing(config):
         return
     reports = [
-        report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
     ]
     found = {report.nodeid: (dict(report.user_properties), report.duration) for report in reports}
     properties = {name: noted for name, (noted, _) in found.items() if "examples" in noted}
@@ -149,8 +161,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     late = sum(noted["out of time"] for noted in properties.values())
     cases = sum(noted.get("cases", 0) for noted, _ in found.values())
     terminalreporter.write_line(
-        f"{len(properties)} properties, {examples:,} examples ({late} properties ended by the time limit), and {cases:,} other"
-        f" cases; seed {config.getoption('--hypothesis-seed')}"
+        f"{len(properties)} properties, {examples:,} examples ({late} properties ended by the time"
+        f" limit), and {cases:,} other cases; seed {config.getoption('--hypothesis-seed')}"
     )
 
 
@@ -166,7 +178,8 @@ def chromium() -> str:
     found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.fail(
-            "no Chromium found: install the package chromium (apt-get install chromium), or set CHROMIUM to its path"
+            "no Chromium found: install the package chromium (apt-get install chromium), or set"
+            " CHROMIUM to its path"
         )
     return found
 
@@ -174,13 +187,26 @@ def chromium() -> str:
 def build(sources: Path, target: Path | None = None) -> dict[str, str]:
     """Build the book of a folder as `make book` does; return the text of its pages by name."""
     target = target or sources
-    command = ["build", str(sources), "-W", "-n", "--keep-going", "--all", "--path-output", str(target)]
+    command = [
+        "build",
+        str(sources),
+        "-W",
+        "-n",
+        "--keep-going",
+        "--all",
+        "--path-output",
+        str(target),
+    ]
     done = subprocess.run(
-        [Path(sys.executable).parent / "jupyter-book", *command], capture_output=True, text=True, check=False
+        [Path(sys.executable).parent / "jupyter-book", *command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr or done.stdout
     return {
-        page.stem: page.read_text("utf-8") for page in (target / "_build" / "html" / "book").glob("*.html")
+        page.stem: page.read_text("utf-8")
+        for page in (target / "_build" / "html" / "book").glob("*.html")
     }
 
 
@@ -189,19 +215,35 @@ def make(folder: Path, *arguments: str, expected: int = 0) -> str:
     environment = {
         key: value
         for key, value in os.environ.items()
-        if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "PYTHON", "CHROMIUM", "LATEX")
+        if key
+        not in (
+            "MAKEFLAGS",
+            "MFLAGS",
+            "MAKELEVEL",
+            "MAKEOVERRIDES",
+            "PYTHON",
+            "CHROMIUM",
+            "LATEX",
+        )
     }
     done = subprocess.run(
-        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        ["make", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def public_modules() -> dict[str, Path]:
-    """Return the library's public modules, by their names after `ssm_poison_lib.`, and their files."""
+    """Return the library's public modules, by name after `ssm_poison_lib.`, and their files."""
     library = ROOT / "ssm_poison_lib"
-    found = {path.relative_to(library).with_suffix(""): path for path in sorted(library.rglob("*.py"))}
+    found = {
+        path.relative_to(library).with_suffix(""): path for path in sorted(library.rglob("*.py"))
+    }
     return {
         ".".join(name.parts): path
         for name, path in found.items()

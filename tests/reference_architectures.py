@@ -48,9 +48,15 @@ class ChannelsFirst(nn.Module):
         return self.layer(x.mT).mT
 
 
-def array(kind: str, arrays: Mapping[str, np.ndarray], name: str, group: str = "weights") -> np.ndarray:
+def array(
+    kind: str, arrays: Mapping[str, np.ndarray], name: str, group: str = "weights"
+) -> np.ndarray:
     """Return an array by its name, with or without the file's prefixes "KIND/" and "weights/"."""
-    for key in (f"{kind}/{group}/{name}", f"{group}/{name}", *([name] if group == "weights" else [])):
+    for key in (
+        f"{kind}/{group}/{name}",
+        f"{group}/{name}",
+        *([name] if group == "weights" else []),
+    ):
         if key in arrays:
             return np.asarray(arrays[key])
     raise KeyError(f"arrays must hold {name!r} of {kind!r} ({group}); got {sorted(arrays)[:5]} ...")

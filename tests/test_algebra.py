@@ -57,7 +57,9 @@ def test_altered_identity_is_refused(name, alter):
     assert not holds(sp.Eq(identity.lhs, alter(identity.rhs), evaluate=False))
 
 
-@pytest.mark.parametrize("name", ["proposition 1, a", "race, any kappa", "gap", "jacobian", "price", "sign"])
+@pytest.mark.parametrize(
+    "name", ["proposition 1, a", "race, any kappa", "gap", "jacobian", "price", "sign"]
+)
 def test_another_power_is_refused(name):
     identity = IDENTITIES[name]()
     assert not holds(sp.Eq(identity.lhs, identity.rhs.subs(kappa, kappa + 1), evaluate=False))
@@ -129,14 +131,28 @@ def test_explicit_student_agrees_with_the_numerical_library():
     training_set = sequences.TrainingSet(rng.normal(size=(size, length)), teacher)
     A, B, C = rng.normal(size=(3, state_dim))
     student = DiagonalSSM(A, B, C)
-    arguments = (training_set.x.tolist(), training_set.y.tolist(), A.tolist(), B.tolist(), C.tolist())
-    speeds = np.array(algebra.velocity(*arguments), dtype=float).ravel()
-    np.testing.assert_allclose(speeds, flow.velocity(student, training_set, train="ABC"), rtol=1e-11)
-    np.testing.assert_allclose(
-        np.array(algebra.gamma(*arguments), dtype=float), metrics.gamma(student, training_set), rtol=1e-11
+    arguments = (
+        training_set.x.tolist(),
+        training_set.y.tolist(),
+        A.tolist(),
+        B.tolist(),
+        C.tolist(),
     )
-    assert float(algebra.loss(*arguments)) == pytest.approx(metrics.loss(student, training_set), rel=1e-12)
-    response = [float(algebra.impulse_response(A.tolist(), (B * C).tolist(), lag)) for lag in range(9)]
+    speeds = np.array(algebra.velocity(*arguments), dtype=float).ravel()
+    np.testing.assert_allclose(
+        speeds, flow.velocity(student, training_set, train="ABC"), rtol=1e-11
+    )
+    np.testing.assert_allclose(
+        np.array(algebra.gamma(*arguments), dtype=float),
+        metrics.gamma(student, training_set),
+        rtol=1e-11,
+    )
+    assert float(algebra.loss(*arguments)) == pytest.approx(
+        metrics.loss(student, training_set), rel=1e-12
+    )
+    response = [
+        float(algebra.impulse_response(A.tolist(), (B * C).tolist(), lag)) for lag in range(9)
+    ]
     np.testing.assert_allclose(response, student.impulse_response(9), rtol=1e-12)
     last = algebra.last_output(training_set.x[0].tolist(), A.tolist(), (B * C).tolist())
     assert float(last) == pytest.approx(float(student.last_output(training_set.x[0])), rel=1e-12)
@@ -173,7 +189,10 @@ def test_exponential_parametrization_by_the_chain_rule():
 def test_divided_difference():
     u, v = sp.symbols("u v", real=True)
     for power in range(6):
-        assert sp.expand((u - v) * algebra.divided_difference(power, u, v) - (u**power - v**power)) == 0
+        assert (
+            sp.expand((u - v) * algebra.divided_difference(power, u, v) - (u**power - v**power))
+            == 0
+        )
         assert algebra.divided_difference(power, u, u) == sp.diff(u**power, u)
     power = sp.Symbol("l", integer=True, positive=True)
     symbolic = algebra.divided_difference(power, u, v)
@@ -214,7 +233,10 @@ def test_first_order_constant_of_the_baseline_error(length):
     assert constant == pytest.approx(sum(factors), rel=1e-14)
     pair = algebra.baseline_error_constant([1.0, 0.9], length)
     assert float(pair) == pytest.approx(factors[0], rel=1e-14)
-    scaled = [float(algebra.baseline_factor(sp.Rational(7, 5), 1.4 * sp.Float(v), length)) for v in shape[1:]]
+    scaled = [
+        float(algebra.baseline_factor(sp.Rational(7, 5), 1.4 * sp.Float(v), length))
+        for v in shape[1:]
+    ]
     assert scaled == pytest.approx(
         [1.4 * factor for factor in factors], rel=1e-14
     )  # F scales as the shape does
@@ -224,7 +246,9 @@ def test_first_order_constant_of_the_baseline_error(length):
     student = DiagonalSSM.ones(limit)
     error = metrics.generalization_error(student, theorem_teacher(4), 20)
     # what is left, by the statement: the correction of each entry, and 1 - a_1 = O(epsilon^p)
-    left_out = (F * (scale * F) ** power).sum() / power + ((scale * F) ** (length - 1)).sum() / scale
+    left_out = (F * (scale * F) ** power).sum() / power + (
+        (scale * F) ** (length - 1)
+    ).sum() / scale
     assert 0 <= constant - error / scale <= left_out + 1e-9
 
 
@@ -270,7 +294,9 @@ def test_saddle_function_and_its_slope(length, state_dim):
 
 def test_saddle_statements_for_symbolic_kappa_and_d():
     lam, mu = algebra.saddle_spectrum()
-    assert sp.simplify(sp.expand(sp.diff(algebra.saddle_function(), s) - algebra.saddle_slope())) == 0
+    assert (
+        sp.simplify(sp.expand(sp.diff(algebra.saddle_function(), s) - algebra.saddle_slope())) == 0
+    )
     assert sp.simplify(sp.expand(lam - d * mu - algebra.saddle_slope())) == 0
     for expression in (lam, mu, algebra.saddle_slope()):
         assert expression.free_symbols >= {alpha, kappa, s}
@@ -284,11 +310,16 @@ def test_saddle_statements_for_symbolic_kappa_and_d():
 
 @pytest.mark.parametrize(("length", "state_dim", "dose"), [(7, 10, 0.1244603), (9, 20, 0.0505964)])
 def test_uniqueness_dose_of_the_two_settings(length, state_dim, dose):
-    assert float(algebra.uniqueness_dose(length=length, state_dim=state_dim)) == pytest.approx(dose, rel=1e-6)
+    assert float(algebra.uniqueness_dose(length=length, state_dim=state_dim)) == pytest.approx(
+        dose, rel=1e-6
+    )
     x = sp.Symbol("x", real=True)
     count = [
         sp.Poly(
-            algebra.saddle_function(x, length=length, state_dim=state_dim).subs({alpha: 1, beta: ratio}), x
+            algebra.saddle_function(x, length=length, state_dim=state_dim).subs(
+                {alpha: 1, beta: ratio}
+            ),
+            x,
         ).count_roots()
         for ratio in (1, sp.Rational(1, 100))
     ]
@@ -323,7 +354,9 @@ def test_escape_time_is_the_leading_term():
         sequences.TrainingSet(sequences.baseline_sequences(length), teacher),
         sequences.TrainingSet(sequences.special_sequences(length), teacher),
     )
-    h = sp.lambdify(s, algebra.saddle_function(length=length, state_dim=state_dim).subs({alpha: 1, beta: 1}))
+    h = sp.lambdify(
+        s, algebra.saddle_function(length=length, state_dim=state_dim).subs({alpha: 1, beta: 1})
+    )
     point = brentq(h, 1 / state_dim, state_dim ** (-1 / (length - 1)), xtol=1e-15)
     times = []
     for scale in (1e-6, 1e-10):
@@ -335,7 +368,9 @@ def test_escape_time_is_the_leading_term():
             stop_at_loss=True,
         )
         times.append(trajectory.times[-1])
-    leading = algebra.escape_time(length=length, state_dim=state_dim).subs({alpha: 1, beta: 1, s: point})
+    leading = algebra.escape_time(length=length, state_dim=state_dim).subs(
+        {alpha: 1, beta: 1, s: point}
+    )
     expected = [float(leading.subs(epsilon, scale)) for scale in (1e-6, 1e-10)]
     # solver steps end where they end: the stop is late by a step at most
     assert times[1] - times[0] == pytest.approx(expected[1] - expected[0], rel=0.02)
@@ -413,13 +448,17 @@ def test_antidote_leaves_a_second_order_error():
         sequences.TrainingSet(sequences.special_sequences(length), teacher),
     )
     after_baseline = flow.baseline_limit(scale * shape, length)
-    trajectory = flow.gradient_flow(DiagonalSSM.ones(after_baseline), training_set, t_end=1e4, loss_tol=1e-26)
+    trajectory = flow.gradient_flow(
+        DiagonalSSM.ones(after_baseline), training_set, t_end=1e4, loss_tol=1e-26
+    )
     assert trajectory.fitted
     factors = [algebra.baseline_factor(sp.S.One, sp.Float(v), length) for v in shape[1:]]
     expected = scale**2 * float(algebra.antidote_constant(factors))
     error = metrics.generalization_error(trajectory.student(), teacher, 20)
     assert error == pytest.approx(expected, rel=3 * scale)
-    assert error < 0.01 * metrics.generalization_error(DiagonalSSM.ones(after_baseline), teacher, 20)
+    assert error < 0.01 * metrics.generalization_error(
+        DiagonalSSM.ones(after_baseline), teacher, 20
+    )
 
 
 # --- the statements as objects
@@ -474,7 +513,11 @@ def test_proposition_1_at_explicit_sizes(parameter):
 
 
 def test_indexed_speed_at_explicit_sizes():
-    a, base, j = algebra.entries("a", 3), sp.IndexedBase("a", real=True), sp.Symbol("j", integer=True)
+    a, base, j = (
+        algebra.entries("a", 3),
+        sp.IndexedBase("a", real=True),
+        sp.Symbol("j", integer=True),
+    )
     explicit = {base[k + 1]: a[k] for k in range(3)}
     for k, speed in enumerate(algebra.theorem_dynamics(a, 5)):
         indexed = algebra._indexed_speed(j).subs({j: k + 1, kappa: 5, d: 3}).doit()
@@ -484,7 +527,9 @@ def test_indexed_speed_at_explicit_sizes():
 @pytest.mark.parametrize(("row", "column"), [(1, 1), (1, 2), (3, 2)])
 def test_jacobian_at_saddle_at_explicit_sizes(row, column):
     a = algebra.entries("a", 3)
-    derived = sp.diff(algebra.theorem_dynamics(a, 5)[row - 1], a[column - 1]).subs(dict.fromkeys(a, s))
+    derived = sp.diff(algebra.theorem_dynamics(a, 5)[row - 1], a[column - 1]).subs(
+        dict.fromkeys(a, s)
+    )
     identity = algebra.jacobian_at_saddle()
     indices = dict(zip(sp.symbols("j r", integer=True), (row, column), strict=True))
     for side in (identity.lhs, identity.rhs):
@@ -493,7 +538,11 @@ def test_jacobian_at_saddle_at_explicit_sizes(row, column):
 
 def test_exponents_and_constants_that_an_identity_leaves_open():
     values = {epsilon: sp.Rational(1, 3), kappa: 7, sp.Symbol("u", positive=True): 2}
-    left = algebra.baseline_limit().lhs.subs(values).subs(sp.Symbol("F", positive=True), sp.Rational(1, 2))
+    left = (
+        algebra.baseline_limit()
+        .lhs.subs(values)
+        .subs(sp.Symbol("F", positive=True), sp.Rational(1, 2))
+    )
     assert sp.simplify(left - (2 + 6**4)) == 0  # u + (F epsilon)^-(kappa-3)
     assert algebra.escape_time().subs(epsilon, 1) == 0
 
@@ -524,7 +573,8 @@ def test_exponents_and_constants_that_an_identity_leaves_open():
 def test_smallest_sequence_length(smallest, formula):
     formula(smallest)
     with pytest.raises(
-        ValueError, match=f"^length must be an integer from {smallest} to 1000(000)?; got {smallest - 1}"
+        ValueError,
+        match=f"^length must be an integer from {smallest} to 1000(000)?; got {smallest - 1}",
     ):
         formula(smallest - 1)
 
@@ -537,8 +587,14 @@ def test_smallest_sequence_length(smallest, formula):
     [
         (lambda: algebra.proposition_1("A"), "parameter must be one of a, b, c; got 'A'"),
         (lambda: algebra.entries("a", 0), "count must be an integer from 1 to 10000; got 0"),
-        (lambda: algebra.impulse_response([n], [n, n], 1), "w must have 1 entries, as many as a; got 2"),
-        (lambda: algebra.impulse_response([n], [n], -1), "lag must be an integer from 0 to 1000000; got -1"),
+        (
+            lambda: algebra.impulse_response([n], [n, n], 1),
+            "w must have 1 entries, as many as a; got 2",
+        ),
+        (
+            lambda: algebra.impulse_response([n], [n], -1),
+            "lag must be an integer from 0 to 1000000; got -1",
+        ),
         (
             lambda: algebra.loss([], [], [n], [n], [n]),
             "y must have one label for each of the (at least 1) sequences in x; got 0, 0",
@@ -558,19 +614,52 @@ def test_smallest_sequence_length(smallest, formula):
         (lambda: algebra.velocity([[n]], [n], [n], [n, n], [n]), "b must have 1 entries"),
         (lambda: algebra.gamma([[n]], [n], [n], [n], [n, n]), "c must have 1 entries"),
         (lambda: algebra.order_preservation(1), "length must be an integer from 2 to 1000; got 1"),
-        (lambda: algebra.divided_difference(-1, n, d), "power must be an integer from 0 to 10000; got -1"),
-        (lambda: algebra.baseline_solution(1), "length must be an integer from 2 to 1000000; got 1"),
-        (lambda: algebra.baseline_conserved(n, 1), "length must be an integer from 2 to 1000000; got 1"),
-        (lambda: algebra.baseline_factor(n, d, 3), "length must be an integer from 4 to 1000000; got 3"),
+        (
+            lambda: algebra.divided_difference(-1, n, d),
+            "power must be an integer from 0 to 10000; got -1",
+        ),
+        (
+            lambda: algebra.baseline_solution(1),
+            "length must be an integer from 2 to 1000000; got 1",
+        ),
+        (
+            lambda: algebra.baseline_conserved(n, 1),
+            "length must be an integer from 2 to 1000000; got 1",
+        ),
+        (
+            lambda: algebra.baseline_factor(n, d, 3),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
         (lambda: algebra.baseline_error_constant([n]), "shape must have at least 2 entries; got 1"),
         (lambda: algebra.fit_time(3), "length must be an integer from 4 to 1000000; got 3"),
-        (lambda: algebra.steepest_point(length=3), "length must be an integer from 4 to 1000000; got 3"),
-        (lambda: algebra.uniqueness_dose(length=3), "length must be an integer from 4 to 1000000; got 3"),
-        (lambda: algebra.tie_bound(2, sp.Integer(3)), "length must be an integer from 4 to 1000000; got 3"),
-        (lambda: algebra.interpolator_price([n], 3), "length must be an integer from 4 to 1000000; got 3"),
-        (lambda: algebra.sign_identity([n], 2), "length must be an integer from 3 to 1000000; got 2"),
-        (lambda: algebra.theorem_loss([n], 1), "length must be an integer from 2 to 1000000; got 1"),
-        (lambda: algebra.order_error(length=3), "length must be an integer from 4 to 1000000; got 3"),
+        (
+            lambda: algebra.steepest_point(length=3),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
+        (
+            lambda: algebra.uniqueness_dose(length=3),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
+        (
+            lambda: algebra.tie_bound(2, sp.Integer(3)),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
+        (
+            lambda: algebra.interpolator_price([n], 3),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
+        (
+            lambda: algebra.sign_identity([n], 2),
+            "length must be an integer from 3 to 1000000; got 2",
+        ),
+        (
+            lambda: algebra.theorem_loss([n], 1),
+            "length must be an integer from 2 to 1000000; got 1",
+        ),
+        (
+            lambda: algebra.order_error(length=3),
+            "length must be an integer from 4 to 1000000; got 3",
+        ),
         (lambda: algebra.antidote_constant([]), "factors must have at least 1 entry; got none"),
         (
             lambda: algebra.baseline_solution(sp.Rational(9, 2)),

@@ -54,10 +54,14 @@ def test_output_and_every_gradient_are_the_authors(kind):
 @pytest.mark.parametrize("method", METHODS["lru"])
 def test_every_form_is_the_authors_too(method):
     x, wanted = torch.tensor(ARRAYS["lru/input"]), ARRAYS["lru/output"]
-    np.testing.assert_allclose(from_reference("lru", ARRAYS)(x, method).detach(), wanted, atol=1e-12)
+    np.testing.assert_allclose(
+        from_reference("lru", ARRAYS)(x, method).detach(), wanted, atol=1e-12
+    )
     other = {"scan": "chunked", "convolution": "quadratic"}.get(method, method)
     x, wanted = torch.tensor(ARRAYS["mamba2/input"]), ARRAYS["mamba2/output"]
-    np.testing.assert_allclose(from_reference("mamba2", ARRAYS)(x, other).detach(), wanted, atol=1e-12)
+    np.testing.assert_allclose(
+        from_reference("mamba2", ARRAYS)(x, other).detach(), wanted, atol=1e-12
+    )
 
 
 def test_kernel_is_the_authors():
@@ -181,7 +185,9 @@ def test_states_of_white_noise_have_the_same_size_whatever_the_pole():
     # The point of gamma: the variance of state n is that of row n of B x, for slow poles as for
     # fast ones.
     model = LRU(16, 64, r_min=0.5, r_max=0.98, seed=2).double()
-    states = model._scan(model._drive(sequences(8, 2000, 16)))[:, 500:].abs().square().mean(dim=(0, 1))
+    states = (
+        model._scan(model._drive(sequences(8, 2000, 16)))[:, 500:].abs().square().mean(dim=(0, 1))
+    )
     rows = (model.B_re.square() + model.B_im.square()).sum(dim=1)
     np.testing.assert_allclose((states / rows).detach(), 1.0, atol=0.15)
 
@@ -201,7 +207,11 @@ def test_bad_input_is_named(kind):
     model = layer(kind)
     good = sequences(2, 5, 4, dtype=torch.float32)
     bad = [
-        (TypeError, "x must be a torch tensor of floating point numbers; got torch.int64", good.long()),
+        (
+            TypeError,
+            "x must be a torch tensor of floating point numbers; got torch.int64",
+            good.long(),
+        ),
         (
             ValueError,
             r"x must have shape \(batch, length, 4\), no axis empty; got \(2, 5, 3\)",
@@ -209,14 +219,20 @@ def test_bad_input_is_named(kind):
         ),
         (ValueError, r"got \(5, 4\)", good[0]),
         (ValueError, r"got \(2, 0, 4\)", good[:, :0]),
-        (ValueError, "x must have the layer's dtype torch.float32; got torch.float64", good.double()),
+        (
+            ValueError,
+            "x must have the layer's dtype torch.float32; got torch.float64",
+            good.double(),
+        ),
         (ValueError, "x must be on the layer's device cpu; got meta", good.to("meta")),
         (ValueError, "x must be finite", torch.where(good > 1, math.nan, good)),
     ]
     for error, message, x in bad:
         with pytest.raises(error, match=message):
             model(x)
-    with pytest.raises(TypeError, match="x must be a torch tensor of floating point numbers; got ndarray"):
+    with pytest.raises(
+        TypeError, match="x must be a torch tensor of floating point numbers; got ndarray"
+    ):
         check_input("x", good.numpy(), model, ("batch", "length", 4))
     with pytest.raises(ValueError, match=r"x must have shape \(batch, 4\)"):
         model.step(good, model.initial_state(2))
@@ -243,9 +259,18 @@ def test_bad_input_is_named(kind):
         (lambda: Mamba2(4, head_dim=3), "head_dim must divide expand \\* channels = 8; got 3"),
         (lambda: Mamba2(4, head_dim=4, chunk=0), "chunk must be an integer >= 1; got 0"),
         (lambda: Mamba2(4, head_dim=4, conv_width=0), "conv_width must be an integer >= 1"),
-        (lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, depth=0), "depth must be an integer >= 1"),
-        (lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, pooling="max"), "pooling must be one of"),
-        (lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, dropout=1.0), "dropout must be below 1"),
+        (
+            lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, depth=0),
+            "depth must be an integer >= 1",
+        ),
+        (
+            lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, pooling="max"),
+            "pooling must be one of",
+        ),
+        (
+            lambda: SequenceModel(1, 2, lambda i: S4D(4), channels=4, dropout=1.0),
+            "dropout must be below 1",
+        ),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -262,7 +287,9 @@ def test_layer_must_be_a_function():
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_small_classifier_learns_which_sign_came_first(kind, pooling):
     torch.manual_seed(0)
-    model = SequenceModel(1, 2, lambda i: layer(kind, channels=8), channels=8, depth=1, pooling=pooling)
+    model = SequenceModel(
+        1, 2, lambda i: layer(kind, channels=8), channels=8, depth=1, pooling=pooling
+    )
     x = sequences(64, 12, 1, seed=11, dtype=torch.float32)
     label = (x[:, 0, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
@@ -298,7 +325,9 @@ def test_mamba2_is_that_of_transformers(length):
     with torch.no_grad():  # weights at which nothing is small, and norms are seen
         for parameter in theirs.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    ours = from_reference("mamba2", {name: p.numpy() for name, p in theirs.state_dict().items()}).float()
+    ours = from_reference(
+        "mamba2", {name: p.numpy() for name, p in theirs.state_dict().items()}
+    ).float()
     x = sequences(2, length, 16, dtype=torch.float32)
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
     first, second = ours(a), theirs(b)

@@ -61,17 +61,32 @@ CASES = [
     (lambda: SYSTEM.last_output(3.0), r"x must have 1 or 2 axes; got shape \(\)"),
     (lambda: SYSTEM.impulse_response(0), "length must be an integer from 1 to 1000000; got 0"),
     (lambda: SYSTEM.impulse_response(-3), "length must be an integer from 1 to 1000000; got -3"),
-    (lambda: SYSTEM.impulse_response(2.0), r"length must be an integer from 1 to 1000000; got 2\.0"),
-    (lambda: SYSTEM.impulse_response(True), "length must be an integer from 1 to 1000000; got True"),
+    (
+        lambda: SYSTEM.impulse_response(2.0),
+        r"length must be an integer from 1 to 1000000; got 2\.0",
+    ),
+    (
+        lambda: SYSTEM.impulse_response(True),
+        "length must be an integer from 1 to 1000000; got True",
+    ),
     (lambda: SYSTEM.transfer_function(0.5), r"z must avoid the poles of the SSM; got z = 0\.5"),
     (lambda: SYSTEM.transfer_function(INF), "z must be finite"),
     # teachers and starts
     (lambda: ssm.theorem_teacher(1), "state_dim must be an integer from 2 to 1000000; got 1"),
-    (lambda: ssm.teacher("dim=5"), "name must be one of dim=1, dim=2, dim=3, dim=4, theorem; got 'dim=5'"),
+    (
+        lambda: ssm.teacher("dim=5"),
+        "name must be one of dim=1, dim=2, dim=3, dim=4, theorem; got 'dim=5'",
+    ),
     (lambda: ssm.teacher(3), "name must be one of .*; got 3"),
     (lambda: ssm.teacher("theorem"), "state_dim must be given for the theorem's teacher"),
-    (lambda: ssm.teacher("dim=2", state_dim=4), "state_dim must be left out for the teacher 'dim=2'; got 4"),
-    (lambda: ssm.near_zero(0, 1.0, seed=0), "state_dim must be an integer from 1 to 1000000; got 0"),
+    (
+        lambda: ssm.teacher("dim=2", state_dim=4),
+        "state_dim must be left out for the teacher 'dim=2'; got 4",
+    ),
+    (
+        lambda: ssm.near_zero(0, 1.0, seed=0),
+        "state_dim must be an integer from 1 to 1000000; got 0",
+    ),
     (lambda: ssm.near_zero(3, 0.0, seed=0), r"scale must be a finite number > 0; got 0\.0"),
     (lambda: ssm.near_zero(3, NAN, seed=0), "scale must be a finite number > 0; got nan"),
     (lambda: ssm.near_zero(3, "1", seed=0), "scale must be a finite number > 0; got '1'"),
@@ -84,16 +99,25 @@ CASES = [
         lambda: ssm.near_zero(1, 1.0, seed=0, tie_gap=0.1),
         "state_dim must be at least 2 for a near tie .*; got 1",
     ),
-    (lambda: ssm.near_zero(3, 1.0, seed=0, tie_gap=-0.1), r"tie_gap must be a finite number >= 0; got -0\.1"),
+    (
+        lambda: ssm.near_zero(3, 1.0, seed=0, tie_gap=-0.1),
+        r"tie_gap must be a finite number >= 0; got -0\.1",
+    ),
     (
         lambda: ssm.near_zero(3, 1.0, seed=0, tie_gap=0.9),
         r"tie_gap must be at most 0\.595988 for this start \(a_2 stays second\); got 0\.9",
     ),
-    (lambda: ssm.near_zero(2, 1.0, seed=0, tie_gap=2.0), r"tie_gap must be at most 0\.636962 .*; got 2"),
+    (
+        lambda: ssm.near_zero(2, 1.0, seed=0, tie_gap=2.0),
+        r"tie_gap must be at most 0\.636962 .*; got 2",
+    ),
     # sequences
     (lambda: sequences.baseline_sequences(1), "length must be an integer from 2 to 1000000; got 1"),
     (lambda: sequences.special_sequences(1), "length must be an integer from 2 to 1000000; got 1"),
-    (lambda: sequences.special_sequences(-7), "length must be an integer from 2 to 1000000; got -7"),
+    (
+        lambda: sequences.special_sequences(-7),
+        "length must be an integer from 2 to 1000000; got -7",
+    ),
     (
         lambda: sequences.fixed_sequences(5, (6,)),
         "each entry of positions must be an integer from 1 to 5; got 6",
@@ -134,7 +158,10 @@ CASES = [
     ),
     (lambda: TrainingSet(np.zeros((0, 5)), SYSTEM), r"x must not be empty; got shape \(0, 5\)"),
     (lambda: TrainingSet(np.full((2, 5), NAN), SYSTEM), "x must be finite; got nan"),
-    (lambda: TrainingSet(np.ones((2, 5)), "teacher"), r"teacher must have a method last_output\(x\)"),
+    (
+        lambda: TrainingSet(np.ones((2, 5)), "teacher"),
+        r"teacher must have a method last_output\(x\)",
+    ),
     (
         lambda: flow.velocity(SYSTEM, TrainingSet([[1.0, 0.0]], networks.authors_teacher(3))),
         "the teacher of training_set must be a DiagonalSSM; got Network",
@@ -143,8 +170,14 @@ CASES = [
         lambda: sequences.check_labels(np.ones((2, 5)), [1.0], SYSTEM),
         r"y must have length 2 .*; got shape \(1,\)",
     ),
-    (lambda: sequences.check_labels(np.ones(5), [1.0], SYSTEM), r"x must have 2 axes; got shape \(5,\)"),
-    (lambda: sequences.check_labels(np.ones((1, 5)), [1.0], SYSTEM, rtol=-1), "rtol must be .* >= 0; got -1"),
+    (
+        lambda: sequences.check_labels(np.ones(5), [1.0], SYSTEM),
+        r"x must have 2 axes; got shape \(5,\)",
+    ),
+    (
+        lambda: sequences.check_labels(np.ones((1, 5)), [1.0], SYSTEM, rtol=-1),
+        "rtol must be .* >= 0; got -1",
+    ),
     # metrics
     (
         lambda: metrics.generalization_error(SYSTEM, SYSTEM, 0),
@@ -158,16 +191,28 @@ CASES = [
     (lambda: metrics.effective_rank([NAN]), "values must be finite; got nan"),
     (lambda: metrics.effective_rank(np.eye(2)), r"values must have 1 axes; got shape \(2, 2\)"),
     # flow
-    (lambda: flow.gradient_flow(SYSTEM, DATA, t_end=0.0), r"t_end must be a finite number > 0; got 0\.0"),
-    (lambda: flow.gradient_flow(SYSTEM, DATA, t_end=INF), "t_end must be a finite number > 0; got inf"),
-    (lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, train="B"), "train must be one of A, ABC; got 'B'"),
+    (
+        lambda: flow.gradient_flow(SYSTEM, DATA, t_end=0.0),
+        r"t_end must be a finite number > 0; got 0\.0",
+    ),
+    (
+        lambda: flow.gradient_flow(SYSTEM, DATA, t_end=INF),
+        "t_end must be a finite number > 0; got inf",
+    ),
+    (
+        lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, train="B"),
+        "train must be one of A, ABC; got 'B'",
+    ),
     (lambda: flow.velocity(SYSTEM, DATA, train="AB"), "train must be one of A, ABC; got 'AB'"),
     (lambda: flow.jacobian(SYSTEM, DATA, train="AB"), "train must be one of A, ABC; got 'AB'"),
     (
         lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, rtol=1e-20),
         r"rtol must be .* >= 2\.3e-14; got 1e-20",
     ),
-    (lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, atol=0.0), r"atol must be .* > 0; got 0\.0"),
+    (
+        lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, atol=0.0),
+        r"atol must be .* > 0; got 0\.0",
+    ),
     (
         lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, loss_tol=-1.0),
         r"loss_tol must be .* >= 0; got -1\.0",
@@ -200,8 +245,14 @@ CASES = [
     (lambda: flow.baseline_closed_form([0.1], 7, []), "tau must not be empty"),
     # paper
     (lambda: paper.TheoremSetting(8, 10, 1e-3, None), "length must be odd .*; got 8"),
-    (lambda: paper.TheoremSetting(3, 10, 1e-3, None), "length must be an integer from 5 to 1000000; got 3"),
-    (lambda: paper.TheoremSetting(7, 1, 1e-3, None), "state_dim must be an integer from 2 to 1000000; got 1"),
+    (
+        lambda: paper.TheoremSetting(3, 10, 1e-3, None),
+        "length must be an integer from 5 to 1000000; got 3",
+    ),
+    (
+        lambda: paper.TheoremSetting(7, 1, 1e-3, None),
+        "state_dim must be an integer from 2 to 1000000; got 1",
+    ),
     (lambda: paper.TheoremSetting(7, 10, 0.0, None), r"init_scale must be .* > 0; got 0\.0"),
     (lambda: paper.TheoremSetting(7, 10, 1e-3, -1.0), r"tie_gap must be .* >= 0; got -1\.0"),
     (
@@ -234,7 +285,10 @@ CASES = [
 @pytest.mark.parametrize(
     ("call", "message"),
     CASES,
-    ids=[f"{i} {re.sub(r'[^a-zA-Z0-9_=]+', ' ', message[:50])}" for i, (_, message) in enumerate(CASES)],
+    ids=[
+        f"{i} {re.sub(r'[^a-zA-Z0-9_=]+', ' ', message[:50])}"
+        for i, (_, message) in enumerate(CASES)
+    ],
 )
 def test_error_names_argument_value_and_what_is_allowed(call, message):
     with pytest.raises((TypeError, ValueError), match=f"^{message}"):
@@ -257,7 +311,9 @@ def test_one_dimension_one_step_one_sequence_work_where_they_make_sense():
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int8])
 def test_numpy_integers_mean_the_same_as_pythons(kind):
-    np.testing.assert_array_equal(ssm.near_zero(kind(5), 1.0, seed=kind(42)), ssm.near_zero(5, 1.0, seed=42))
+    np.testing.assert_array_equal(
+        ssm.near_zero(kind(5), 1.0, seed=kind(42)), ssm.near_zero(5, 1.0, seed=42)
+    )
     for call in (sequences.baseline_sequences, sequences.special_sequences):
         np.testing.assert_array_equal(call(kind(7)), call(7))
     assert algebra.divided_difference(kind(3), 2, 5) == algebra.divided_difference(3, 2, 5)

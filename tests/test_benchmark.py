@@ -1,4 +1,6 @@
-"""The benchmark of defences: its cases are what they say, its scores follow, and somebody's own defence runs by name."""
+"""The benchmark of defences: its cases are what they say, its scores follow, and somebody's own
+defence runs by name.
+"""
 
 import json
 
@@ -9,7 +11,11 @@ from ssm_poison_lib.__main__ import main
 from ssm_poison_lib.studies import benchmark, store
 from ssm_poison_lib.studies.benchmark import ATTACKS, BOOK_SEEDS, CASES, HARMLESS, Plan, Row
 
-QUICK = [case for case in CASES if case.length == 5 and case.kind in ("mixture", "special first", "Gaussian")]
+QUICK = [
+    case
+    for case in CASES
+    if case.length == 5 and case.kind in ("mixture", "special first", "Gaussian")
+]
 
 
 def test_there_are_24_cases_half_of_them_harmless():
@@ -22,7 +28,8 @@ def test_labels_are_clean_and_seeds_repeat(case):
     data, again, other = case.data(7), case.data(7), case.data(8)
     np.testing.assert_array_equal(data.x, again.x)
     assert data.x.shape != other.x.shape or not np.array_equal(data.x, other.x)
-    # the teacher's response is d, 1, 1, ...: its answer is the sum of the inputs and (d - 1) times the last
+    # the teacher's response is d, 1, 1, ...: its answer is the sum of the inputs and (d - 1) times
+    # the last
     np.testing.assert_allclose(data.y, data.x.sum(axis=1) + (case.state_dim - 1) * data.x[:, -1])
     assert data.harmful.any() != case.harmless
     assert sorted(np.concatenate(data.phases)) == list(range(len(data.x)))
@@ -37,7 +44,8 @@ def test_seeds_of_data_and_start_are_apart():
 def test_attacks_harm_and_harmless_data_do_not():
     rows = benchmark.score(benchmark.named("do nothing"), [11])
     attacked = [row for row in rows if not row.harmless]
-    assert sum(row.undefended > 0.1 for row in attacked) >= 10  # of 12: some starts are not so near a tie
+    # of 12: some starts are not so near a tie
+    assert sum(row.undefended > 0.1 for row in attacked) >= 10
     assert all(row.undefended > 1 for row in attacked if "first" in row.case)
     fine = [row.undefended < 0.1 for row in rows if row.harmless and "sparse" not in row.case]
     assert all(fine)
@@ -52,7 +60,12 @@ def test_a_perfect_defence_scores_as_one():
         truth[data.x.tobytes()] = ~data.harmful
     rows = benchmark.score(lambda x, y, seed: Plan(truth[x.tobytes()]), [3], QUICK)
     found = benchmark.summary(rows)
-    assert (found["detected"], found["false_alarms"], found["repaired"], found["spoilt"]) == (1, 0, 1, 0)
+    assert (found["detected"], found["false_alarms"], found["repaired"], found["spoilt"]) == (
+        1,
+        0,
+        1,
+        0,
+    )
     worst = benchmark.summary(
         benchmark.score(lambda x, y, seed: ~truth[x.tobytes()] | (x[:, 0] != 0), [3], QUICK)
     )
@@ -77,7 +90,11 @@ def test_a_summary_counts_what_it_says():
     def row(harmless, detected, alarms, error, undefended):
         return Row("case", harmless, 0, detected, alarms, error, undefended, 0.5)
 
-    rows = [row(False, 1.0, 0.0, 0.01, 0.5), row(False, 0.0, 0.5, 0.5, 0.5), row(True, None, 0.1, None, 0.01)]
+    rows = [
+        row(False, 1.0, 0.0, 0.01, 0.5),
+        row(False, 0.0, 0.5, 0.5, 0.5),
+        row(True, None, 0.1, None, 0.01),
+    ]
     assert benchmark.summary(rows) == {
         "detected": 0.5,
         "false_alarms": pytest.approx(0.2),
@@ -111,10 +128,22 @@ def test_a_defence_that_is_none_is_refused(name):
 
 def test_a_defence_in_a_file_of_its_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
-        "import numpy as np\n\n\ndef defence(x, y, seed):\n    return x[:, :-2].any(axis=1)  # nothing late alone\n"
+        "import numpy as np\n\n\ndef defence(x, y, seed):\n"
+        "    return x[:, :-2].any(axis=1)  # nothing late alone\n"
     )
     monkeypatch.chdir(tmp_path)
-    command = ["benchmark", "mine:defence", "--seeds", "11", "12", "13", "14", "15", "--json", "mine.json"]
+    command = [
+        "benchmark",
+        "mine:defence",
+        "--seeds",
+        "11",
+        "12",
+        "13",
+        "14",
+        "15",
+        "--json",
+        "mine.json",
+    ]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "do nothing" in printed

@@ -35,7 +35,8 @@ LOOK = """async () => {
   await document.fonts.ready;
   if (window.MathJax) await MathJax.startup.promise;  // set by assets/book.js: all is typeset
   window.shifted ??= window.shift;  // on the way here, not by what this function does
-  const fonts = [...document.querySelectorAll("article p")].map(p => getComputedStyle(p).fontFamily);
+  const fonts = [...document.querySelectorAll("article p")]
+    .map(p => getComputedStyle(p).fontFamily);
   const late = "laid-out-late";  // as for a reader who comes there
   for (const block of document.querySelectorAll(`.${late}`)) block.classList.remove(late);
   for (const image of document.images) image.loading = "eager";
@@ -53,10 +54,12 @@ LOOK = """async () => {
     overflow: root.scrollWidth - root.clientWidth,
     theme: root.dataset.theme,
     schemes: [...article.querySelectorAll("img")].map(i => getComputedStyle(i).colorScheme),
-    cards: [...article.querySelectorAll('img[src$=".svg"]')].map(i => getComputedStyle(i).backgroundColor),
+    cards: [...article.querySelectorAll('img[src$=".svg"]')]
+      .map(i => getComputedStyle(i).backgroundColor),
     fonts: [...new Set(fonts)],
     shift: window.shifted,
-    megabytes: performance.getEntriesByType("navigation").concat(performance.getEntriesByType("resource"))
+    megabytes: performance.getEntriesByType("navigation")
+      .concat(performance.getEntriesByType("resource"))
       .reduce((sum, entry) => sum + entry.transferSize, 0) / 1e6,
   };
 }"""
@@ -73,7 +76,9 @@ def html(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def address(html) -> Iterator[str]:
     """Serve the pages on this machine, compressed."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Gzipped, directory=html))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Gzipped, directory=html)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -96,7 +101,9 @@ def page_names(html: Path) -> list[str]:
     ]
 
 
-def visit(browser: Browser, base: str, name: str, width: int, *, axe: bool = False) -> dict[str, list[str]]:
+def visit(
+    browser: Browser, base: str, name: str, width: int, *, axe: bool = False
+) -> dict[str, list[str]]:
     """Open a page, look at it in the light and in the dark; return what is wrong by theme."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
     context.set_default_timeout(SLOW)
@@ -104,10 +111,14 @@ def visit(browser: Browser, base: str, name: str, width: int, *, axe: bool = Fal
     page.add_init_script(OBSERVE)
     foreign: list[str] = []
     complaints: list[str] = []
-    page.on("request", lambda request: request.url.startswith((base, "data:")) or foreign.append(request.url))
+    page.on(
+        "request",
+        lambda request: request.url.startswith((base, "data:")) or foreign.append(request.url),
+    )
     page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
     page.on(
-        "console", lambda message: message.type in ("error", "warning") and complaints.append(message.text)
+        "console",
+        lambda message: message.type in ("error", "warning") and complaints.append(message.text),
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{base}/{name}", wait_until="load")
@@ -144,7 +155,9 @@ def faults(seen: dict[str, Any], theme: str) -> list[str]:
     found += [f"not drawn: {url}" for url in seen["missing"]]
     found += [f"no alternative text: {url}" for url in seen["unnamed"]]
     if seen["formulas"] < seen["sources"]:
-        found.append(f"{seen['sources'] - seen['formulas']} of {seen['sources']} formulas are not typeset")
+        found.append(
+            f"{seen['sources'] - seen['formulas']} of {seen['sources']} formulas are not typeset"
+        )
     if seen["flat"] or seen["errors"]:
         found.append(f"{seen['flat']} formulas without height, {seen['errors']} with a TeX error")
     if seen["overflow"] > 0:
@@ -182,7 +195,8 @@ BARE = """() => {
     theme: getComputedStyle(document.body).colorScheme,
     unread: [...article.querySelectorAll(".math")].filter(e => !/\\S/.test(e.textContent)).length,
     hidden: [...article.querySelectorAll("p, pre, h1, h2, h3, img, td")]
-      .filter(e => !e.closest("details:not([open]), template, noscript, dialog, .onlyprint") && !e.checkVisibility()).length,
+      .filter(e => !e.closest("details:not([open]), template, noscript, dialog, .onlyprint"))
+      .filter(e => !e.checkVisibility()).length,
     missing: [...document.images].filter(i => i.complete && i.naturalWidth === 0).map(i => i.src),
     overflow: root.scrollWidth - root.clientWidth,
   };
@@ -191,7 +205,9 @@ BARE = """() => {
 
 def bare_faults(browser: Browser, base: str, name: str) -> list[str]:
     """Open a page without JavaScript on a phone; return what a reader misses."""
-    context = browser.new_context(viewport={"width": PHONE, "height": 900}, java_script_enabled=False)
+    context = browser.new_context(
+        viewport={"width": PHONE, "height": 900}, java_script_enabled=False
+    )
     page = context.new_page()
     page.goto(f"{base}/{name}", wait_until="load", timeout=SLOW)
     seen = page.evaluate(BARE)
@@ -280,8 +296,9 @@ def test_an_address_with_an_anchor_shows_its_place(browser, address):
     page.goto(f"{address}/book/special_sequences.html#thm-special-separation", timeout=SLOW)
     page.evaluate("MathJax.startup.promise.then(() => null)")
     page.wait_for_function(
-        "(() => { const box = document.getElementById('thm-special-separation').getBoundingClientRect();"
-        " return box.top > -50 && box.top < 600; })()"
+        "(() => { const box ="
+        " document.getElementById('thm-special-separation').getBoundingClientRect(); return box.top"
+        " > -50 && box.top < 600; })()"
     )
     page.close()
 
@@ -294,8 +311,10 @@ LAST = """figure => {
   const last = JSON.parse(source.textContent).frames.at(-1);
   return {
     shown: figure.querySelector("input").getAttribute("aria-valuetext") === last.name
-      && last.data.every((change, i) => Object.keys(change).every(key => String(plot.data[i][key]) === String(change[key]))),
-    fits: root.scrollWidth <= root.clientWidth && plot.querySelector(".main-svg").clientWidth >= 250,
+      && last.data.every((change, i) => Object.keys(change)
+        .every(key => String(plot.data[i][key]) === String(change[key]))),
+    fits: root.scrollWidth <= root.clientWidth
+      && plot.querySelector(".main-svg").clientWidth >= 250,
   };
 }"""
 
@@ -332,7 +351,10 @@ SPOILED = {
     "not drawn": '<img alt="x" src="nowhere.png">',
     "no alternative text": '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">',
     "formulas are not typeset": '<div class="math"></div>',
-    "with a TeX error": r'<script src="../_static/mathjax/tex-chtml.js"></script><div class="math">\[\frac{1}\]</div>',
+    "with a TeX error": (
+        r'<script src="../_static/mathjax/tex-chtml.js"></script><div'
+        r' class="math">\[\frac{1}\]</div>'
+    ),
     "paragraphs in 2 fonts": '<p class="far">x</p>',  # a class of the theme's icons
     "wider than the window": '<div style="width: 3000px">x</div>',
 }
@@ -341,7 +363,9 @@ SPOILED = {
 @pytest.mark.parametrize("fault", SPOILED)
 def test_a_spoiled_page_is_noticed(browser, html, tmp_path, fault):
     text = (html / "book" / "bibliography.html").read_text("utf-8")
-    text = text.replace("</article>", f"{SPOILED[fault]}</article>").replace("../", f"{html.as_uri()}/")
+    text = text.replace("</article>", f"{SPOILED[fault]}</article>").replace(
+        "../", f"{html.as_uri()}/"
+    )
     (tmp_path / "page.html").write_text(text, "utf-8")
     seen = visit(browser, "file://", f"{tmp_path}/page.html", DESK)
     assert any(fault in line for line in seen["light"]), seen

@@ -60,7 +60,9 @@ def test_budgets_shrink_and_never_grow():
     assert budgets.over({"a": row}, {"a": row}) == []
     assert budgets.over({"a": row | {"prints": 6}}, {"a": row}) == ["a: 6 prints, budget 5"]
     assert budgets.over({"a": row}, {}) == ["a has no budget: python tools/budgets.py shrink"]
-    assert budgets.shrunk({"a": row | {"words": 4, "prints": 6}, "b": row}, {"a": row, "gone": row}) == {
+    assert budgets.shrunk(
+        {"a": row | {"words": 4, "prints": 6}, "b": row}, {"a": row, "gone": row}
+    ) == {
         "a": row | {"words": 4},
         "b": row,
     }

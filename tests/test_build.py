@@ -104,7 +104,9 @@ def test_with_an_address_social_tags_and_citation_name_it(with_address):
     image = '<meta property="og:image" content="https://someone.github.io/ssm-poison/_static/preview.png"'
     assert image in page
     assert f"Version {CITATION['version']}." in page
-    assert f'<a class="reference external" href="{ADDRESS}">github.com/someone/ssm-poison</a>' in page
+    assert (
+        f'<a class="reference external" href="{ADDRESS}">github.com/someone/ssm-poison</a>' in page
+    )
     assert entries(page)["ssmpoison2026"].fields["url"] == ADDRESS
     about = description(with_address["proofs"])
     assert f'<meta property="og:description" content="{about}"' in with_address["proofs"]
@@ -126,17 +128,23 @@ def entries(page: str) -> dict[str, Any]:
 
 
 def test_the_entries_to_copy_agree_with_the_citation_file(without_address):
-    book, paper = (entries(without_address["citing"])[key] for key in ("ssmpoison2026", "slutzky2025"))
+    book, paper = (
+        entries(without_address["citing"])[key] for key in ("ssmpoison2026", "slutzky2025")
+    )
     assert book.fields["title"] == CITATION["title"]
     assert book.fields["version"] == str(CITATION["version"])
-    assert [str(person) for person in book.persons["author"]] == [f"{{{CITATION['authors'][0]['name']}}}"]
+    assert [str(person) for person in book.persons["author"]] == [
+        f"{{{CITATION['authors'][0]['name']}}}"
+    ]
     assert "url" not in book.fields
     (reference,) = CITATION["references"]
     assert paper.fields["title"] == reference["title"]
     assert int(paper.fields["year"]) == reference["year"]
     assert paper.fields["booktitle"] == reference["collection-title"]
     assert paper.fields["note"] == reference["identifiers"][0]["value"]
-    names = [f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]]
+    names = [
+        f"{author['family-names']}, {author['given-names']}" for author in reference["authors"]
+    ]
     assert [str(person) for person in paper.persons["author"]] == names
 
 
@@ -174,7 +182,9 @@ def test_every_chapter_says_how_long_it_ran_and_offers_its_sources(site, without
 
 
 def test_the_map_names_every_chapter_and_needs_come_first(without_address):
-    order = re.findall(r"^\s*- file: book/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"), re.MULTILINE)
+    order = re.findall(
+        r"^\s*- file: book/(\w+)", (ROOT / "_toc.yml").read_text("utf-8"), re.MULTILINE
+    )
     found = without_address["summary"].split('class="chapter-map', 1)[1].split("</section>", 1)[0]
     mapped = re.findall(r'<li><p><a class="reference internal" href="(\w+)\.html', found)
     opened = [name for name in order if '"opening admonition"' in without_address[name]]
@@ -182,7 +192,9 @@ def test_the_map_names_every_chapter_and_needs_come_first(without_address):
     for line in re.findall(r"<li>.*?</li>", found, re.DOTALL):
         chapter, *needs = re.findall(r'href="(\w+)\.html#ch-', line)
         for other in needs:
-            assert order.index(other) < order.index(chapter), f"{chapter} needs {other}, which comes later"
+            assert order.index(other) < order.index(chapter), (
+                f"{chapter} needs {other}, which comes later"
+            )
 
 
 def test_the_drawn_map_has_the_chapters_and_the_arrows_of_the_list(without_address):
@@ -190,7 +202,8 @@ def test_the_drawn_map_has_the_chapters_and_the_arrows_of_the_list(without_addre
     (drawn,) = re.findall(r'<svg class="chapter-drawing".*?</svg>', page, re.DOTALL)
     box = r'<a href="(\w+)\.html"><rect x="\d+" y="(\d+)" .*? height="(\d+)"/>'
     boxes = {
-        name: range(int(top), int(top) + int(height) + 1) for name, top, height in re.findall(box, drawn)
+        name: range(int(top), int(top) + int(height) + 1)
+        for name, top, height in re.findall(box, drawn)
     }
     ends = re.findall(r'<path d="M\d+ (\d+)\S*V(\d+)(?:H\d+)?" marker-end', drawn)
     # A straight arrow ends one unit above its box, for the arrowhead.
@@ -204,7 +217,9 @@ def test_the_drawn_map_has_the_chapters_and_the_arrows_of_the_list(without_addre
     listed = re.findall(r"<li>.*?</li>", page.split('class="chapter-map', 1)[1], re.DOTALL)
     named = [re.findall(r'href="(\w+)\.html#ch-', line) for line in listed]
     assert list(boxes) == [chapter for chapter, *_ in named]
-    assert sorted(arrows) == sorted((other, chapter) for chapter, *needs in named for other in needs)
+    assert sorted(arrows) == sorted(
+        (other, chapter) for chapter, *needs in named for other in needs
+    )
 
 
 class Addresses(HTMLParser):
@@ -278,7 +293,9 @@ def test_anchors_stay(site, read_pages):
     assert len(listed) > 600  # new ones enter by tools/anchors.py
 
 
-def test_a_letter_with_a_meaning_of_its_own_gets_none_and_a_longer_term_comes_first(without_address):
+def test_a_letter_with_a_meaning_of_its_own_gets_none_and_a_longer_term_comes_first(
+    without_address,
+):
     assert "symbol-lambda" in without_address["special_sequences"]
     assert "symbol-lambda" not in without_address["linear_ssm"]
     links = re.findall(
@@ -350,7 +367,9 @@ def report(tmp_path_factory) -> str:
     shutil.copytree(ROOT / "book" / "assets", folder / "book" / "assets")
     shutil.copy(ROOT / "book" / "references.bib", folder / "book")
     shutil.copy(ROOT / "_config.yml", folder)
-    (folder / "book" / "assets" / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>', "utf-8")
+    (folder / "book" / "assets" / "dot.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg"/>', "utf-8"
+    )
     (folder / "book" / "status.json").write_text("{}", "utf-8")
     pages = {"good": "```{bibliography}\n:all:\n```\n\n```{chapter-map}\n```"} | BROKEN
     for name, text in pages.items():
@@ -409,9 +428,13 @@ def test_names_in_prose_and_in_code_lead_to_their_descriptions(without_address):
     assert re.search(r'href="api_training.html#ssm_poison_lib.flow.gradient_flow"[^>]*><code', page)
     in_code = 'class="api" href="api_model.html#ssm_poison_lib.metrics.gamma"'
     assert in_code in page
-    pages = {name: set(re.findall(r' id="([^"]+)"', text)) for name, text in without_address.items()}
+    pages = {
+        name: set(re.findall(r' id="([^"]+)"', text)) for name, text in without_address.items()
+    }
     links = [
-        link for text in without_address.values() for link in re.findall(r'"(api\w*)\.html#([^"]+)"', text)
+        link
+        for text in without_address.values()
+        for link in re.findall(r'"(api\w*)\.html#([^"]+)"', text)
     ]
     assert len(links) > 500
     assert [link for link in links if link[1] not in pages[link[0]]] == []

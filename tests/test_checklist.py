@@ -1,4 +1,4 @@
-"""The checklist: its verdicts against what the flow does, its numbers, its refusals, its printing."""
+"""The checklist: its verdicts against what the flow does, its numbers, refusals, printing."""
 
 import inspect
 import re
@@ -77,7 +77,9 @@ def test_verdicts_with_special_sequences_are_what_the_flow_does():
             assert error < 0.1, case
         if report.verdict in (Verdict.POISONED, Verdict.FAILS):
             assert error > 0.1, case
-        baseline = flow_error(training_set(length, d, (length - 1,), (1.0,)), eps * abar, g, 1e40)[0]
+        baseline = flow_error(training_set(length, d, (length - 1,), (1.0,)), eps * abar, g, 1e40)[
+            0
+        ]
         assert_allclose(report.baseline_error, baseline, rtol=1e-5)
         assert (report.baseline_error < 0.1) or report.verdict is not Verdict.POISONED
         assert_allclose(report.dose, dose)
@@ -130,7 +132,9 @@ def test_verdicts_for_other_positions(length, lags):
         sure = lags in ((2,), (3,))
         assert report.verdict is (Verdict.GENERALIZES if sure else Verdict.GENERALIZES_IF_FITTED)
         assert report.leading_power == min(lags) - 1
-        assert report.regime == {0: "additive", 1: "multiplicative", 2: "super-linear"}[min(lags) - 1]
+        assert (
+            report.regime == {0: "additive", 1: "multiplicative", 2: "super-linear"}[min(lags) - 1]
+        )
         error, loss = flow_error(data, 0.01 * abar, g, t_end=1e8)
         if (length, lags, seed) == (
             7,
@@ -152,7 +156,9 @@ def test_verdicts_for_positive_parametrizations(name):
         report = checklist.examine(data, 1e-2 * abar, tie_gap=g, parametrization=name)
         assert (report.verdict, report.basis) == (Verdict.GENERALIZES, "proved")
         target = data.teacher.impulse_response(7)
-        a = gradient_flow(1e-2 * abar, (data.gram(), target), parametrization=name, times=[1e8]).A[0]
+        a = gradient_flow(1e-2 * abar, (data.gram(), target), parametrization=name, times=[1e8]).A[
+            0
+        ]
         assert max(abs((a**k).sum() - 1) for k in range(1, 20)) < 1e-3
         free = checklist.examine(data, 1e-2 * abar, tie_gap=g).verdict
         assert free in (Verdict.POISONED, Verdict.FAILS)
@@ -197,13 +203,28 @@ START = 1e-3 * SHAPE
             "without lag 1 the theory needs a start with positive entries",
         ),
         ({"parametrization": "tanh"}, "with tanh entries can become negative"),
-        ({"data": TrainingSet(np.tri(3, 7), ssm.theorem_teacher(10))}, "G mixes lags: its entry for lags 4 and 5"),
+        (
+            {"data": TrainingSet(np.tri(3, 7), ssm.theorem_teacher(10))},
+            "G mixes lags: its entry for lags 4 and 5",
+        ),
         ({"data": TrainingSet(np.eye(7)[5], ssm.theorem_teacher(10))}, "no sequence shows lag 6"),
-        ({"data": TrainingSet(np.eye(7)[0], ssm.teacher("dim=2"))}, "the labels show a response 1.204 at lag 6"),
-        ({"data": TrainingSet(np.eye(7)[[0, 6]], ssm.teacher("dim=1"))}, "response 1 at lag 0, not 10"),
-        ({"data": np.eye(7)[[0, 0, 5]], "labels": [1.0, 2.0, 1.0]}, "not those of a linear teacher"),
+        (
+            {"data": TrainingSet(np.eye(7)[0], ssm.teacher("dim=2"))},
+            "the labels show a response 1.204 at lag 6",
+        ),
+        (
+            {"data": TrainingSet(np.eye(7)[[0, 6]], ssm.teacher("dim=1"))},
+            "response 1 at lag 0, not 10",
+        ),
+        (
+            {"data": np.eye(7)[[0, 0, 5]], "labels": [1.0, 2.0, 1.0]},
+            "not those of a linear teacher",
+        ),
         ({"data": training_set(6, 10, (5, 1), (1.0, 1.0))}, "kappa = 6: lag 1 beside the baseline"),
-        ({"data": training_set(7, 10, (6, 3, 1), (1.0, 1.0, 1.0))}, "lag 1 together with other odd lags"),
+        (
+            {"data": training_set(7, 10, (6, 3, 1), (1.0, 1.0, 1.0))},
+            "lag 1 together with other odd lags",
+        ),
         (
             {"data": training_set(6, 10, (5,), (1.0,)), "A0": np.append(START[:-1], -1e-5)},
             "no closed form: the start has entries that are not positive",
@@ -213,7 +234,7 @@ START = 1e-3 * SHAPE
             "a sum of powers below 1",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_the_theory_does_not_cover(arguments, reason):
     arguments = {"data": BOTH, "A0": START} | arguments
     report = checklist.examine(arguments.pop("data"), arguments.pop("A0"), **arguments)
@@ -258,7 +279,15 @@ def test_a_teacher_that_agrees_at_the_shown_lags_only():
     ],
 )
 def test_undecided_outside_the_measured_range(change, reason):
-    case = {"length": 7, "d": 10, "dose": 1.0, "eps": 1e-3, "ratio": 1e-4, "scale": 1.0, "offset": 0.0}
+    case = {
+        "length": 7,
+        "d": 10,
+        "dose": 1.0,
+        "eps": 1e-3,
+        "ratio": 1e-4,
+        "scale": 1.0,
+        "offset": 0.0,
+    }
     case |= change
     abar, g = near_tie(case["length"], case["d"], case["ratio"], 0)
     data = training_set(case["length"], case["d"], (case["length"] - 1, 1), (1.0, case["dose"]))
@@ -303,7 +332,10 @@ def test_the_race_formula_is_close_to_the_flow():
     for _ in range(60):
         length, d = int(rng.choice([5, 7, 9, 11])), int(rng.choice([6, 10, 20, 40]))
         abar, g = near_tie(
-            length, d, min(10.0 ** rng.uniform(-2, 5), 0.9 * d ** (length - 3.0)), rng.integers(1000)
+            length,
+            d,
+            min(10.0 ** rng.uniform(-2, 5), 0.9 * d ** (length - 3.0)),
+            rng.integers(1000),
         )
         start = 10.0 ** rng.uniform(-5, -1) * abar / d
         dose = 10.0 ** rng.uniform(-1, 3)
@@ -382,14 +414,18 @@ def test_very_long_sequences_do_not_overflow():
     start = 1e-3 * np.linspace(1.0, 0.1, 10)
     x = np.eye(110)[[0]]
     for name in ("free", "exp"):
-        report = checklist.examine(TrainingSet(x, ssm.theorem_teacher(10)), start, parametrization=name)
+        report = checklist.examine(
+            TrainingSet(x, ssm.theorem_teacher(10)), start, parametrization=name
+        )
         assert report.verdict is Verdict.GENERALIZES
         # the losers stay at eps F_j, F_j about 1
         assert 1e-3 < report.baseline_error < 0.02
     both = TrainingSet(np.eye(111)[[0, 109]], ssm.theorem_teacher(10))
     report = checklist.examine(both, start)
     assert report.verdict is Verdict.UNDECIDED
-    assert checklist.examine(both, start, order="special, then baseline").verdict is Verdict.POISONED
+    assert (
+        checklist.examine(both, start, order="special, then baseline").verdict is Verdict.POISONED
+    )
     assert checklist.examine(both, 1e5 * start).leading_power == 0  # 100^110 is beyond float64
     tied = checklist.examine(both, np.full(10, 1e-3))
     assert tied.verdict is Verdict.FAILS
@@ -421,7 +457,9 @@ def test_order_special_first_is_poison_without_a_tie(length, eps):
     report = checklist.examine(data, start, order="special, then baseline")
     error = phases(start, length, 0.3, "special, then baseline")
     assert report.basis == "proved"
-    assert float(report.reasons[0].split("error of ")[1].split(" ")[0]) == pytest.approx(error, rel=1e-2)
+    assert float(report.reasons[0].split("error of ")[1].split(" ")[0]) == pytest.approx(
+        error, rel=1e-2
+    )
     expected = Verdict.POISONED if report.baseline_error < 0.1 else Verdict.FAILS
     assert report.verdict is expected
     assert error > 0.1
@@ -449,7 +487,9 @@ def test_order_of_positive_parametrizations():
     start = 1e-3 * np.linspace(1.0, 0.1, 10)
     data = training_set(7, 10, (6, 1), (1.0, 1.0))
     for name in ("exp", "exp(-exp)", "tanh"):
-        report = checklist.examine(data, start, parametrization=name, order="special, then baseline")
+        report = checklist.examine(
+            data, start, parametrization=name, order="special, then baseline"
+        )
         # exp leaves one winner of the special phase, exp(-exp) some and tanh all of similar size
         expected = Verdict.GENERALIZES if name == "exp" else Verdict.POISONED
         assert (report.verdict, report.basis) == (expected, "proved")
@@ -460,7 +500,9 @@ def test_order_of_positive_parametrizations():
             G[lag, lag] = 1.0
             a = gradient_flow(a, (G, target), parametrization=name, times=[t_end], rtol=1e-10).A[0]
         error = np.abs((a[None, :] ** np.arange(1, 20)[:, None]).sum(axis=1) - 1).max()
-        assert float(report.reasons[0].split("error of ")[1].split(" ")[0]) == pytest.approx(error, rel=0.02)
+        assert float(report.reasons[0].split("error of ")[1].split(" ")[0]) == pytest.approx(
+            error, rel=0.02
+        )
     for name in ("exp", "exp(-exp)"):
         report = checklist.examine(data, start, parametrization=name, order="baseline, then both")
         assert report.verdict is Verdict.GENERALIZES
@@ -497,17 +539,18 @@ def test_numbers_of_a_report():
 
 def test_printing():
     abar, g = near_tie(7, 10, 1e-3, 0)
-    assert str(checklist.examine(BOTH, 1e-3 * abar, tie_gap=g)) == (
-        "verdict:    poisoned (measured)\n"
-        "sequences:  kappa = 7, lags shown 1, 6; leading l = 0 (additive); dose 1; mixed\n"
-        "start:      d = 10, scale eps = 0.001, relative tie gap g = 3.37e-08\n"
-        "to compare: d^-(kappa-3) = 1.0e-04, eps^(kappa-3) = 1.0e-12\n"
-        "baseline:   error 0.0634 without the other sequences (closed form)\n"
-        "race:       error 0.78 predicted\n"
-        "because     the race formula predicts an error of 0.78\n"
-        "because     above 0.5 every measured error was above 0.1; proved for gaps small enough (thm-separation)\n"
-        "if          training is gradient flow: small steps, and it runs until nothing moves"
-    )
+    assert str(checklist.examine(BOTH, 1e-3 * abar, tie_gap=g)).splitlines() == [
+        "verdict:    poisoned (measured)",
+        "sequences:  kappa = 7, lags shown 1, 6; leading l = 0 (additive); dose 1; mixed",
+        "start:      d = 10, scale eps = 0.001, relative tie gap g = 3.37e-08",
+        "to compare: d^-(kappa-3) = 1.0e-04, eps^(kappa-3) = 1.0e-12",
+        "baseline:   error 0.0634 without the other sequences (closed form)",
+        "race:       error 0.78 predicted",
+        "because     the race formula predicts an error of 0.78",
+        "because     above 0.5 every measured error was above 0.1; proved for gaps small enough"
+        " (thm-separation)",
+        "if          training is gradient flow: small steps, and it runs until nothing moves",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -528,9 +571,18 @@ def test_printing():
         ({"trained": "B"}, "trained must be one of A, ABC"),
         ({"order": "special first"}, "order must be one of baseline, then both"),
         ({"A0": np.array([0.1, 0.2]) + 1j}, "A0 must be an array of real numbers"),
-        ({"A0": np.ma.masked_greater(START, 9e-4)}, "A0 must be an array of real numbers; got .* masked"),
-        ({"data": np.array([["a", "b", "c"]]), "labels": [1.0]}, "data must be an array of real numbers"),
-        ({"data": np.ma.masked_equal(np.eye(7), 1), "labels": np.ones(7)}, "data must be .* masked"),
+        (
+            {"A0": np.ma.masked_greater(START, 9e-4)},
+            "A0 must be an array of real numbers; got .* masked",
+        ),
+        (
+            {"data": np.array([["a", "b", "c"]]), "labels": [1.0]},
+            "data must be an array of real numbers",
+        ),
+        (
+            {"data": np.ma.masked_equal(np.eye(7), 1), "labels": np.ones(7)},
+            "data must be .* masked",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -48,7 +48,9 @@ class Case:
         )
 
     def gram(self, *lags):
-        return np.diag([{self.length - 1: 1.0}.get(m, self.dose) * (m in lags) for m in range(self.length)])
+        return np.diag(
+            [{self.length - 1: 1.0}.get(m, self.dose) * (m in lags) for m in range(self.length)]
+        )
 
 
 def shape_gaps(rng, d):
@@ -63,9 +65,13 @@ def shape_gaps(rng, d):
     elif kind == 1:
         a = rng.random(d) ** rng.choice([0.02, 0.1, 0.3, 3, 10, 50])
     elif kind == 2:  # a tight top, a few small ones
-        a = np.append(1 - width * rng.random(d - few), rng.random(few) * rng.choice([1e-9, 0.1, 0.5]))
+        a = np.append(
+            1 - width * rng.random(d - few), rng.random(few) * rng.choice([1e-9, 0.1, 0.5])
+        )
     elif kind == 3:  # a tight bottom, a few large ones
-        a = np.append(width * rng.random(d - few) / 2, 1 - rng.random(few) * rng.choice([1e-6, 1e-2, 0.3]))
+        a = np.append(
+            width * rng.random(d - few) / 2, 1 - rng.random(few) * rng.choice([1e-6, 1e-2, 0.3])
+        )
     elif kind == 4:  # several near ties at the top
         n = int(rng.integers(2, min(d, 12) + 1))
         a = np.append(1 - min(width, 0.5) * rng.random(n), rng.random(d - n) / 2)
@@ -134,7 +140,9 @@ def draw(rng):
         lags = ()
     elif 0.72 <= what < 0.94 and p > 2:
         n = int(rng.choice([1, 1, 2, 3]))
-        lags = tuple(sorted(int(m) for m in rng.choice(np.arange(1, p), min(n, p - 1), replace=False)))
+        lags = tuple(
+            sorted(int(m) for m in rng.choice(np.arange(1, p), min(n, p - 1), replace=False))
+        )
         # not so near a tie, from not so near zero: the others take too many steps
         if rng.random() < 0.7:
             gaps[0], dose = max(gaps[0], 1e-4 * abs(a[0])), 10.0 ** rng.uniform(-2, 2)
@@ -210,9 +218,11 @@ def true_errors(group):
         # a loser of a lag beyond 1 dies out like a power of the time; from a small start it takes
         # long to leave zero
         ends = [
-            max(1e30, 1e6 * time_to_leave(group[i]))
-            if PHASES[group[i].order][phase] == (None,) and set(group[i].lags) - {1}
-            else 1e300
+            (
+                max(1e30, 1e6 * time_to_leave(group[i]))
+                if PHASES[group[i].order][phase] == (None,) and set(group[i].lags) - {1}
+                else 1e300
+            )
             for i in alive
         ]
         A, gaps, loss, failed = follow([state[i] for i in alive], grams, ends)
@@ -273,7 +283,11 @@ def wrong(case, report, error, loss, baseline):
         entries = len(case.a) * 1e-9 ** (1.0 / min(case.lags))
         if min(case.lags) == 1 or error > entries:
             return f"fitted, error {error:.3g}"
-    if np.isfinite(report.baseline_error) and np.isfinite(baseline) and case.parametrization == "free":
+    if (
+        np.isfinite(report.baseline_error)
+        and np.isfinite(baseline)
+        and case.parametrization == "free"
+    ):
         off = abs(report.baseline_error - baseline)
         if off > 1e-4 * max(baseline, 1e-3):
             return f"baseline error {report.baseline_error:.6g}, not {baseline:.6g}"
@@ -342,5 +356,6 @@ def test_no_verdict_is_wrong_on_5000_cases(fuzz_seed, record_property):
     outside = total[Verdict.NOT_COVERED] / total.total()
     record_property(
         "note",
-        f"{undecided:.1%} undecided, {outside:.1%} outside the theory, {compared} of {decided} compared",
+        f"{undecided:.1%} undecided, {outside:.1%} outside the theory, {compared} of {decided}"
+        " compared",
     )

@@ -13,7 +13,9 @@ from ssm_poison_lib import _checks
 def test_arrays_keep_masks_and_gradients_or_refuse():
     whole = np.ma.array([1.0, 2.0], mask=False)
     assert type(_checks.as_array("x", whole, ndim=1)) is np.ndarray
-    with pytest.raises(ValueError, match="x must be an array of real numbers; got 1 masked entries: fill"):
+    with pytest.raises(
+        ValueError, match="x must be an array of real numbers; got 1 masked entries: fill"
+    ):
         _checks.as_array("x", np.ma.array([1.0, 2.0], mask=[True, False]), ndim=1)
     deep: list = []
     deep.append(deep)  # a list that holds itself
@@ -56,7 +58,12 @@ def test_messages_stay_short_and_never_fail():
 def test_paths_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert _checks.as_path("folder", "~/results") == Path("/somewhere/results")
-    for wrong, kind in ((b"bytes", TypeError), (3, TypeError), ("", ValueError), ("a\0b", ValueError)):
+    for wrong, kind in (
+        (b"bytes", TypeError),
+        (3, TypeError),
+        ("", ValueError),
+        ("a\0b", ValueError),
+    ):
         with pytest.raises(kind, match=r"^folder must be a path"):
             _checks.as_path("folder", wrong)
 

@@ -17,7 +17,10 @@ WITHOUT_LINK = ("Not a number of the paper.",)
 def pages():
     """The texts of the pages that are in the table of contents, joined."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))
-    names = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    names = [
+        toc["root"],
+        *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"]),
+    ]
     return "\n".join((ROOT / f"{name}.md").read_text("utf-8") for name in names)
 
 
@@ -51,7 +54,9 @@ def faults(text, known):
             continue
         for column, cell in zip(header, row, strict=True):
             links = LINK.findall(cell)
-            found += [f"no label {name} for {role}" for role, name in links if name not in known[role]]
+            found += [
+                f"no label {name} for {role}" for role, name in links if name not in known[role]
+            ]
             if not cell:
                 found.append(f"empty: {column} of {row[0]}")
             elif column not in ("claim", "the paper") and not links and cell not in WITHOUT_LINK:
@@ -73,7 +78,14 @@ def known():
 
 def test_every_claim_is_linked_to_labels_that_exist(text, known):
     header, rows = claims(text)
-    assert header == ["claim", "the paper", "proved here", "reproduced", "measured here", "where it fails"]
+    assert header == [
+        "claim",
+        "the paper",
+        "proved here",
+        "reproduced",
+        "measured here",
+        "where it fails",
+    ]
     assert len(rows) >= 10
     assert faults(text, known) == []
 

@@ -71,7 +71,9 @@ def test_a_command_loads_only_what_it_needs(arguments, absent):
         f"    main({arguments!r})\n"
         f"print({absent!r} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -79,8 +81,11 @@ def test_a_whole_reproduction_needs_neither_dask_nor_xarray(tmp_path):
     script = (
         "import sys\n"
         "from ssm_poison_lib.__main__ import main\n"
-        f"assert main(['reproduce', 'standalone_ssm_dim=2_dynamics__s1', '--results', {str(tmp_path)!r}]) == 0\n"
+        "assert main(['reproduce', 'standalone_ssm_dim=2_dynamics__s1',"
+        f" '--results', {str(tmp_path)!r}]) == 0\n"
         "print({'dask', 'distributed', 'xarray', 'zarr', 'torch'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip().splitlines()[-1] == "set()"

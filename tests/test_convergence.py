@@ -1,4 +1,4 @@
-"""The study far past the authors' stop: its records, its summary, its files, and its stored result."""
+"""The study far past the authors' stop: its records, summary, files and stored result."""
 
 import dataclasses
 import json
@@ -26,7 +26,9 @@ def shortened(cell, seeds=1, horizon=None):
 
 def test_cells_cover_what_the_question_needs():
     linear = dict.fromkeys(("theorem kappa 7", "linear kappa 6", "linear kappa 10"), 100)
-    for label, seeds in (linear | dict.fromkeys(("network kappa 6", "network kappa 10"), 20)).items():
+    for label, seeds in (
+        linear | dict.fromkeys(("network kappa 6", "network kappa 10"), 20)
+    ).items():
         for method in ("gradient flow", "gradient descent", "adam"):
             for tie in (True, False):
                 found = [
@@ -81,7 +83,10 @@ def test_a_cell_refuses_what_cannot_be_trained(change, message, unchecked):
         (lambda: convergence.summarize(LINEAR, {"baseline": []}), "runs must have the keys"),
         (lambda: convergence.trained({"a": 1}, "baseline"), "cell must be a CellResult; got dict"),
         (lambda: convergence.factors([], "at_end"), "cell must be a CellResult; got list"),
-        (lambda: convergence.compare_cells({"one": {"a": 1}}), r"cells\['one'\] must be a CellResult"),
+        (
+            lambda: convergence.compare_cells({"one": {"a": 1}}),
+            r"cells\['one'\] must be a CellResult",
+        ),
         (lambda: convergence.compare_cells([]), "cells must be a mapping"),
         (lambda: convergence.table(None), "cells must be a mapping"),
         (lambda: convergence.adjust({"one": 1}), r"comparisons\['one'\] must be a Comparison"),
@@ -100,7 +105,9 @@ def test_at_the_stop_it_is_the_reproduction():
     for which in TRAINING_SETS:
         (record,) = convergence.study(cell, which, cell.seeds)
         run = setting.run(cell.seeds[0], which, precision="float64")
-        assert record.at_stop == setting.error(run.log.network(len(run.log.epochs) - 1), cell.seeds[0])
+        assert record.at_stop == setting.error(
+            run.log.network(len(run.log.epochs) - 1), cell.seeds[0]
+        )
         at_threshold = run.log.network(int(np.searchsorted(run.log.epochs, run.stop_epoch)))
         assert record.by_loss[LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])
 
@@ -181,20 +188,30 @@ def test_a_result_comes_back_from_its_file():
     assert (kept["grid"], kept["losses"]) == (cell.grid, list(LOSSES))
     stored = store.load("convergence")[0]["cells"]
     for name, values in stored.items():
-        assert json.loads(json.dumps(convergence.CellResult.from_dict(values).to_dict())) == values, name
+        assert (
+            json.loads(json.dumps(convergence.CellResult.from_dict(values).to_dict())) == values
+        ), name
 
 
 def test_all_comparisons_of_a_study_are_of_pairs_and_adjusted_together():
     cell = dataclasses.replace(LINEAR, seeds=(1, 2, 3), horizon=1000)
     runs = hand_made(cell)
-    worse = {**runs, "with special": [dataclasses.replace(row, at_stop=9.0) for row in runs["with special"]]}
+    worse = {
+        **runs,
+        "with special": [dataclasses.replace(row, at_stop=9.0) for row in runs["with special"]],
+    }
     cells = {"one": convergence.summarize(cell, runs), "two": convergence.summarize(cell, worse)}
     found = convergence.compare_cells(cells)
     moments = ("at_stop", "at_end", *LOSSES)
     assert list(found) == [(name, moment) for name in cells for moment in moments]
     at_stop, at_end = found["one", "at_stop"], found["one", "at_end"]
     assert (at_stop.n, at_stop.worse, at_stop.baseline, at_stop.special) == (2, 1, 2.0, 2.25)
-    assert (at_end.n, at_end.worse, at_end.baseline, at_end.special) == (2, 1, pytest.approx(0.2), 0.2)
+    assert (at_end.n, at_end.worse, at_end.baseline, at_end.special) == (
+        2,
+        1,
+        pytest.approx(0.2),
+        0.2,
+    )
     assert (found["one", 0.05].n, found["one", 0.05].worse, found["one", 0.05].better) == (1, 0, 0)
     assert {found["one", mark].n for mark in LOSSES[1:]} == {0}
     assert convergence.factors(cells["one"], "at_stop") == [0.5, None, pytest.approx(4 / 3)]
@@ -211,9 +228,21 @@ def test_all_comparisons_of_a_study_are_of_pairs_and_adjusted_together():
 @pytest.mark.parametrize(
     ("baseline", "special", "expected"),
     [
-        ([1, 2, 4, 1, 1], [2, 8, 8, 3, 3], {"n": 5, "worse": 5, "better": 0, "p": 2 / 32, "ratio": 3.0}),
-        ([1, 2, 4, 1, 3], [2, 8, 8, 3, 1], {"n": 5, "worse": 4, "better": 1, "p": 12 / 32, "ratio": 2.0}),
-        ([2, 8, 8, 3, 3], [1, 2, 4, 1, 1], {"n": 5, "worse": 0, "better": 5, "p": 2 / 32, "ratio": 1 / 3}),
+        (
+            [1, 2, 4, 1, 1],
+            [2, 8, 8, 3, 3],
+            {"n": 5, "worse": 5, "better": 0, "p": 2 / 32, "ratio": 3.0},
+        ),
+        (
+            [1, 2, 4, 1, 3],
+            [2, 8, 8, 3, 1],
+            {"n": 5, "worse": 4, "better": 1, "p": 12 / 32, "ratio": 2.0},
+        ),
+        (
+            [2, 8, 8, 3, 3],
+            [1, 2, 4, 1, 1],
+            {"n": 5, "worse": 0, "better": 5, "p": 2 / 32, "ratio": 1 / 3},
+        ),
         # equal pairs are pairs, but the test does not know them
         (
             [1, 2, 4, 1, 1, 5, 7],
@@ -241,7 +270,9 @@ def test_a_comparison_without_a_pair_says_so():
     for columns in ([None, 1.0], [2.0, None]), ([], []):
         found = convergence.compare(*columns)
         assert (found.n, found.worse, found.better, str(found)) == (0, 0, 0, "no pairs")
-        assert np.isnan([found.baseline, found.special, found.ratio, found.low, found.high, found.p]).all()
+        assert np.isnan(
+            [found.baseline, found.special, found.ratio, found.low, found.high, found.p]
+        ).all()
         assert np.isnan(found.adjusted)
 
 
@@ -262,7 +293,11 @@ def test_a_comparison_refuses_what_is_no_error(baseline, special, message):
         convergence.compare(baseline, special)
 
 
-@given(st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from([1.0, 2.0, 3.0])), min_size=1))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([1.0, 2.0, 3.0]), st.sampled_from([1.0, 2.0, 3.0])), min_size=1
+    )
+)
 def test_a_comparison_changes_its_side_with_its_arguments(pairs):
     one, two = zip(*pairs, strict=True)
     there, back = convergence.compare(one, two), convergence.compare(two, one)
@@ -294,14 +329,19 @@ def test_p_values_are_adjusted_for_their_number():
     assert np.isnan(adjusted.pop("none"))  # and it does not count: m is 5
     assert list(adjusted) == list(given_p)
     assert adjusted == pytest.approx({"d": 0.025, "a": 0.04, "c": 0.09, "b": 0.09, "e": 0.9})
-    assert {c.adjusted for c in convergence.adjust({"a": with_p(0.7), "b": with_p(0.8)}).values()} == {1.0}
+    assert {
+        c.adjusted for c in convergence.adjust({"a": with_p(0.7), "b": with_p(0.8)}).values()
+    } == {1.0}
     assert convergence.adjust({}) == {}
     with pytest.raises(TypeError, match="comparisons"):
         convergence.adjust([with_p(0.1)])
 
 
 def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch, capsys):
-    cells = [shortened(LINEAR, seeds=11, horizon=1000), shortened(CELLS[ADAM], seeds=2, horizon=1000)]
+    cells = [
+        shortened(LINEAR, seeds=11, horizon=1000),
+        shortened(CELLS[ADAM], seeds=2, horizon=1000),
+    ]
     study = dataclasses.replace(convergence.convergence_study(cells), scheduler="threads")
     monkeypatch.setattr(convergence, "STUDY", study)
     assert [job.name for job in study.jobs[:3]] == [
@@ -334,7 +374,9 @@ def test_the_stored_study_is_that_of_today(name):
     stored, provenance = convergence.load_convergence()
     assert provenance["command"].startswith("python -m ssm_poison_lib study convergence")
     assert set(stored) == set(CELLS)
-    cell = dataclasses.replace(CELLS[name], seeds=CELLS[name].seeds[: 1 if "network" in name else 3])
+    cell = dataclasses.replace(
+        CELLS[name], seeds=CELLS[name].seeds[: 1 if "network" in name else 3]
+    )
     if "descent" in name:
         cell = dataclasses.replace(cell, horizon=30_000)
     for which in TRAINING_SETS:
@@ -352,7 +394,9 @@ def test_the_stored_study_is_complete():
         for which in TRAINING_SETS:
             assert len(stored[name][which].at_end) == len(cell.seeds)
             assert len(stored[name][which].by_epoch) == len(cell.grid)
-            assert [len(errors) for errors in stored[name][which].at_loss] == [len(cell.seeds)] * len(LOSSES)
+            assert [len(errors) for errors in stored[name][which].at_loss] == [
+                len(cell.seeds)
+            ] * len(LOSSES)
 
 
 def test_the_end_is_compared_among_runs_that_trained():
@@ -362,7 +406,9 @@ def test_the_end_is_compared_among_runs_that_trained():
     cell, end = stored[name], found[name, "at_end"]
     assert (end.n, end.worse) == (89, 4)  # the other eleven baseline runs stay above a loss of 1
     good = convergence.trained(cell, "baseline")
-    idle = [loss for loss, trained in zip(cell["baseline"].loss_end, good, strict=True) if not trained]
+    idle = [
+        loss for loss, trained in zip(cell["baseline"].loss_end, good, strict=True) if not trained
+    ]
     assert len(idle) == 11
     assert min(idle) > 1
     same = [e for e, trained in zip(cell["with special"].at_end, good, strict=True) if trained]

@@ -46,7 +46,10 @@ def test_sums_of_two_parts_add_and_are_those_of_the_formula(n, length, channels,
     x, y = gaussian(n + 2, length, channels, seed=seed), gaussian(n + 2, 2, seed=seed + 1)
     whole = before.data_sums(x, y)
     parts = before.data_sums(x[:2], y[:2]) + before.data_sums(x[2:], y[2:])
-    rows = [[x[i, length - 1 - m, c] for m in range(length) for c in range(channels)] for i in range(n + 2)]
+    rows = [
+        [x[i, length - 1 - m, c] for m in range(length) for c in range(channels)]
+        for i in range(n + 2)
+    ]
     r = np.array(rows)
     for sums in (whole, parts):
         np.testing.assert_allclose(sums.gram, r.T @ r, atol=1e-12)
@@ -80,7 +83,9 @@ def test_lags_that_the_data_fix():
 def test_several_channels_are_as_good_as_their_worst():
     x = gaussian(40, 5, 2)
     x[:, :2, 1] = 0.0
-    np.testing.assert_allclose(before.lag_report(before.data_sums(x)).fixed, [1, 1, 1, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(
+        before.lag_report(before.data_sums(x)).fixed, [1, 1, 1, 0, 0], atol=1e-9
+    )
 
 
 @given(st.integers(2, 12), st.integers(1, 6), st.integers(0, 99), st.floats(1e-3, 1e3))
@@ -89,7 +94,9 @@ def test_leverages_sum_to_the_rank_and_do_not_depend_on_units(n, length, seed, u
     sums = before.data_sums(x)
     values = before.leverage(x, sums)
     np.testing.assert_allclose(values.sum(), before.lag_report(sums).rank)
-    np.testing.assert_allclose(values, before.leverage(unit * x, before.data_sums(unit * x)), rtol=1e-6)
+    np.testing.assert_allclose(
+        values, before.leverage(unit * x, before.data_sums(unit * x)), rtol=1e-6
+    )
 
 
 def test_a_sequence_that_alone_shows_a_lag_has_leverage_one():
@@ -110,7 +117,9 @@ def test_late_energy_and_mean_lag():
 def test_gaps_of_lags():
     assert before.lag_gaps(before.data_sums(theorem_rows())) == [(2, 5)]
     assert before.lag_gaps(before.data_sums(theorem_rows(3, 0).repeat(2, axis=0))) == []
-    x = np.concatenate([gaussian_sequences(20, range(1, 9), 500, seed=0), special_sequences(20, [1e-3])])
+    x = np.concatenate(
+        [gaussian_sequences(20, range(1, 9), 500, seed=0), special_sequences(20, [1e-3])]
+    )
     assert before.lag_gaps(before.data_sums(x)) == [(2, 11)]  # one small sequence of 501 is enough
     assert before.lag_gaps(before.data_sums(gaussian(50, 20))) == []
     # random lags leave such gaps
@@ -208,7 +217,9 @@ def test_share_of_a_models_gradient(layer):
 
 def test_sudden_fits():
     steady, sudden, never = np.linspace(1, 0, 11), np.r_[np.ones(6), np.zeros(5)], np.ones(11)
-    np.testing.assert_allclose(during.sudden_fits(np.stack([steady, sudden, never], 1)), [0.1, 1, 0])
+    np.testing.assert_allclose(
+        during.sudden_fits(np.stack([steady, sudden, never], 1)), [0.1, 1, 0]
+    )
     np.testing.assert_allclose(during.sudden_fits(steady[:, None], window=5), [0.5])
     with pytest.raises(ValueError, match="losses"):
         during.sudden_fits([[1.0], [-1.0]])
@@ -279,14 +290,18 @@ def test_baseline_first_and_then_both_is_nearer_to_the_teacher_than_special_firs
 
 def test_weight_decay_after_the_fit_repairs():
     near_tie = 1e-3 * np.array([1.0, 1 - 1e-4, 0.5, 0.1])
-    poisoned = gradient_flow(near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1e6]).A[0]
+    poisoned = gradient_flow(near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1e6]).A[
+        0
+    ]
     repaired = gradient_flow(
         poisoned, (gram(1, 1), TARGET), parametrization="free", times=[1e8], decay=1e-6
     ).A[0]
     assert off(poisoned) > 0.1
     assert off(repaired) < 1e-3
     with pytest.raises(ValueError, match="decay"):
-        gradient_flow(near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1.0], decay=-1.0)
+        gradient_flow(
+            near_tie, (gram(1, 1), TARGET), parametrization="free", times=[1.0], decay=-1.0
+        )
 
 
 def linear(seed=0):

@@ -1,4 +1,4 @@
-"""The study of defences: the area under a curve, and that the stored runs are those of this code."""
+"""The study of defences: the area under a curve, and that the stored runs are this code's."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,14 @@ def test_the_area_of_equal_and_of_parted_groups():
         defences.separation([1], [])
 
 
-@pytest.mark.parametrize("kind", ["mixture", "inside long sequences", "Gaussian", "special first, hidden"])
+@pytest.mark.parametrize(
+    "kind", ["mixture", "inside long sequences", "Gaussian", "special first, hidden"]
+)
 def test_stored_runs_are_made_by_this_code(kind):
     content, _ = store.load("defences")
-    (stored,) = (r for r in content["runs"] if (r["kind"], r["seed"], r["near_tie"]) == (kind, 103, True))
+    (stored,) = (
+        r for r in content["runs"] if (r["kind"], r["seed"], r["near_tie"]) == (kind, 103, True)
+    )
     now = defences.compute(kind=kind, seed=103, near_tie=True)
     assert now["undefended"] == pytest.approx(stored["undefended"], rel=2e-3, abs=1e-6)
     assert now["scores"] == pytest.approx(stored["scores"], rel=2e-3, abs=1e-4)
@@ -38,7 +42,9 @@ def test_stored_runs_are_made_by_this_code(kind):
 def test_all_jobs_are_stored():
     content, _ = store.load("defences")
     found = {(r["kind"], r["seed"], r["near_tie"]) for r in content["runs"]}
-    assert found == {(k, s, t) for k in defences.KINDS for s in defences.SEEDS for t in (True, False)}
+    assert found == {
+        (k, s, t) for k in defences.KINDS for s in defences.SEEDS for t in (True, False)
+    }
 
 
 def test_every_label_is_the_teachers():

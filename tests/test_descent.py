@@ -21,7 +21,7 @@ from ssm_poison_lib.ssm import DiagonalSSM
 
 @pytest.fixture
 def as_a_reader_runs_it():
-    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    """Without the tests' type checker, which answers wrong types before the library can."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -50,7 +50,11 @@ def linear_case(seed, d=5, n=4, length=6):
 def network_case(seed, d=5, n=4, length=6, width=3, hidden=True):
     rng = np.random.default_rng(seed)
     start, data = linear_case(seed, d, n, length)
-    layers = [rng.normal(size=shape) for shape in ((1, width), (width, width), (width, 1))] if hidden else []
+    layers = (
+        [rng.normal(size=shape) for shape in ((1, width), (width, width), (width, 1))]
+        if hidden
+        else []
+    )
     teacher = networks.authors_teacher(width) if hidden else networks.Network(ssm.teacher("dim=3"))
     return networks.Network(start, tuple(layers)), sequences.TrainingSet(data.x, teacher)
 
@@ -81,7 +85,13 @@ def test_compiled_epochs_equal_the_eager_loop(case, variant):
         assert_allclose(run.log.loss, losses, rtol=1e-8)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.integers(1, 18))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(1, 8),
+    st.integers(1, 18),
+)
 @settings(max_examples=15, deadline=None)
 def test_one_step_equals_autograd_for_any_size(seed, d, n, length, width):
     for start, data in (linear_case(seed, d, n, length), network_case(seed, d, n, length, width)):
@@ -94,7 +104,9 @@ def test_one_step_equals_autograd_for_any_size(seed, d, n, length, width):
 def test_float32_is_float32_and_close_to_float64():
     start, data = network_case(5)
     exact = Descent(start, data, AUTHORS).advance().network
-    rounded = Descent(start, data, dataclasses.replace(AUTHORS, precision="float32")).advance().network
+    rounded = (
+        Descent(start, data, dataclasses.replace(AUTHORS, precision="float32")).advance().network
+    )
     difference = np.abs(all_weights(rounded) - all_weights(exact)).max()
     assert 1e-9 < difference < 1e-4
     assert_array_equal(all_weights(rounded), all_weights(rounded).astype(np.float32))
@@ -143,7 +155,9 @@ def test_losses_are_marked_at_the_first_epoch_below_them():
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_continued_run_has_the_same_digits(case, precision, tmp_path):
     start, data = CASES[case](4)
-    rule = dataclasses.replace(VARIANTS["Adam"], precision=precision, stop_loss=0.3, epochs_after_stop=9)
+    rule = dataclasses.replace(
+        VARIANTS["Adam"], precision=precision, stop_loss=0.3, epochs_after_stop=9
+    )
     logs = {"log_at": (0, 3, 8), "log_at_loss": (1e9, 1e-9)}
     whole = Descent(start, data, rule, **logs).advance()
     parts = Descent(start, data, rule, **logs).advance(3).advance(0).advance(4)
@@ -153,7 +167,11 @@ def test_a_continued_run_has_the_same_digits(case, precision, tmp_path):
     again.advance()
     assert_array_equal(all_weights(again.network), all_weights(whole.network))
     assert_array_equal(again.log.weights, whole.log.weights)
-    assert (again.stop_epoch, again.epoch, again.loss) == (whole.stop_epoch, whole.epoch, whole.loss)
+    assert (again.stop_epoch, again.epoch, again.loss) == (
+        whole.stop_epoch,
+        whole.epoch,
+        whole.loss,
+    )
     assert again.reached == whole.reached == {1e9: 1}
     other = Descent(start, data, dataclasses.replace(rule, learning_rate=0.03))
     with pytest.raises(DescentError, match="another start, training set or rule"):
@@ -163,7 +181,9 @@ def test_a_continued_run_has_the_same_digits(case, precision, tmp_path):
 def test_many_runs_at_once_give_what_each_gives_alone(capsys):
     cases = [linear_case(0), network_case(1), linear_case(2)]
     alone = [Descent(*case, PLAIN).advance() for case in cases]
-    together = descent.train_many([Descent(*case, PLAIN) for case in cases], threads=2, progress=True)
+    together = descent.train_many(
+        [Descent(*case, PLAIN) for case in cases], threads=2, progress=True
+    )
     for one, other in zip(alone, together, strict=True):
         assert_array_equal(all_weights(one.network), all_weights(other.network))
     assert "3/3" in capsys.readouterr().err
@@ -178,7 +198,9 @@ def test_an_interrupt_leaves_a_run_that_can_go_on():
 
 
 def test_ctrl_c_stops_all_runs(monkeypatch):
-    runs = [Descent(*linear_case(seed), dataclasses.replace(PLAIN, max_epochs=10**9)) for seed in (0, 1)]
+    runs = [
+        Descent(*linear_case(seed), dataclasses.replace(PLAIN, max_epochs=10**9)) for seed in (0, 1)
+    ]
 
     class Pressed:
         def __init__(self, *_args, **_options): ...
@@ -200,7 +222,9 @@ def test_ctrl_c_stops_all_runs(monkeypatch):
 
 def test_a_step_that_is_too_large_is_an_error_not_a_number():
     runs = [Descent(*linear_case(0), Rule(1e6, max_epochs=50)), Descent(*linear_case(1), PLAIN)]
-    with pytest.raises(DescentError, match=r"the loss is (nan|inf) after epoch \d+: learning_rate=1e\+06"):
+    with pytest.raises(
+        DescentError, match=r"the loss is (nan|inf) after epoch \d+: learning_rate=1e\+06"
+    ):
         descent.train_many(runs)
     assert runs[1].finished
 
@@ -210,7 +234,10 @@ def test_a_step_that_is_too_large_is_an_error_not_a_number():
     [
         ({"learning_rate": 0.0}, "learning_rate must be a finite number > 0; got 0.0"),
         ({"max_epochs": 0}, "max_epochs must be an integer from 1 to 1000000000; got 0"),
-        ({"max_epochs": 10**12}, "max_epochs must be an integer from 1 to 1000000000; got 1000000000000"),
+        (
+            {"max_epochs": 10**12},
+            "max_epochs must be an integer from 1 to 1000000000; got 1000000000000",
+        ),
         ({"epochs_after_stop": 2.5}, "epochs_after_stop must be an integer from 0"),
         ({"normalized": "no"}, "normalized must be True or False; got 'no'"),
         ({"reset_BC": 1}, "reset_BC must be True or False; got 1"),
@@ -252,12 +279,18 @@ def test_rules_of_numpys_numbers_are_those_of_pythons():
         ({"log_at": (3, 2)}, r"log_at must be increasing integers >= 0; got \[3, 2\]"),
         ({"log_at": range(5, 0, -1)}, "log_at must be increasing integers >= 0; got range"),
         ({"log_at": range(-3, 9)}, "log_at must be increasing integers >= 0; got range"),
-        ({"log_at": [1.5]}, "each entry of log_at must be an integer from 0 to 1000000000; got 1.5"),
+        (
+            {"log_at": [1.5]},
+            "each entry of log_at must be an integer from 0 to 1000000000; got 1.5",
+        ),
         ({"log_at": np.geomspace(1, 100, 5)}, "each entry of log_at must be an integer"),
         ({"log_at": 3}, "log_at must be increasing integers >= 0; got 3"),
         ({"log_after_stop": (-1, 2)}, "each entry of log_after_stop must be an integer from 0"),
         ({"log_at_loss": (1.0, 2.0)}, "log_at_loss must be decreasing"),
-        ({"log_at_loss": (1.0, np.nan)}, "each entry of log_at_loss must be a finite number >= 0; got nan"),
+        (
+            {"log_at_loss": (1.0, np.nan)},
+            "each entry of log_at_loss must be a finite number >= 0; got nan",
+        ),
         ({"log_at_loss": 1.0}, "log_at_loss must be decreasing losses; got 1.0"),
     ],
 )
@@ -278,7 +311,10 @@ def test_other_objects_are_named():
     start, data = linear_case(0)
     run = Descent(start, data, PLAIN)
     for call, message in [
-        (lambda: Descent([0.1, 0.2], data, PLAIN), "start must be a DiagonalSSM or Network; got list"),
+        (
+            lambda: Descent([0.1, 0.2], data, PLAIN),
+            "start must be a DiagonalSSM or Network; got list",
+        ),
         (lambda: Descent(start, data.x, PLAIN), "data must be a TrainingSet; got ndarray"),
         (lambda: Descent(start, data, 0.1), "rule must be a Rule; got float"),
         (lambda: run.advance(interrupt=True), "interrupt must be an Event; got bool"),
@@ -288,7 +324,10 @@ def test_other_objects_are_named():
             lambda: torch_reference.train(None, data, PLAIN, 3),
             "start must be a DiagonalSSM or Network; got None",
         ),
-        (lambda: torch_reference.train(start, None, PLAIN, 3), "data must be a TrainingSet; got None"),
+        (
+            lambda: torch_reference.train(start, None, PLAIN, 3),
+            "data must be a TrainingSet; got None",
+        ),
         (lambda: torch_reference.train(start, data, {}, 3), "rule must be a Rule; got dict"),
         (lambda: torch_reference.SSMNetwork(start), "network must be a Network; got DiagonalSSM"),
     ]:
@@ -304,7 +343,9 @@ def test_other_objects_are_named():
         run.advance(10**12)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "flipped", "empty", "an array of another kind", "lacking"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "flipped", "empty", "an array of another kind", "lacking"]
+)
 def test_a_damaged_checkpoint_is_named_and_leaves_the_run_as_it_was(tmp_path, damage):
     path = tmp_path / "run.npz"
     Descent(*linear_case(0), PLAIN).advance(9).save(path)
@@ -341,5 +382,7 @@ def test_many_threads_give_what_one_gives():
 def test_wrong_mlps_are_refused():
     start, data = linear_case(0)
     deep = networks.Network(start, (np.ones((1, 2)), np.ones((2, 1))))
-    with pytest.raises(ValueError, match="start must have no MLP or two hidden layers of one width"):
+    with pytest.raises(
+        ValueError, match="start must have no MLP or two hidden layers of one width"
+    ):
         Descent(deep, data, PLAIN)

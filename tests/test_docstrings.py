@@ -30,7 +30,7 @@ def arguments(thing: Any) -> set[str]:
 
 
 def described(module: Any) -> dict[str, Any]:
-    """Return name -> object of what a module makes public: functions, classes, methods of classes."""
+    """Return name -> object of what a module makes public: functions, classes, their methods."""
     found = {}
     for name in module.__all__:
         thing = getattr(module, name)
@@ -38,7 +38,8 @@ def described(module: Any) -> dict[str, Any]:
             continue
         found[name] = thing
         if inspect.isclass(thing):
-            fields = getattr(thing, "__dataclass_fields__", {})  # a function may be a field's default
+            # a function may be a field's default
+            fields = getattr(thing, "__dataclass_fields__", {})
             for key, member in vars(thing).items():
                 if not key.startswith("_") and inspect.isfunction(member) and key not in fields:
                     found[f"{name}.{key}"] = member
@@ -53,7 +54,8 @@ def test_every_argument_has_a_line_of_its_own(name):
         if inspect.isclass(thing) and getattr(thing, "_is_protocol", False):
             continue
         texts = [
-            kind.__doc__ or "" for kind in (inspect.getmro(thing) if inspect.isclass(thing) else [thing])
+            kind.__doc__ or ""
+            for kind in (inspect.getmro(thing) if inspect.isclass(thing) else [thing])
         ]
         if missing := arguments(thing).difference(*map(entries, texts)):
             lacking[path] = sorted(missing)

@@ -20,7 +20,13 @@ from ssm_poison_lib.networks import Network
 from ssm_poison_lib.ssm import DiagonalSSM
 from ssm_poison_lib.torch_reference import SSMNetwork
 
-SIZES = (st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
+SIZES = (
+    st.integers(0, 10**6),
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 4),
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,7 +75,9 @@ def losses_of(start, data):
 def by_autograd(start, data):
     """Loss, minus its gradient, and the squared norm of the gradient of the full matrix A."""
     module = SSMNetwork(start)
-    loss = torch.mean((module(torch.tensor(np.array(data.x))) - torch.tensor(np.array(data.y))) ** 2)
+    loss = torch.mean(
+        (module(torch.tensor(np.array(data.x))) - torch.tensor(np.array(data.y))) ** 2
+    )
     loss.backward()
     parts = [torch.diag(module.A.grad), module.B.grad, module.C.grad, *(w.grad for w in module.mlp)]
     v = -np.concatenate([part.numpy().ravel() for part in parts])
@@ -118,7 +126,11 @@ def test_a_network_that_is_off_pulls_nothing_and_one_at_zero_stays_there():
     start, data = case(3)
     first, hidden, last = (np.array(layer) for layer in start.mlp)
     first[0, 0] = 0.0
-    for layers in ((first, hidden, last), (0 * first, hidden, last), (first, -np.abs(hidden), last)):
+    for layers in (
+        (first, hidden, last),
+        (0 * first, hidden, last),
+        (first, -np.abs(hidden), last),
+    ):
         start = Network(start.ssm, layers)
         _, v, _ = by_autograd(start, data)
         for name, given_losses in losses_of(start, data):
@@ -147,7 +159,9 @@ def test_padding_changes_nothing_and_stays_zero():
     theta = np.zeros(3 * wide_d + wide * (wide + 2))
     theta[where] = flatten(start)
     v, out = np.zeros(len(where)), np.full(len(theta), np.nan)
-    assert epochs.forward(theta, None, None, padded) == epochs.forward(flatten(start), None, None, plain)
+    assert epochs.forward(theta, None, None, padded) == epochs.forward(
+        flatten(start), None, None, plain
+    )
     epochs.backward(theta, out, None, None, padded)
     epochs.backward(flatten(start), v, None, None, plain)
     assert_allclose(out[where], v, rtol=1e-13)
@@ -162,7 +176,9 @@ def test_sums_are_sums(seed, size, dtype):
     close = 20 * np.finfo(dtype).eps * (1 + np.abs(left) @ np.abs(right))
     for count in (size, size // 2):
         for in_lanes in (False, True):
-            assert abs(sums.dot(left, right, count, in_lanes) - left[:count] @ right[:count]) <= close
+            assert (
+                abs(sums.dot(left, right, count, in_lanes) - left[:count] @ right[:count]) <= close
+            )
     matrix, out = rng.normal(size=(size, 3)), np.full((2, 3), np.nan)
     rows = rng.normal(size=(2, size)) * (rng.uniform(size=(2, size)) < 0.7)
     sums.product(rows, matrix, out)
@@ -182,7 +198,9 @@ def test_sums_in_lanes_are_joined_in_the_authors_order():
     assert sums.dot(pairs, ones, 8, True) == 36
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((3, 5), np.float64), ((7,), np.float32), ((0, 4), np.float64)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3, 5), np.float64), ((7,), np.float32), ((0, 4), np.float64)]
+)
 def test_room_begins_with_a_cache_line_and_is_zero(shape, dtype):
     for _ in range(5):
         room = sums.aligned(shape, dtype)
@@ -296,7 +314,9 @@ def test_epochs_are_those_of_the_readable_loop(width, changes):
             pytest.approx(losses[1], rel=1e-9),
             pytest.approx(judged[1], rel=1e-9),
         )
-        done, mean_norm, loss, seen = epochs.train(*head, mean_norm, 2, 3, *place, rule, *given_losses)
+        done, mean_norm, loss, seen = epochs.train(
+            *head, mean_norm, 2, 3, *place, rule, *given_losses
+        )
         assert (done, loss) == (3, pytest.approx(losses[4], rel=1e-9))
         assert mean_norm == pytest.approx(norm, rel=1e-9)
         assert_allclose(theta, expected, rtol=1e-9, atol=1e-12, err_msg=name)
@@ -311,7 +331,9 @@ def test_the_loop_ends_at_its_loss_and_where_numbers_end():
         def run(count, given_losses=given_losses, **changes):
             theta = flatten(start)
             arrays = (theta, np.zeros((2, len(theta))), np.zeros(len(theta)))
-            return epochs.train(*arrays, 0.0, 0, count, 2, ends_of(start), quirks(**changes), *given_losses)
+            return epochs.train(
+                *arrays, 0.0, 0, count, 2, ends_of(start), quirks(**changes), *given_losses
+            )
 
         assert run(9, stop_loss=losses[2] * (1 + 1e-9))[0] == 3
         assert run(0)[0] == 0
@@ -350,12 +372,16 @@ def test_a_teacher_labels_in_its_own_precision():
         labels = epochs.network_outputs(flatten(start).astype(dtype), problem)
         assert labels.dtype == dtype
         expected = start.last_output(data.x)
-        assert_allclose(labels, expected, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(expected).max())
+        assert_allclose(
+            labels, expected, rtol=0, atol=20 * np.finfo(dtype).eps * np.abs(expected).max()
+        )
         assert problem.full.size == 0
     # An SSM alone, eight states: C = 1e8, 1, ..., -1e8 cancels if the sums run in lanes.
     C = np.float32([1e8, 1, 3, 5, -1e8, 7, 9, 11])
     theta = np.concatenate([np.ones(16, np.float32), C])
-    problem = epochs.sequences(np.ones((1, 1), np.float32), np.zeros(1, np.float32), 8, 0, (8, 0), full=False)
+    problem = epochs.sequences(
+        np.ones((1, 1), np.float32), np.zeros(1, np.float32), 8, 0, (8, 0), full=False
+    )
     assert epochs.network_outputs(theta, problem) == 36
     assert epochs.forward(theta, None, None, problem) != 36**2
 
@@ -435,7 +461,13 @@ def test_the_radius_is_that_of_the_hessian_with_a_margin():
 
 
 def integrate(problem, theta, times, **changes):
-    options = {"marks": (), "rtol": 1e-6, "atol": 1e-8, "rest": 1e-20, "max_evaluations": 10**5} | changes
+    options = {
+        "marks": (),
+        "rtol": 1e-6,
+        "atol": 1e-8,
+        "rest": 1e-20,
+        "max_evaluations": 10**5,
+    } | changes
     marks = np.array(options.pop("marks"), dtype=float)
     return rkc.integrate(theta, problem, np.array(times, dtype=float), marks, *options.values())
 
@@ -467,7 +499,9 @@ def test_marks_limits_and_rest_of_a_flow():
     assert how == rkc.End.AT_REST
     assert time < 9.0
     assert losses[1] <= 0.9 * first
-    how, time, evaluations, _, kept, losses, _, _ = integrate(problem, theta, [5.0, 9.0], max_evaluations=40)
+    how, time, evaluations, _, kept, losses, _, _ = integrate(
+        problem, theta, [5.0, 9.0], max_evaluations=40
+    )
     assert how == rkc.End.OUT_OF_EVALUATIONS
     assert 40 <= evaluations < 120
     assert time < 5.0
@@ -481,7 +515,9 @@ def test_a_looser_tolerance_takes_fewer_evaluations_and_a_strict_one_errs_less()
     exact = integrate(problem, theta, [0.03], rtol=1e-9, atol=1e-11)[4][0]
     errors, costs = [], []
     for rtol in (1e-3, 1e-5):
-        _, _, evaluations, _, kept, _, _, _ = integrate(problem, theta, [0.03], rtol=rtol, atol=rtol / 100)
+        _, _, evaluations, _, kept, _, _, _ = integrate(
+            problem, theta, [0.03], rtol=rtol, atol=rtol / 100
+        )
         errors.append(np.abs(kept[0] - exact).max())
         costs.append(evaluations)
     assert errors[1] < errors[0] < 3e-3

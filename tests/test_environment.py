@@ -22,14 +22,20 @@ def project(tmp_path) -> Path:
     (folder / "tools").mkdir(parents=True)
     for name in ("Makefile", "requirements.txt", "pyproject.toml", "tools/environment.py"):
         shutil.copy(ROOT / name, folder / name)
-    subprocess.run([BASE, "-m", "venv", "--clear", "--without-pip", ".venv"], cwd=folder, check=True)
+    subprocess.run(
+        [BASE, "-m", "venv", "--clear", "--without-pip", ".venv"], cwd=folder, check=True
+    )
     (folder / ".venv" / ".installed").touch()
     return folder
 
 
 def reason(folder: Path, *words: str, by: str = ".venv/bin/python") -> str:
     return subprocess.run(
-        [by, "tools/environment.py", "stale", *words], cwd=folder, capture_output=True, text=True, check=True
+        [by, "tools/environment.py", "stale", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
 
 
@@ -85,8 +91,9 @@ def test_an_old_python_is_refused_in_one_line_and_nothing_is_touched(project, tm
     old = tmp_path / "python3.10"
     old.write_text(
         f"#!/bin/sh\nshift; exec '{BASE}' - \"$@\" <<'END'\n"
-        "import sys\nsys.version_info = (3, 10, 13, 'final', 0); sys._base_executable = '/usr/bin/python3.10'\n"
-        f"exec(open('tools/environment.py').read())\nEND\n",
+        "import sys\nsys.version_info = (3, 10, 13, 'final', 0)"
+        "; sys._base_executable = '/usr/bin/python3.10'\n"
+        "exec(open('tools/environment.py').read())\nEND\n",
         "utf-8",
     )
     old.chmod(0o755)

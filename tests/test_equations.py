@@ -1,4 +1,4 @@
-"""The equation of motion: readable and compiled, against automatic differentiation and each other."""
+"""The equation of motion: readable and compiled, against autograd and each other."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,10 @@ MAPS = {  # the book's parametrizations once more, as torch differentiates them
     "tanh": torch.tanh,
 }
 case = given(
-    seed=st.integers(0, 10_000), length=st.integers(1, 8), size=st.integers(1, 4), d=st.integers(1, 5)
+    seed=st.integers(0, 10_000),
+    length=st.integers(1, 8),
+    size=st.integers(1, 4),
+    d=st.integers(1, 5),
 )
 
 

@@ -6,7 +6,9 @@ import importlib
 import pytest
 from conftest import public_modules
 
-WITH_EXAMPLES = [name for name, path in public_modules().items() if ">>> " in path.read_text("utf-8")]
+WITH_EXAMPLES = [
+    name for name, path in public_modules().items() if ">>> " in path.read_text("utf-8")
+]
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

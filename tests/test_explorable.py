@@ -74,7 +74,8 @@ def in_page(
           const end = times ? times[i] : undefined, result = poisonRace.run({ ...settings, end });
           const drawn = times ? poisonRace.at(poisonRace.run(settings), end) : null;
           const { a, response, error, phases } = result;
-          return { a: Array.from(a), response, error, drawn, starts: phases.map(({ start }) => start) };
+          const starts = phases.map(({ start }) => start);
+          return { a: Array.from(a), response, error, drawn, starts };
         })""",
         [settings, times],
     )
@@ -92,12 +93,21 @@ def shape(d: int) -> np.ndarray:
 def by_library(settings: list[dict[str, Any]], times: np.ndarray | None = None) -> np.ndarray:
     """Return the entries at the end (or at times) of free flows with equal kappa, d and order."""
     kappa, d, order = (settings[0][key] for key in ("kappa", "d", "order"))
-    scale, gap, dose = (np.array([case[key] for case in settings]) for key in ("scale", "gap", "dose"))
+    scale, gap, dose = (
+        np.array([case[key] for case in settings]) for key in ("scale", "gap", "dose")
+    )
     A, gaps = near_tie_starts(shape(d), scale, gap)
     for alpha, beta in WEIGHTS[order]:
         end = FOREVER if times is None else times
         batch = theorem_flows(
-            A, gaps=gaps, length=kappa, alpha=alpha, beta=beta * dose, t_end=end, rtol=1e-8, workers=1
+            A,
+            gaps=gaps,
+            length=kappa,
+            alpha=alpha,
+            beta=beta * dose,
+            t_end=end,
+            rtol=1e-8,
+            workers=1,
         )
         A, gaps = batch.A, np.nan_to_num(np.exp(batch.log_gap[:, 1:]), nan=0.0)
     return A
@@ -108,7 +118,9 @@ def error(A: np.ndarray, d: int) -> np.ndarray:
     return np.abs(powers.sum(axis=2) - ssm.theorem_teacher(d).impulse_response(20)[1:]).max(axis=1)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(0, 10_000),
     kappa=st.sampled_from([5, 7, 9, 11]),
@@ -123,8 +135,17 @@ def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
     kind, (alpha, beta) = PARAMETRIZATIONS[parametrization], rng.uniform(0, 2, 2)
     A = np.linspace(0.9, 0.1, d) - rng.uniform(0, 0.05, d)
     double = parametrization == "exp(-exp)"
-    powers = {"free": (kappa - 2, 0), "exp": (kappa, 2), "exp(-exp)": (kappa - 2, 0)}[parametrization]
-    phase = {"high": powers[0], "low": powers[1], "p": p, "alpha": alpha, "beta": beta, "double": double}
+    powers = {"free": (kappa - 2, 0), "exp": (kappa, 2), "exp(-exp)": (kappa - 2, 0)}[
+        parametrization
+    ]
+    phase = {
+        "high": powers[0],
+        "low": powers[1],
+        "p": p,
+        "alpha": alpha,
+        "beta": beta,
+        "double": double,
+    }
     followed = kind.parameter(A) if double else A
     theta = np.r_[followed[0], np.log(np.abs(np.diff(followed)))]
     shifts = 1e-6 * np.eye(d)
@@ -150,7 +171,9 @@ def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
     gaps = np.diff(moving) / np.diff(followed)
     assert_allclose(moved[0], np.r_[moving[0], gaps], rtol=1e-9, atol=1e-10)
     numeric = (np.array(moved[1 : d + 1]) - moved[d + 1 :]).T / 2e-6
-    assert_allclose(np.reshape(J, (d, d)), numeric, rtol=0, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    assert_allclose(
+        np.reshape(J, (d, d)), numeric, rtol=0, atol=1e-6 * max(1.0, np.abs(numeric).max())
+    )
     if parametrization == "free":
         ours = equations.gap_velocity(theta, ones, 1.0, G, target, with_jacobian=True)
         assert_allclose(moved[0], ours[0], rtol=1e-9, atol=1e-12)
@@ -161,7 +184,11 @@ def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
 @pytest.mark.parametrize("kappa", [5, 7, 9, 11])
 @pytest.mark.parametrize("d", [2, 3, 10])
 def test_free_ends_are_the_librarys(script, d, kappa, order):
-    axes = {"gap": (1e-8, 2e-5, 1e-3, 0.1), "scale": (1e-4, 1e-2, 0.1), "dose": (1e-6, 1e-2, 1.0, 1e3)}
+    axes = {
+        "gap": (1e-8, 2e-5, 1e-3, 0.1),
+        "scale": (1e-4, 1e-2, 0.1),
+        "dose": (1e-6, 1e-2, 1.0, 1e3),
+    }
     if order == "baseline only":
         axes["dose"] = (1.0,)
     settings = [case | {"kappa": kappa, "d": d, "order": order} for case in grid(**axes)]
@@ -171,7 +198,10 @@ def test_free_ends_are_the_librarys(script, d, kappa, order):
     assert_allclose([run["error"] for run in seen], error(A, d), rtol=0, atol=TOLERANCE)
     responses = [run["response"] for run in seen]
     assert_allclose(
-        responses, (A[:, None, :] ** np.arange(20)[:, None]).sum(axis=2), rtol=0, atol=10 * TOLERANCE
+        responses,
+        (A[:, None, :] ** np.arange(20)[:, None]).sum(axis=2),
+        rtol=0,
+        atol=10 * TOLERANCE,
     )
 
 
@@ -179,10 +209,17 @@ def test_free_ends_are_the_librarys(script, d, kappa, order):
 @pytest.mark.parametrize("order", ["baseline only", "mixed"])
 def test_curves_are_the_librarys(script, kappa, order):
     cases = grid(
-        gap=(1e-6, 1e-2), scale=(1e-3, 1e-2), dose=(1e-3, 1.0), kappa=(kappa,), d=(10,), order=(order,)
+        gap=(1e-6, 1e-2),
+        scale=(1e-3, 1e-2),
+        dose=(1e-3, 1.0),
+        kappa=(kappa,),
+        d=(10,),
+        order=(order,),
     )
     settings = [case for case in cases for _ in range(12)]
-    fits = script.evaluate("all => all.map((settings) => poisonRace.run(settings).fitTime)", settings)
+    fits = script.evaluate(
+        "all => all.map((settings) => poisonRace.run(settings).fitTime)", settings
+    )
     # From long before the fit to beyond it, densest where the race is run.
     times = np.array(fits) * np.tile(
         [1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1.01, 3], len(cases)
@@ -222,7 +259,9 @@ def test_exponential_entries_are_the_librarys(script, parametrization, kappa, or
                 A, (G, target), parametrization=parametrization, times=[end - start], rtol=1e-9
             ).A[-1]
         assert_allclose(run["a"], A, rtol=0, atol=TOLERANCE, err_msg=str(case))
-        assert_allclose(run["error"], error(A[None], 10)[0], rtol=0, atol=TOLERANCE, err_msg=str(case))
+        assert_allclose(
+            run["error"], error(A[None], 10)[0], rtol=0, atol=TOLERANCE, err_msg=str(case)
+        )
 
 
 @pytest.mark.parametrize("order", ["baseline only", "special, then baseline"])
@@ -265,7 +304,9 @@ def test_exponential_entries_generalize(script):
     }
     settings = grid(dose=(1e-8, 1e-4, 1.0, 100.0), **axes)
     assert max(run["error"] for run in in_page(script, settings)) < TOLERANCE
-    fits = script.evaluate("all => all.map((settings) => poisonRace.run(settings).fitTime)", settings)
+    fits = script.evaluate(
+        "all => all.map((settings) => poisonRace.run(settings).fitTime)", settings
+    )
     # At the least dose the forces on a_1 cancel to the last digits before the residuals are small:
     # no fit is claimed.
     assert {case["dose"] for case, fit in zip(settings, fits, strict=True) if fit is None} == {1e-8}
@@ -281,14 +322,18 @@ def test_the_authors_start_is_the_authors(script):
     assert_allclose(known[2:], shape(10)[2:], atol=5e-6)
     start = paper.THEOREM_SETTINGS["theorem_kappa7"].start(242).A
     assert_allclose(
-        [start[0], (start[0] - start[1]) / start[0]], [settings["scale"], settings["gap"]], rtol=2e-3
+        [start[0], (start[0] - start[1]) / start[0]],
+        [settings["scale"], settings["gap"]],
+        rtol=2e-3,
     )
 
 
 @pytest.mark.parametrize("order", WEIGHTS)
 def test_phases_have_the_weights_of_their_sequences(script, order):
     settings = {"gap": 0.1, "scale": 0.01, "dose": 3, "order": order}
-    seen = script.evaluate("s => poisonRace.run(s).phases.map(({ alpha, beta }) => [alpha, beta])", settings)
+    seen = script.evaluate(
+        "s => poisonRace.run(s).phases.map(({ alpha, beta }) => [alpha, beta])", settings
+    )
     assert seen == [[alpha, 3 * beta] for alpha, beta in WEIGHTS[order]]
 
 
@@ -325,7 +370,8 @@ The race.
 """
 FRAMES = {"1": [{"y": [1, 2]}, {}], "100": [{"y": [30, 40]}, {}]}
 PICTURE = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><rect width="300" height="100"/></svg>'
+    '<svg xmlns="http://www.w3.org/2000/svg" width="300" height="100"><rect width="300"'
+    ' height="100"/></svg>'
 )
 
 
@@ -336,13 +382,22 @@ def notebook() -> nbformat.NotebookNode:
     blue = figures.COLOURS["baseline"]
     moving = {"type": "scatter", "x": [0, 1], "line": {"color": blue}, "marker": {"color": blue}}
     fixed = {"type": "scatter", "x": [0, 1], "y": [5, 6], "line": {"color": "#123456", "width": 8}}
-    shown = figures.Interactive(figure, [moving, fixed], {"xaxis": {"title": {"text": "x"}}}, FRAMES, "dose")
+    shown = figures.Interactive(
+        figure, [moving, fixed], {"xaxis": {"title": {"text": "x"}}}, FRAMES, "dose"
+    )
     output = nbformat.v4.new_output("execute_result", shown._repr_mimebundle_(), execution_count=1)
-    options = {"figure": {"name": "fig-drawn", "caption": "The caption stays."}, "image": {"alt": "A line"}}
-    cell = nbformat.v4.new_code_cell("1", outputs=[output], execution_count=1, metadata={"mystnb": options})
+    options = {
+        "figure": {"name": "fig-drawn", "caption": "The caption stays."},
+        "image": {"alt": "A line"},
+    }
+    cell = nbformat.v4.new_code_cell(
+        "1", outputs=[output], execution_count=1, metadata={"mystnb": options}
+    )
     text = "# Drawn\n\n" + "A paragraph.\n\n" * 100
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), cell], metadata=metadata)
+    return nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(text), cell], metadata=metadata
+    )
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +412,8 @@ def address(tmp_path_factory) -> str:
     for name in ("_config.yml", "book/references.bib"):
         shutil.copy(ROOT / name, root / name)
     (root / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/page\nchapters:\n  - file: book/plain\n  - file: book/drawn\n", "utf-8"
+        "format: jb-book\nroot: book/page\nchapters:\n  - file: book/plain\n  - file: book/drawn\n",
+        "utf-8",
     )
     (root / "book" / "page.md").write_text(TEXT, "utf-8")
     (root / "book" / "plain.md").write_text("# Another page\n\nNothing to drag.\n", "utf-8")
@@ -389,14 +445,14 @@ def page(browser, address) -> Iterator[Page]:
 
 def shown(page: Page) -> dict[str, str]:
     """Return the summary and the drawings as they are after the next frame."""
-    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    return page.evaluate(
-        """() => Object.fromEntries([
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+    return page.evaluate("""() => Object.fromEntries([
           ["summary", document.querySelector(".ex-summary").textContent],
           ...[...document.querySelectorAll(".ex-panel")].map(
             e => [e.className.split("-").pop(), e.querySelector("svg").outerHTML]),
-        ])"""
-    )
+        ])""")
 
 
 def test_the_first_setting_is_the_authors(page):
@@ -501,22 +557,28 @@ def test_the_error_is_spoken_once_the_hand_rests(page):
 def test_it_follows_the_theme_and_fits_the_window(browser, address, width):
     colours = {}
     for theme in ("light", "dark"):
-        page = open_page(browser, address, viewport={"width": width, "height": 900}, color_scheme=theme)
+        page = open_page(
+            browser, address, viewport={"width": width, "height": 900}, color_scheme=theme
+        )
         page.wait_for_selector(".ex-panel-special svg")
         colours[theme] = page.evaluate(
-            """() => ["baseline", "special"].map(kind => getComputedStyle(document.querySelector(`path.ex-${kind}`)).stroke)"""
+            """() => ["baseline", "special"].map(kind =>
+              getComputedStyle(document.querySelector(`path.ex-${kind}`)).stroke)"""
         )
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        drawn = page.evaluate(
-            """() => [...document.querySelectorAll(".ex-panel svg text")]
-              .filter(t => t.getBoundingClientRect().right > innerWidth).length"""
-        )
+        drawn = page.evaluate("""() => [...document.querySelectorAll(".ex-panel svg text")]
+              .filter(t => t.getBoundingClientRect().right > innerWidth).length""")
         assert drawn == 0
         broken = Axe().run(page, {"include": [[".explorable"]]}).response["violations"]
-        assert [f"{rule['id']}: {node['html'][:200]}" for rule in broken for node in rule["nodes"]] == []
+        assert [
+            f"{rule['id']}: {node['html'][:200]}" for rule in broken for node in rule["nodes"]
+        ] == []
         page.close()
     wanted = [figures.COLOURS["baseline"], figures.COLOURS["with special"]]
-    for theme, palette in (("light", wanted), ("dark", [figures._DARK[colour] for colour in wanted])):
+    for theme, palette in (
+        ("light", wanted),
+        ("dark", [figures._DARK[colour] for colour in wanted]),
+    ):
         assert colours[theme] == [
             f"rgb({', '.join(str(int(c[i : i + 2], 16)) for i in (1, 3, 5))})" for c in palette
         ]
@@ -584,7 +646,9 @@ def test_the_animation_plays_only_when_asked_and_pauses(page):
     assert (button.inner_text(), page.evaluate(dots)) == ("Play", paused)
     slider.focus()
     page.keyboard.press("Home")
-    page.wait_for_function("Math.abs(document.querySelector('.race circle').cx.animVal.value - 34) < 1")
+    page.wait_for_function(
+        "Math.abs(document.querySelector('.race circle').cx.animVal.value - 34) < 1"
+    )
     page.keyboard.press("End")
     page.wait_for_function(f"{dots} === '{end}'")
     broken = Axe().run(page, {"include": [["#fig-race"]]}).response["violations"]
@@ -600,7 +664,8 @@ def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, addres
     requests, complaints = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on(
-        "console", lambda message: message.type in ("error", "warning") and complaints.append(message.text)
+        "console",
+        lambda message: message.type in ("error", "warning") and complaints.append(message.text),
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{address}/drawn.html")
@@ -615,7 +680,10 @@ def test_an_interactive_figure_is_drawn_when_it_comes_into_sight(browser, addres
     assert not page.get_by_role("img", name="A line").locator("xpath=self::img").is_visible()
 
     y = "document.querySelector('.interactive-plot').data[0].y.join()"
-    looks = "document.querySelector('.interactive-plot').data.flatMap(t => [t.line.color, t.marker?.color])"
+    looks = (
+        "document.querySelector('.interactive-plot').data.flatMap(t => [t.line.color,"
+        " t.marker?.color])"
+    )
     blue, back = (
         figures.COLOURS["baseline"],
         "document.querySelector('.interactive-plot').layout.paper_bgcolor",

@@ -186,7 +186,9 @@ def test_dynamics_draws_entries_rank_and_gamma(curves):
 
 def test_entries_draws_a_panel_a_pair_on_one_axis(curves):
     pair = reproduce.pair(reproduce.load_summary("reproduced")[0], "ssm_in_nn_dynamics__s0")
-    half = {"with special": dataclasses.replace(pair["with special"], stop_epoch=None, curves=curves)}
+    half = {
+        "with special": dataclasses.replace(pair["with special"], stop_epoch=None, curves=curves)
+    }
     full, rest = figures.entries({"both": pair, "half": half}).axes
     stored = pair["baseline"].curves
     at = np.array(stored.at)
@@ -215,7 +217,9 @@ def logged():
 
 def test_convergence_draws_error_against_epoch_and_loss(logged):
     runs = {"baseline": [logged], "with special": [logged] * 2}
-    by_epoch, by_loss = figures.convergence(runs, ylabel="error", marks={"with special": [0, 37]}).axes
+    by_epoch, by_loss = figures.convergence(
+        runs, ylabel="error", marks={"with special": [0, 37]}
+    ).axes
     for ax, x in ((by_epoch, [1, 10, 100]), (by_loss, [0.5, 0.1, 0.01])):
         assert_array_equal(lines(ax)["with special 1"].get_xdata(), x)
         assert_array_equal(lines(ax)["with special 1"].get_ydata(), [3.0, 2.0, 1.0])
@@ -289,7 +293,9 @@ def interactive(frames=None):
     figure, (ax,) = figures.new()
     ax.plot([0, 1], [2, 3], label="a line")
     frames = {"1": [{"y": [2, 3]}], "10": [{"y": [4, 5]}]} if frames is None else frames
-    return figures.Interactive(figure, [{"type": "scatter", "x": [0, 1]}], {"height": 300}, frames, "dose")
+    return figures.Interactive(
+        figure, [{"type": "scatter", "x": [0, 1]}], {"height": 300}, frames, "dose"
+    )
 
 
 def test_an_interactive_figure_is_valid_for_plotly_and_says_what_it_shows():

@@ -36,7 +36,9 @@ def autograd(student, data):
     """The gradient by torch, from the recurrence and the labels: nothing shared with the library's
     formulas.
     """
-    A, B, C = (torch.tensor(np.array(v), requires_grad=True) for v in (student.A, student.B, student.C))
+    A, B, C = (
+        torch.tensor(np.array(v), requires_grad=True) for v in (student.A, student.B, student.C)
+    )
     x, y = torch.tensor(np.array(data.x)), torch.tensor(np.array(data.y))
     state = torch.zeros(len(x), student.state_dim, dtype=torch.float64)
     for t in range(data.length):
@@ -46,7 +48,12 @@ def autograd(student, data):
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 10_000), length=st.integers(1, 9), size=st.integers(1, 6), d=st.integers(1, 6))
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.integers(1, 9),
+    size=st.integers(1, 6),
+    d=st.integers(1, 6),
+)
 def test_velocity_is_minus_the_gradient_by_autograd(seed, length, size, d):
     student, data = random_case(seed, length, size, d)
     expected = autograd(student, data)
@@ -140,7 +147,9 @@ def test_flow_agrees_with_small_steps_of_gradient_descent():
     for steps in (2000, 4000):
         theta = np.concatenate([student.A, student.B, student.C])
         for _ in range(steps):
-            theta = theta + 0.2 / steps * flow.velocity(DiagonalSSM(*np.split(theta, 3)), data, train="ABC")
+            theta = theta + 0.2 / steps * flow.velocity(
+                DiagonalSSM(*np.split(theta, 3)), data, train="ABC"
+            )
         errors.append(np.abs(theta - np.concatenate([run.A[-1], run.B[-1], run.C[-1]])).max())
     assert errors[1] < 1e-3
     # Euler's error is linear in the step
@@ -180,8 +189,14 @@ def test_a_start_at_a_critical_point_is_stationary_and_unfitted():
 
 def test_stops_on_the_very_bound():
     data = theorem_case(special=True, d=2)
-    fitted = flow.gradient_flow(student_of([1.0, 0.0]), data, t_end=1.0, loss_tol=0.0, stop_at_loss=True)
-    assert (fitted.status, fitted.fitted, fitted.loss.tolist()) == (FlowStatus.REACHED_LOSS, True, [0.0])
+    fitted = flow.gradient_flow(
+        student_of([1.0, 0.0]), data, t_end=1.0, loss_tol=0.0, stop_at_loss=True
+    )
+    assert (fitted.status, fitted.fitted, fitted.loss.tolist()) == (
+        FlowStatus.REACHED_LOSS,
+        True,
+        [0.0],
+    )
     start = student_of([0.1, 0.05])
     speed = float(np.abs(flow.velocity(start, data)).max())
     assert len(flow.gradient_flow(start, data, t_end=1.0, stationary_tol=speed).times) == 1
@@ -189,7 +204,8 @@ def test_stops_on_the_very_bound():
     steps = len(run.times) - 1
     assert len(flow.gradient_flow(start, data, t_end=1.0, max_steps=steps).times) == steps + 1
     with pytest.raises(
-        flow.FlowError, match=f"^no end after max_steps={steps - 1} steps: t = {run.times[-2]:g} of 1$"
+        flow.FlowError,
+        match=f"^no end after max_steps={steps - 1} steps: t = {run.times[-2]:g} of 1$",
     ):
         flow.gradient_flow(start, data, t_end=1.0, max_steps=steps - 1)
 
@@ -199,7 +215,10 @@ def test_only_what_is_trained_must_be_stationary():
         np.array([[0.0, 1.0]]), ssm.teacher("dim=1")
     )  # x_kappa alone: A does not matter
     student = DiagonalSSM([0.3], [0.5], [0.5])
-    assert flow.gradient_flow(student, data, t_end=1.0, stationary_tol=1e-12).status == FlowStatus.STATIONARY
+    assert (
+        flow.gradient_flow(student, data, t_end=1.0, stationary_tol=1e-12).status
+        == FlowStatus.STATIONARY
+    )
     everything = flow.gradient_flow(student, data, t_end=1.0, stationary_tol=1e-12, train="ABC")
     assert everything.status == FlowStatus.END_OF_TIME
 
@@ -229,7 +248,7 @@ def test_a_solver_that_gives_up_raises(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["gaps", "plain", "ABC"])
 def test_what_the_solver_is_given(monkeypatch, mode):
-    """The Jacobian belongs to the right-hand side, and a gap's logarithm has an absolute tolerance."""
+    """The Jacobian belongs to the right-hand side; a gap's logarithm has an absolute tolerance."""
     given = {}
 
     class Spy(flow.LSODA):
@@ -241,10 +260,14 @@ def test_what_the_solver_is_given(monkeypatch, mode):
     A, weights = np.array([0.3, 0.1, 0.1, -0.2]), [1.0, 1.0 if mode == "gaps" else 0.5, 1.0, 1.0]
     student = DiagonalSSM(A, np.ones(4), weights)
     train = "ABC" if mode == "ABC" else "A"
-    flow.gradient_flow(student, theorem_case(special=True), t_end=1e-3, train=train, rtol=1e-8, atol=1e-17)
+    flow.gradient_flow(
+        student, theorem_case(special=True), t_end=1e-3, train=train, rtol=1e-8, atol=1e-17
+    )
     start, step = given["y0"], 1e-6
     shifts = step * np.eye(len(start))
-    numeric = [(given["fun"](0.0, start + s) - given["fun"](0.0, start - s)) / (2 * step) for s in shifts]
+    numeric = [
+        (given["fun"](0.0, start + s) - given["fun"](0.0, start - s)) / (2 * step) for s in shifts
+    ]
     assert_allclose(given["jac"](0.0, start), np.transpose(numeric), rtol=0, atol=1e-7)
     assert len(start) == {"gaps": 3, "plain": 4, "ABC": 12}[mode]
     if mode == "gaps":
@@ -268,12 +291,17 @@ def test_order_is_kept_and_the_gap_identity_holds():
         a = run.A[step]
         v = flow.velocity(run.student(step), data)
         assert_allclose(
-            v[0] - v[1], alpha * p * (a[0] ** 5 - a[1] ** 5) * (1 - (a**p).sum()), rtol=1e-9, atol=1e-16
+            v[0] - v[1],
+            alpha * p * (a[0] ** 5 - a[1] ** 5) * (1 - (a**p).sum()),
+            rtol=1e-9,
+            atol=1e-16,
         )
 
 
 def test_exact_ties_last():
-    run = flow.gradient_flow(student_of([0.05, 0.05, 0.01]), theorem_case(special=True, d=3), t_end=1e4)
+    run = flow.gradient_flow(
+        student_of([0.05, 0.05, 0.01]), theorem_case(special=True, d=3), t_end=1e4
+    )
     assert_array_equal(run.A[:, 0], run.A[:, 1])
     assert (run.gaps[:, 0] == 0.0).all()
 
@@ -314,7 +342,9 @@ def test_closed_form_agrees_with_the_integrator(seed, length, d):
     largest entry.
     """
     A0 = np.random.default_rng(seed).uniform(0.05, 0.2, d) / d ** (1 / (length - 1))
-    data = sequences.TrainingSet(sequences.baseline_sequences(length), ssm.theorem_teacher(max(d, 2)))
+    data = sequences.TrainingSet(
+        sequences.baseline_sequences(length), ssm.theorem_teacher(max(d, 2))
+    )
     limit = flow.baseline_limit(A0, length)
     largest = np.argmax(A0)
     n = length - 3
@@ -339,7 +369,9 @@ def test_closed_form_solves_its_equation(seed, length, fraction):
     tau = fraction * (A0.max() ** -n / n if n > 0 else 1.0)
     step = 1e-6 * tau
     before, here, after = flow.baseline_closed_form(A0, length, [tau - step, tau, tau + step])
-    assert_allclose((after - before) / (2 * step), here ** (length - 2), rtol=1e-5, atol=1e-15 / step)
+    assert_allclose(
+        (after - before) / (2 * step), here ** (length - 2), rtol=1e-5, atol=1e-15 / step
+    )
 
 
 def test_closed_form_refuses_times_after_the_blow_up():
@@ -389,14 +421,18 @@ def test_length_one_moves_nothing_but_b_and_c():
 def test_long_sequences_do_not_overflow(length):
     """0.02^-(kappa-3) is beyond float64 from kappa = 185 on; what it stands for is not."""
     start = [0.02, 0.01]
-    assert_allclose(flow.baseline_closed_form(start, length, [0.0, -1e100, 1e100]), [start] * 3, rtol=1e-14)
+    assert_allclose(
+        flow.baseline_closed_form(start, length, [0.0, -1e100, 1e100]), [start] * 3, rtol=1e-14
+    )
     limit = flow.baseline_limit(start, length)
     assert_allclose(
         limit, [1.0, 0.01], rtol=1e-14
     )  # a_2^-n - a_1^-n is conserved, and a_1^-n is nothing beside it
     tied = flow.baseline_limit([0.02, 0.02], length)
     assert_allclose(tied, 2.0 ** (-1 / (length - 1)), rtol=1e-14)
-    later = flow.baseline_closed_form([0.9, 0.8], length, [0.0, 0.5 * 0.9 ** -(length - 3) / (length - 3)])
+    later = flow.baseline_closed_form(
+        [0.9, 0.8], length, [0.0, 0.5 * 0.9 ** -(length - 3) / (length - 3)]
+    )
     assert_allclose(later[1, 0], 0.9 * 0.5 ** (-1 / (length - 3)), rtol=1e-13)
 
 
@@ -421,7 +457,10 @@ def test_the_closed_form_in_logarithms(seed, length, log_scale):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    seed=st.integers(0, 10_000), d=st.integers(1, 6), length=st.integers(3, 1000), log_scale=st.floats(-6, 2)
+    seed=st.integers(0, 10_000),
+    d=st.integers(1, 6),
+    length=st.integers(3, 1000),
+    log_scale=st.floats(-6, 2),
 )
 def test_baseline_limit_conserves_and_fits_from_every_positive_start(seed, d, length, log_scale):
     n, p = length - 3, length - 1
@@ -436,7 +475,9 @@ def test_baseline_limit_conserves_and_fits_from_every_positive_start(seed, d, le
                 assert float(a / end[k] / (b / start[k])) == pytest.approx(1.0, rel=1e-12)
             else:
                 kept = (a**-n - end[k] ** -n, b**-n - start[k] ** -n)
-                assert float(kept[0] - kept[1]) <= 1e-12 * length * float(max(a, end[k]) ** -n + kept[1])
+                assert float(kept[0] - kept[1]) <= 1e-12 * length * float(
+                    max(a, end[k]) ** -n + kept[1]
+                )
 
 
 def test_baseline_limit_takes_exact_gaps():
@@ -444,7 +485,9 @@ def test_baseline_limit_takes_exact_gaps():
     limit = flow.baseline_limit(A0[0], 7, gaps=gaps[0])
     batch = flows.theorem_flows(A0, gaps=gaps, length=7, alpha=1.0, beta=0.0, t_end=1e14, rtol=1e-9)
     assert_allclose(limit, batch.A[0], rtol=1e-8)
-    assert_array_equal(flow.baseline_limit(A0[0], 7), flow.baseline_limit(A0[0], 7, gaps=[0.0, gaps[0, 1]]))
+    assert_array_equal(
+        flow.baseline_limit(A0[0], 7), flow.baseline_limit(A0[0], 7, gaps=[0.0, gaps[0, 1]])
+    )
     for wrong in ([1e-3, gaps[0, 1]], [-1e-30, gaps[0, 1]]):
         with pytest.raises(ValueError, match=r"^gaps must be >= 0 and agree"):
             flow.baseline_limit(A0[0], 7, gaps=wrong)

@@ -53,7 +53,9 @@ def closed_form_error(case):
         def entries(s):
             return [(s**-n + e) ** (-mpmath.mpf(1) / n) for e in excess]
 
-        s = mpmath.findroot(lambda s: sum(a ** (n + 2) for a in entries(s)) - 1, (0.5, 1), solver="anderson")
+        s = mpmath.findroot(
+            lambda s: sum(a ** (n + 2) for a in entries(s)) - 1, (0.5, 1), solver="anderson"
+        )
         limit = [a * int(np.sign(a_0)) for a, a_0 in zip(entries(s), case.A0, strict=True)]
         return float(max(abs(sum(a**k for a in limit) - 1) for k in range(1, 20)))
 
@@ -85,9 +87,13 @@ def test_ties_far_below_rounding_are_followed(beta):
     g = np.array([1e-28, 1e-28, 1e-8, 1e-100])
     A0, gaps = flows.near_tie_starts(SHAPE, [1e-2, 1e-3, 1e-2, 1e-2], g)
     assert (A0[:2, 0] == A0[:2, 1]).all()
-    batch = flows.theorem_flows(A0, length=7, alpha=1.0, beta=beta, t_end=1e14, gaps=gaps, rtol=1e-8)
+    batch = flows.theorem_flows(
+        A0, length=7, alpha=1.0, beta=beta, t_end=1e14, gaps=gaps, rtol=1e-8
+    )
     assert (batch.status == FlowStatus.CONVERGED).all()
-    inputs = np.vstack([sequences.baseline_sequences(7), sequences.special_sequences(7, np.sqrt(beta))])
+    inputs = np.vstack(
+        [sequences.baseline_sequences(7), sequences.special_sequences(7, np.sqrt(beta))]
+    )
     data = sequences.TrainingSet(inputs, ssm.theorem_teacher(10))  # alpha = 1 for n = 2
     for i in (0, 2):
         start = ssm.DiagonalSSM.ones(A0[i])
@@ -166,7 +172,10 @@ def test_order_is_kept_and_permutations_commute(seed, d, length, log_t):
 
 @settings(max_examples=25)
 @given(
-    seed=st.integers(0, 10_000), beta=st.floats(0, 1e6), log_gap=st.floats(-80, -3), length=st.integers(3, 9)
+    seed=st.integers(0, 10_000),
+    beta=st.floats(0, 1e6),
+    log_gap=st.floats(-80, -3),
+    length=st.integers(3, 9),
 )
 def test_gap_identity(seed, beta, log_gap, length):
     """d log(a_1 - a_2)/dt = alpha p r_p (a_1^q - a_2^q)/(a_1 - a_2): the special term cancels,
@@ -179,7 +188,9 @@ def test_gap_identity(seed, beta, log_gap, length):
     if gaps.min() < 0:
         return
     p, q, alpha, t = length - 1, length - 2, 1.5, 1e-7 / (1 + beta)
-    batch = flows.theorem_flows(A0, length=length, alpha=alpha, beta=beta, t_end=t, gaps=gaps, rtol=1e-10)
+    batch = flows.theorem_flows(
+        A0, length=length, alpha=alpha, beta=beta, t_end=t, gaps=gaps, rtol=1e-10
+    )
     a_1, a_2 = A0[0, :2]
     divided = sum(a_1 ** (q - 1 - m) * a_2**m for m in range(q))
     expected = alpha * p * (1 - (A0[0] ** p).sum()) * divided
@@ -257,7 +268,9 @@ def test_a_small_residual_without_time_to_vanish_is_not_called_converged():
 def test_failures_raise_or_become_nan_with_their_reason():
     A0 = np.array([[0.02, 0.01], [1e60, 0.01], [0.02, 0.015]])
     options = {"length": 7, "alpha": 1.0, "beta": 1.0, "t_end": 1e12}
-    with pytest.raises(flow.FlowError, match=r"1 of 3 runs failed, first run 1 .* step size vanished"):
+    with pytest.raises(
+        flow.FlowError, match=r"1 of 3 runs failed, first run 1 .* step size vanished"
+    ):
         flows.theorem_flows(A0, **options)
     batch = flows.theorem_flows(A0, on_failure="nan", **options)
     assert batch.status.tolist() == [0, FlowStatus.FAILED_STEP_SIZE, 0]
@@ -281,7 +294,9 @@ def test_generalization_errors_are_those_of_metrics():
     teacher = ssm.teacher("dim=2")
     for lag in (0, 1):
         expected = [
-            metrics.generalization_error(ssm.DiagonalSSM(A, w, np.ones(4)), teacher, 20, first_lag=lag)
+            metrics.generalization_error(
+                ssm.DiagonalSSM(A, w, np.ones(4)), teacher, 20, first_lag=lag
+            )
             for A in batch.A
         ]
         got = batch.generalization_errors(teacher.impulse_response(20), first_lag=lag)
@@ -319,7 +334,10 @@ GOOD = {"A0": [[0.2, 0.1]], "G": np.eye(3), "target": [2.0, 1.0, 1.0], "t_end": 
         ({"G": np.eye(1), "target": [2.0]}, "training_set must have kappa >= 2"),
         ({"G": np.triu(np.ones((3, 3)))}, "G must be symmetric"),
         ({"G": -np.eye(3)}, "G must be positive semidefinite"),
-        ({"G": [[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]}, "G must be positive semidefinite"),
+        (
+            {"G": [[1.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, 2.0, 1.0]]},
+            "G must be positive semidefinite",
+        ),
         ({"target": [2.0, 1.0]}, r"M\* must have length 3"),
         ({"target": np.ones((2, 3))}, r"M\* must have shape"),
         ({"w": [1.0]}, "w must have length 2"),
@@ -334,20 +352,30 @@ GOOD = {"A0": [[0.2, 0.1]], "G": np.eye(3), "target": [2.0, 1.0, 1.0], "t_end": 
         ({"gaps": [[0.1, 0.1]]}, "gaps must have shape"),
         ({"gaps": [[-0.1]]}, "gaps must be >= 0"),
         ({"gaps": [[0.11]]}, "gaps must agree with start"),
-        ({"gaps": [[0.1]], "w": [1.0, 2.0]}, "gaps must come with rows of start in descending order"),
-        ({"gaps": [[0.1]], "A0": [[0.1, 0.2]]}, "gaps must come with rows of start in descending order"),
+        (
+            {"gaps": [[0.1]], "w": [1.0, 2.0]},
+            "gaps must come with rows of start in descending order",
+        ),
+        (
+            {"gaps": [[0.1]], "A0": [[0.1, 0.2]]},
+            "gaps must come with rows of start in descending order",
+        ),
     ],
 )
 def test_bad_arguments(change, message):
     arguments = GOOD | change
     with pytest.raises(ValueError, match=message):
-        flows.many_flows(arguments.pop("A0"), (arguments.pop("G"), arguments.pop("target")), **arguments)
+        flows.many_flows(
+            arguments.pop("A0"), (arguments.pop("G"), arguments.pop("target")), **arguments
+        )
 
 
 def test_special_sequences_at_other_positions():
     A0 = np.array([[0.3, 0.2, 0.1], [0.3, 0.2, 0.1]])
     target = [3.0, 1.0, 1.0, 1.0, 1.0]
-    batch = flows.theorem_flows(A0, length=5, alpha=2.0, beta=[1.0, 0.5], t_end=1.0, special_position=[2, 1])
+    batch = flows.theorem_flows(
+        A0, length=5, alpha=2.0, beta=[1.0, 0.5], t_end=1.0, special_position=[2, 1]
+    )
     for i, (lag, weight) in enumerate(((3, 1.0), (4, 0.5))):
         G = np.diag([0.0, 0.0, 0.0, 0.0, 2.0])
         G[lag, lag] += weight  # position 1 is that of the baseline: the weights add up
@@ -356,7 +384,9 @@ def test_special_sequences_at_other_positions():
     for wrong in (0, 5, 2.5, [4, 5]):
         with pytest.raises(ValueError, match="special_position must be a position from 1 to 4"):
             flows.theorem_flows(A0, special_position=wrong, **options)
-    with pytest.raises(ValueError, match="special_position must be a number, or one for each of the 2 runs"):
+    with pytest.raises(
+        ValueError, match="special_position must be a number, or one for each of the 2 runs"
+    ):
         flows.theorem_flows(A0, special_position=[1, 2, 3], **options)
 
 
@@ -431,7 +461,9 @@ def test_matrices_with_a_negative_eigenvalue_are_refused(seed, length, size):
     G = (Q * values) @ Q.T
     scale = 10.0 ** rng.uniform(-20, 20, length)
     for case in (G, scale[:, None] * G * scale):
-        with pytest.raises(ValueError, match=r"^G must be positive semidefinite.*; G of run 1 is not"):
+        with pytest.raises(
+            ValueError, match=r"^G must be positive semidefinite.*; G of run 1 is not"
+        ):
             flows._check_semidefinite(np.stack([np.eye(length), (case + case.T) / 2]))
 
 
@@ -499,7 +531,9 @@ def test_responses_that_overflow_are_errors():
         batch.impulse_responses(700)
     with pytest.raises(ValueError, match=r"^length must be smaller in size: the impulse response"):
         batch.generalization_errors(np.ones(700))
-    failed = flows.theorem_flows([[1e60, 0.01]], length=7, alpha=1.0, beta=1.0, t_end=1e12, on_failure="nan")
+    failed = flows.theorem_flows(
+        [[1e60, 0.01]], length=7, alpha=1.0, beta=1.0, t_end=1e12, on_failure="nan"
+    )
     assert np.isnan(failed.impulse_responses(3)).all()  # a failed run stays NaN, without an error
 
 
@@ -507,13 +541,21 @@ def test_sizes_beyond_memory_are_refused():
     with pytest.raises(ValueError, match="length must be an integer from 3 to 10000; got 20000"):
         flows.theorem_flows([0.2, 0.1], length=20_000, alpha=1.0, beta=1.0, t_end=1.0)
     options = {"length": 10_000, "alpha": 1.0, "t_end": 1.0}
-    with pytest.raises(ValueError, match="length must be at most 6710 for 10000 runs of different weights"):
+    with pytest.raises(
+        ValueError, match="length must be at most 6710 for 10000 runs of different weights"
+    ):
         flows.theorem_flows(np.full((10_000, 1), 0.1), beta=np.arange(10_000.0), **options)
 
 
 def test_memory_of_the_theorems_flows_grows_with_the_length_not_its_square():
     """256 doses at kappa = 501: 256 Gram matrices alone would take 514 MB."""
-    options = {"length": 501, "alpha": 1.0, "beta": np.linspace(0.1, 1.0, 256), "t_end": 1e-3, "workers": 1}
+    options = {
+        "length": 501,
+        "alpha": 1.0,
+        "beta": np.linspace(0.1, 1.0, 256),
+        "t_end": 1e-3,
+        "workers": 1,
+    }
     flows.theorem_flows([[0.2, 0.1]], length=3, alpha=1.0, beta=1.0, t_end=1e-3)  # compiled
     tracemalloc.start()
     batch = flows.theorem_flows(np.full((256, 2), 0.1), **options)

@@ -79,7 +79,12 @@ def run(folder: Path, *arguments: str, fails: bool) -> str:
 @pytest.fixture(scope="module")
 def fuzzed(project) -> str:
     return run(
-        project, "-n1", "--hypothesis-profile=fuzz", "--hypothesis-seed=7", "-mhypothesis or fuzz", fails=True
+        project,
+        "-n1",
+        "--hypothesis-profile=fuzz",
+        "--hypothesis-seed=7",
+        "-mhypothesis or fuzz",
+        fails=True,
     )
 
 

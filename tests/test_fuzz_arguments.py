@@ -16,7 +16,18 @@ import pytest
 import sympy as sp
 import torch
 
-from ssm_poison_lib import algebra, descent, figures, flow, flows, networks, paper, records, sequences, ssm
+from ssm_poison_lib import (
+    algebra,
+    descent,
+    figures,
+    flow,
+    flows,
+    networks,
+    paper,
+    records,
+    sequences,
+    ssm,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -98,9 +109,14 @@ RECORD = records.Record(
 )
 SPREAD = [{"n": 1, "q25": 0.1, "median": 0.2, "q75": 0.3}]
 CELL = {
-    "outcomes": {key: {"by_epoch": SPREAD, "by_loss": SPREAD} for key in ("baseline", "with special")},
-    "grid": [1], "losses": [0.1], "seeds": [1], "method": "descent",
-}  # fmt: skip
+    "outcomes": {
+        key: {"by_epoch": SPREAD, "by_loss": SPREAD} for key in ("baseline", "with special")
+    },
+    "grid": [1],
+    "losses": [0.1],
+    "seeds": [1],
+    "method": "descent",
+}
 A, U = algebra.entries("a", 2), (sp.Integer(1), sp.Integer(1))
 X, Y = [algebra.entries("x", 3)], algebra.entries("y", 1)
 GRADIENT = {"x": X, "y": Y, "a": A, "b": U, "c": U}
@@ -177,7 +193,13 @@ CALLS = {
         {"linear": ("flag",)},
     ),
     "checklist.race_limit": (
-        {"A0": [0.3, 0.2, 0.1], "length": 7, "dose": 1.0, "gaps": [0.1, 0.1], "reference": "median"},
+        {
+            "A0": [0.3, 0.2, 0.1],
+            "length": 7,
+            "dose": 1.0,
+            "gaps": [0.1, 0.1],
+            "reference": "median",
+        },
         {"dose": ("fraction", "many")},
     ),
     "descent.Descent": (
@@ -230,7 +252,10 @@ CALLS = {
             "loss_tol": 1e-9,
             "max_evaluations": 100,
         },
-        {"log_at_loss": ("empty",), **{name: ("fraction", "many") for name in ("rtol", "atol", "loss_tol")}},
+        {
+            "log_at_loss": ("empty",),
+            **{name: ("fraction", "many") for name in ("rtol", "atol", "loss_tol")},
+        },
     ),
     "networks.Network": ({"ssm": SYSTEM, "mlp": ()}, {"mlp": ("empty",)}),
     "networks.authors_teacher": ({"width": 2}, {}),
@@ -282,7 +307,12 @@ CALLS = {
         {"layout": ("mapping",), "slider": ("text",)},
     ),
     "figures.convergence": (
-        {"runs": {"baseline": [CURVE]}, "ylabel": "error", "marks": {"baseline": [1]}, "xlabel": "epoch"},
+        {
+            "runs": {"baseline": [CURVE]},
+            "ylabel": "error",
+            "marks": {"baseline": [1]},
+            "xlabel": "epoch",
+        },
         {"ylabel": ("text",), "xlabel": ("text",)},
     ),
     "figures.dynamics": ({"records": {"baseline": RECORD}}, {}),
@@ -308,7 +338,11 @@ CALLS = {
         {"logarithmic": ("flag",), "start": ("minus",)},
     ),
     "figures.scales": (
-        {"scale": [1e-3], "cases": {"a": {"baseline": [[1e-3]], "with special": [[1e-2]]}}, "factor": 10.0},
+        {
+            "scale": [1e-3],
+            "cases": {"a": {"baseline": [[1e-3]], "with special": [[1e-2]]}},
+            "factor": 10.0,
+        },
         {"factor": ("fraction", "many")},
     ),
     "figures.summary": ({"figure": FIGURE}, {}),
@@ -380,12 +414,21 @@ CALLS = {
     ),
     "metrics.effective_rank": ({"values": [0.5, 0.1]}, {}),
     "metrics.error_by_lag": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5}, {}),
-    "metrics.extrapolation_loss": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1}, {}),
+    "metrics.extrapolation_loss": (
+        {"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1},
+        {},
+    ),
     "metrics.gamma": ({"student": SYSTEM, "training_set": DATA}, {}),
-    "metrics.generalization_error": ({"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1}, {}),
+    "metrics.generalization_error": (
+        {"student": SYSTEM, "teacher": SYSTEM, "length": 5, "first_lag": 1},
+        {},
+    ),
     "metrics.loss": ({"student": SYSTEM, "training_set": DATA}, {}),
     "sequences.TrainingSet": ({"x": [[1.0, 0.0]], "teacher": SYSTEM}, {}),
-    "sequences.baseline_sequences": ({"length": 5, "coefficients": [1.0]}, {"coefficients": NUMBERS}),
+    "sequences.baseline_sequences": (
+        {"length": 5, "coefficients": [1.0]},
+        {"coefficients": NUMBERS},
+    ),
     "sequences.check_labels": (
         {"x": [[1.0, 0.0]], "y": DATA.y[:1] * 0 + 0.6, "teacher": SYSTEM, "rtol": 1e-9},
         {"rtol": ("fraction", "many")},
@@ -399,7 +442,10 @@ CALLS = {
         {"length": 5, "positions": (1,), "count": 2, "seed": 0, "scale": 1.0},
         {"seed": ("many", "huge"), "scale": ("fraction", "many")},
     ),
-    "sequences.special_sequences": ({"length": 5, "coefficients": [1.0]}, {"coefficients": NUMBERS}),
+    "sequences.special_sequences": (
+        {"length": 5, "coefficients": [1.0]},
+        {"coefficients": NUMBERS},
+    ),
     "ssm.DiagonalSSM": ({"A": [0.5, 0.1], "B": [1.0, 1.0], "C": [1.0, 1.0]}, {}),
     "ssm.impulse_response": ({"A": [0.5, 0.1], "w": [1.0, 1.0], "length": 3}, {}),
     "ssm.near_zero": (
@@ -443,13 +489,17 @@ METHODS = {
     "error": (EXPERIMENT.error, {"student": EXPERIMENT.start(1), "seed": 1, "first_lag": 0}, {}),
     "student": (RUN.student, {"row": 0}, {"row": ("minus",)}),
     "impulse_responses": (BATCH.impulse_responses, {"length": 3}, {}),
-    "generalization_errors": (BATCH.generalization_errors, {"target": [2.0, 1.0], "first_lag": 1}, {}),
+    "generalization_errors": (
+        BATCH.generalization_errors,
+        {"target": [2.0, 1.0], "first_lag": 1},
+        {},
+    ),
 }
 
 # What a module exports beside functions that take arguments of the reader.
 NO_ARGUMENTS = {
-    "algebra.baseline_limit", "algebra.conservation", "algebra.gap_identity", "algebra.jacobian_at_saddle",
-    "figures.use_style",
+    "algebra.baseline_limit", "algebra.conservation", "algebra.gap_identity",
+    "algebra.jacobian_at_saddle", "figures.use_style",
 }  # fmt: skip
 RESULTS = {
     "flow.FlowError", "flow.FlowStatus", "flow.Trajectory", "flows.Trajectory", "flows.FlowStatus",
@@ -501,8 +551,12 @@ def answer(call, arguments):
 def test_a_wrong_value_is_an_error_that_names_its_argument(call, right, allowed):
     assert answer(call, right) == "returned"
     parameters = inspect.signature(call).parameters
-    assert set(allowed) <= set(right) <= set(parameters), "the table names arguments that do not exist"
-    assert {n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)} == set(right)
+    assert set(allowed) <= set(right) <= set(parameters), (
+        "the table names arguments that do not exist"
+    )
+    assert {
+        n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    } == set(right)
     bad = []
     for argument in right:
         for label, value in WRONG.items():
@@ -518,9 +572,13 @@ def test_a_wrong_value_is_an_error_that_names_its_argument(call, right, allowed)
 
 @pytest.mark.parametrize("module", TABLED)
 def test_the_table_holds_every_public_function(module):
-    public = {f"{module}.{name}" for name in importlib.import_module(f"ssm_poison_lib.{module}").__all__}
+    public = {
+        f"{module}.{name}" for name in importlib.import_module(f"ssm_poison_lib.{module}").__all__
+    }
     callables = {
-        name for name in public if callable(function(name)) and not isinstance(function(name), sp.Basic)
+        name
+        for name in public
+        if callable(function(name)) and not isinstance(function(name), sp.Basic)
     }
     listed = {name for name in (*CALLS, *NO_ARGUMENTS, *RESULTS) if name.startswith(f"{module}.")}
     assert callables == listed

@@ -69,7 +69,9 @@ def test_distance_is_one_minus_the_cosine_of_the_two_gradients():
 def test_a_step_on_the_poisons_raises_the_targets_loss_and_one_on_noise_does_not():
     model = Logistic(6)
     found, (x, y, target_x, target_y) = brew(model)
-    signs = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).sign()
+    signs = torch.randn(
+        x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    ).sign()
     before = float(logistic_loss(model(target_x), target_y).detach())
     risen = {}
     for name, added in (("poison", found.x), ("noise", x + 0.5 * signs)):
@@ -106,7 +108,10 @@ def test_the_penalty_leaves_changes_to_the_last_positions():
 
 
 def test_groups_are_matched_one_by_one_with_bases_of_their_own():
-    groups = [Group(torch.tensor([0, 1]), torch.tensor([5, 2])), Group(torch.tensor([3]), torch.tensor([0]))]
+    groups = [
+        Group(torch.tensor([0, 1]), torch.tensor([5, 2])),
+        Group(torch.tensor([3]), torch.tensor([0])),
+    ]
     model = Logistic(6)
     found, (_, y, target_x, target_y) = brew(model, groups=groups)
     untouched = [1, 3, 4, 6, 7]
@@ -208,12 +213,28 @@ X, Y = drawn(4)
             ValueError,
             r"groups\[0\].bases must be in no group twice",
         ),
-        ({"groups": [Group(torch.tensor([0.5]), torch.tensor([1]))]}, ValueError, "must be indices"),
-        ({"target_x": torch.zeros_like(X)}, ValueError, "targets of group 0 have a gradient of size 0"),
+        (
+            {"groups": [Group(torch.tensor([0.5]), torch.tensor([1]))]},
+            ValueError,
+            "must be indices",
+        ),
+        (
+            {"target_x": torch.zeros_like(X)},
+            ValueError,
+            "targets of group 0 have a gradient of size 0",
+        ),
     ],
 )
 def test_gradient_matching_names_what_is_wrong(change, error, message):
-    good = {"model": Logistic(6), "x": X, "y": Y, "target_x": X, "target_y": Y, "eps": 0.1, "steps": 1}
+    good = {
+        "model": Logistic(6),
+        "x": X,
+        "y": Y,
+        "target_x": X,
+        "target_y": Y,
+        "eps": 0.1,
+        "steps": 1,
+    }
     with pytest.raises(error, match=message):
         gradient_matching(**good | {"restarts": 1, "loss": logistic_loss} | change)
 
@@ -221,7 +242,9 @@ def test_gradient_matching_names_what_is_wrong(change, error, message):
 def test_data_of_one_class_have_nothing_to_match():
     model = SequenceModel(1, 1, lambda i: S4D(4, 2, seed=i), channels=4)
     x, y = X.float(), torch.zeros(len(X), dtype=torch.int64)
-    with pytest.raises(ValueError, match="groups: the targets of group 0 have a gradient of size 0"):
+    with pytest.raises(
+        ValueError, match="groups: the targets of group 0 have a gradient of size 0"
+    ):
         gradient_matching(model, x, y, x, y, eps=0.1, steps=1, restarts=1)
 
 
@@ -243,7 +266,9 @@ def test_a_model_without_parameters_is_refused():
 
 def test_it_runs_on_a_classifier_with_a_state_space_layer():
     torch.manual_seed(0)
-    model = SequenceModel(1, 3, lambda i: S4D(8, 4, dt_min=0.01, dt_max=0.5, seed=i), channels=8, dropout=0.1)
+    model = SequenceModel(
+        1, 3, lambda i: S4D(8, 4, dt_min=0.01, dt_max=0.5, seed=i), channels=8, dropout=0.1
+    )
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(6, 20, 1, generator=generator), torch.arange(6) % 3
     found = gradient_matching(model, x, y, x.flip(0), y, eps=0.5, steps=15, restarts=1)

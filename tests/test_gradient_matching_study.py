@@ -1,4 +1,6 @@
-"""The study of gradient matching: fair comparisons, resumed trainings, controls of equal size, intervals."""
+"""The study of gradient matching: fair comparisons, resumed trainings, controls of equal size,
+intervals.
+"""
 
 import json
 
@@ -38,7 +40,9 @@ def test_every_kind_learns_and_has_second_derivatives(kind):
     assert [m["step"] for m in seen] == [33, 42, 51, 60]
     x = data.x[:4].clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(model(x), data.y[:4])
-    first = torch.autograd.grad(loss, list(model.parameters()), create_graph=True, allow_unused=True)
+    first = torch.autograd.grad(
+        loss, list(model.parameters()), create_graph=True, allow_unused=True
+    )
     size = sum(g.square().sum() for g in first if g is not None)
     (second,) = torch.autograd.grad(size, x)
     assert second.abs().max() > 0
@@ -154,7 +158,9 @@ def test_effects_are_averaged_over_models_that_share_a_split():
     ]
     found = study.effect(trials, "matched", "noise", "attacked", kinds=("cnn", "lru"))
     np.testing.assert_allclose(found, [-10, -20])
-    np.testing.assert_allclose(study.effect(trials, "noise", "clean", "others", kinds=("cnn",)), -10)
+    np.testing.assert_allclose(
+        study.effect(trials, "noise", "clean", "others", kinds=("cnn",)), -10
+    )
     with pytest.raises(ValueError, match="no runs of 'tail' and 'noise' in cnn, 0"):
         study.effect(trials, "tail", "noise", "attacked", kinds=("cnn",))
     with pytest.raises(ValueError, match="no trials of 'digits'"):
@@ -185,7 +191,9 @@ def test_interval_is_the_t_interval():
 def test_the_stored_study_is_complete():
     content, provenance = store.load("gradient_matching")
     rows = [{key: r[key] for key in ("data", "kind", "seed")} for r in content["runs"]]
-    assert rows == [{k: job.arguments[k] for k in ("data", "kind", "seed")} for job in study.STUDY.jobs]
+    assert rows == [
+        {k: job.arguments[k] for k in ("data", "kind", "seed")} for job in study.STUDY.jobs
+    ]
     assert "gradient_matching" in provenance["command"]
     assert {r["seed"] for r in content["runs"]} == set(range(10))
 

@@ -40,11 +40,14 @@ def test_no_public_module_imports_a_study():
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """Lay out a library of four modules; the caches are those of the book's own again afterwards."""
+    """Lay out a library of four modules; afterwards the caches are the book's own again."""
     sources = {
         "_checks.py": '"""Checks."""\n',
         "ssm.py": '"""Models."""\nfrom ssm_poison_lib import _checks\n',
-        "flow.py": '"""Flows."""\nfrom ssm_poison_lib.ssm import x\n\ndef f():\n    from ssm_poison_lib import paper\n',
+        "flow.py": (
+            '"""Flows."""\nfrom ssm_poison_lib.ssm import x\n\ndef f():\n    from ssm_poison_lib'
+            " import paper\n"
+        ),
         "paper.py": '"""Settings."""\nimport ssm_poison_lib.flow\n',
         "__init__.py": "",
     }
@@ -70,7 +73,9 @@ def test_an_arrow_upwards_and_a_circle_are_noticed_also_inside_a_function(librar
 
 def test_a_module_on_no_layer_is_noticed(library):
     (library / "new.py").write_text("", "utf-8")
-    with pytest.raises(ValueError, match=r"new must stand on one layer of LAYERS in tools/modules\.py"):
+    with pytest.raises(
+        ValueError, match=r"new must stand on one layer of LAYERS in tools/modules\.py"
+    ):
         modules.layer("new")
 
 
@@ -79,7 +84,12 @@ def test_the_first_line_says_in_one_sentence_what_a_module_is(name):
     line = modules.sentence(name)
     assert re.fullmatch(r"[A-Z`\d].*[.?]", line), line
     assert (
-        len(re.findall(r"[.?!](?= |$)", line.replace("...", "").replace("i.e.", "").replace("e.g.", ""))) == 1
+        len(
+            re.findall(
+                r"[.?!](?= |$)", line.replace("...", "").replace("i.e.", "").replace("e.g.", "")
+            )
+        )
+        == 1
     ), line
     assert len(line) <= 97
 
@@ -91,5 +101,9 @@ def test_the_picture_shows_every_module_and_the_arrows_between_them():
     words = {text.text for text in drawn.iter(f"{space}text")}
     assert set(modules.modules()) <= words
     arrows = [path for path in drawn.iter(f"{space}path") if path.get("class") == "arrow"]
-    shown = [pair for pair in modules.direct(modules.imports()) if modules.layer(pair[1]) != modules.GROUND]
+    shown = [
+        pair
+        for pair in modules.direct(modules.imports())
+        if modules.layer(pair[1]) != modules.GROUND
+    ]
     assert len(arrows) == len(shown) > 20

@@ -29,7 +29,8 @@ tags: [hide-input]
 mystnb:
   figure:
     caption: |
-      What two trained models answer: $m$ steps later ($m$ is the *lag*), after training from the same start.
+      What two trained models answer: $m$ steps later ($m$ is the *lag*), after training from the \
+same start.
       A second line.
 ---
 1 + 1
@@ -56,7 +57,14 @@ def call(project, tmp_path_factory) -> Iterator[Call]:
     """
     own = tmp_path_factory.mktemp("jupyter")
     places = {f"JUPYTER_{name}_DIR": str(own / name) for name in ("RUNTIME", "CONFIG", "DATA")}
-    command = [sys.executable, "-m", "jupyter_server", "--allow-root", "--no-browser", "--ServerApp.port=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter_server",
+        "--allow-root",
+        "--no-browser",
+        "--ServerApp.port=0",
+    ]
     command += [
         f"--IdentityProvider.token={TOKEN}",
         "--ServerApp.ip=127.0.0.1",
@@ -79,7 +87,11 @@ def connect(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> Call:
     base = None
 
     def send(path: str, content: Any = None) -> Any:
-        data = None if content is None else json.dumps({"type": "notebook", "content": content}).encode()
+        data = (
+            None
+            if content is None
+            else json.dumps({"type": "notebook", "content": content}).encode()
+        )
         request = urllib.request.Request(
             f"{base}api/{path}",
             data,
@@ -164,8 +176,8 @@ def test_an_edit_made_in_the_notebook_alone_is_kept_before_it_is_written_anew(he
     assert notebooks.execute(["trial"]) == 0
     assert (
         "trial.ipynb had edits that trial.md lacks, kept as _build/edited/trial-1.ipynb: "
-        "\"print('only in the notebook')\", 'added = 1'"
-    ) in capsys.readouterr().out
+        "\"print('only in the notebook')\", 'added = 1'" in capsys.readouterr().out
+    )
     assert (here / "_build" / "edited" / "trial-1.ipynb").read_bytes() == edited
     assert notebooks.edits("trial") == []
 
@@ -175,7 +187,9 @@ def test_a_damaged_notebook_is_named_and_kept(here, capsys):
     assert any("trial.ipynb is not readable" in problem for problem in notebooks.all_problems())
     for number in (1, 2):  # a copy never replaces another
         notebooks.keep_edits("trial")
-        assert f'kept as _build/edited/trial-{number}.ipynb: "(not readable' in capsys.readouterr().out
+        assert (
+            f'kept as _build/edited/trial-{number}.ipynb: "(not readable' in capsys.readouterr().out
+        )
 
 
 def test_a_missing_kernel_is_named(here, capsys):
@@ -183,7 +197,9 @@ def test_a_missing_kernel_is_named(here, capsys):
     text = (here / "book" / "trial.md").read_text("utf-8")
     path.write_text(text.replace("name: python3", "name: python-of-the-moon"), "utf-8")
     assert notebooks.execute(["other"]) == 1
-    message = "other.md asks for the Jupyter kernel 'python-of-the-moon', which is not installed here"
+    message = (
+        "other.md asks for the Jupyter kernel 'python-of-the-moon', which is not installed here"
+    )
     assert message in capsys.readouterr().err
 
 

@@ -28,7 +28,9 @@ def text(tmp_path, monkeypatch) -> Path:
 
 
 def configure(folder: Path, address: str) -> None:
-    (folder / "_config.yml").write_text(f'repository:\n  url: "{address}"\n  branch: main\n', "utf-8")
+    (folder / "_config.yml").write_text(
+        f'repository:\n  url: "{address}"\n  branch: main\n', "utf-8"
+    )
 
 
 def first_cell(text: Path) -> nbformat.NotebookNode:
@@ -84,7 +86,9 @@ def run_cell(source: str, folder: Path, monkeypatch, *, installed: bool) -> list
     return commands
 
 
-def test_where_the_library_is_missing_it_is_fetched_without_a_word(text, tmp_path, monkeypatch, capsys):
+def test_where_the_library_is_missing_it_is_fetched_without_a_word(
+    text, tmp_path, monkeypatch, capsys
+):
     home = tmp_path / "content"
     home.mkdir()
     clone, install = run_cell(first_cell(text).source, home, monkeypatch, installed=False)

@@ -78,7 +78,9 @@ def test_the_flow_is_that_of_scipy(name, poles_only):
     own = name in ("LRU", "Mamba-2")
     start = default_start(name, 2, seed=1) if own else near_zero_start(name, 2, 0.6, seed=1)
     g, target = np.array([0.5, 0.0, 2.0, 1.0]), 0.9 ** np.arange(1, 5)
-    place = [channel.rows.index(row) for row in (channel.poles_only if poles_only else channel.all_rows)]
+    place = [
+        channel.rows.index(row) for row in (channel.poles_only if poles_only else channel.all_rows)
+    ]
 
     def loss(y):
         p = start.copy()
@@ -89,8 +91,12 @@ def test_the_flow_is_that_of_scipy(name, poles_only):
         steps = 1e-6 * np.eye(len(y))
         return np.array([(loss(y - s) - loss(y + s)) / 2e-6 for s in steps])
 
-    wanted = solve_ivp(speed, (0, 0.3), start[place].ravel(), method="DOP853", rtol=1e-5, atol=1e-6).y[:, -1]
-    end = channel_flow(channel, start[None], g[None], target, poles_only=poles_only, t_end=0.3, rtol=1e-7)
+    wanted = solve_ivp(
+        speed, (0, 0.3), start[place].ravel(), method="DOP853", rtol=1e-5, atol=1e-6
+    ).y[:, -1]
+    end = channel_flow(
+        channel, start[None], g[None], target, poles_only=poles_only, t_end=0.3, rtol=1e-7
+    )
     np.testing.assert_allclose(end.parameters[0, place].ravel(), wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(end.loss[0], loss(wanted), rtol=1e-4)
     np.testing.assert_allclose(end.time, 0.3, rtol=1e-6)
@@ -117,7 +123,9 @@ def test_runs_side_by_side_do_not_touch_each_other():
     g, target = np.eye(4)[[0, 3, 2]], 0.9 ** np.arange(1, 5)
     together = channel_flow(channel, starts, g, target, poles_only=False, t_end=1e3)
     for i in range(3):
-        alone = channel_flow(channel, starts[i : i + 1], g[i : i + 1], target, poles_only=False, t_end=1e3)
+        alone = channel_flow(
+            channel, starts[i : i + 1], g[i : i + 1], target, poles_only=False, t_end=1e3
+        )
         np.testing.assert_allclose(together.parameters[i], alone.parameters[0], rtol=0, atol=1e-9)
 
 
@@ -138,15 +146,25 @@ def test_starts():
 
 
 def points(**coordinates):
-    return xr.Dataset(coords={k: np.atleast_1d(v) if np.ndim(v) else v for k, v in coordinates.items()})
+    return xr.Dataset(
+        coords={k: np.atleast_1d(v) if np.ndim(v) else v for k, v in coordinates.items()}
+    )
 
 
 LAYER = {"start": 0, "trained": 0, "state_dim": 4, "length": 7, "scale": 1e-2, "seed": [0.0]}
 
 
 def test_recipes():
-    both = [i for i, r in enumerate(layers.RECIPES) if r.phases == ("both",) and r.lag == 1 and r.dose == 1]
-    order = [i for i, r in enumerate(layers.RECIPES) if r.phases == ("special", "baseline") and r.lag == 1]
+    both = [
+        i
+        for i, r in enumerate(layers.RECIPES)
+        if r.phases == ("both",) and r.lag == 1 and r.dose == 1
+    ]
+    order = [
+        i
+        for i, r in enumerate(layers.RECIPES)
+        if r.phases == ("special", "baseline") and r.lag == 1
+    ]
     found = layers.layer_errors(points(channel=3.0, recipe=[0.0, *both, *order], **LAYER))
     A = CHANNELS["Mamba-2"].poles_and_weights(near_zero_start("Mamba-2", 4, 1e-2, seed=0))[0].real
     assert found.sizes == {"recipe": 3, "seed": 1}
@@ -193,7 +211,9 @@ def test_bad_arguments_of_a_flow_are_named():
     g, target = np.ones((1, 3)), np.ones(3)
 
     def flow(start=start, g=g, **change):
-        return channel_flow(channel, start, g, target, **{"poles_only": True, "t_end": 1.0, **change})
+        return channel_flow(
+            channel, start, g, target, **{"poles_only": True, "t_end": 1.0, **change}
+        )
 
     with pytest.raises(ValueError, match="start must have 7 rows; got 6"):
         flow(start[:, :6])

@@ -124,7 +124,12 @@ def by_autograd(network, data):
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 10_000), length=st.integers(1, 7), layers=st.integers(0, 3), clean=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.integers(1, 7),
+    layers=st.integers(0, 3),
+    clean=st.booleans(),
+)
 def test_gamma_and_loss_of_a_network_are_those_of_autograd(seed, length, layers, clean):
     """In the network each residual comes with xi = g'(z): without it gamma would be that of the SSM
     alone.

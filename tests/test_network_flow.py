@@ -25,10 +25,18 @@ def case(seed, d=3, n=6, length=5, width=4):
     rng = np.random.default_rng(seed)
     ssm = DiagonalSSM(*rng.uniform(-0.8, 0.8, size=(3, d)))
     layers = tuple(rng.normal(size=shape) for shape in ((1, width), (width, width), (width, 1)))
-    return Network(ssm, layers), TrainingSet(rng.normal(size=(n, length)), networks.authors_teacher(width))
+    return Network(ssm, layers), TrainingSet(
+        rng.normal(size=(n, length)), networks.authors_teacher(width)
+    )
 
 
-@given(st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 40), st.integers(1, 10), st.integers(1, 26))
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 20),
+    st.integers(1, 40),
+    st.integers(1, 10),
+    st.integers(1, 26),
+)
 @settings(max_examples=25, deadline=None)
 def test_the_gradient_is_that_of_autograd(seed, d, n, length, width):
     start, data = case(seed, d, n, length, width)
@@ -39,7 +47,9 @@ def test_the_gradient_is_that_of_autograd(seed, d, n, length, width):
     loss = gains.forward_gains(theta, problem)
     gains.backward_gains(theta, velocity, problem)
     module = SSMNetwork(start)
-    expected = torch.mean((module(torch.tensor(np.array(data.x))) - torch.tensor(np.array(data.y))) ** 2)
+    expected = torch.mean(
+        (module(torch.tensor(np.array(data.x))) - torch.tensor(np.array(data.y))) ** 2
+    )
     expected.backward()
     parts = [torch.diag(module.A.grad), module.B.grad, module.C.grad, *(w.grad for w in module.mlp)]
     by_torch = np.concatenate([part.numpy().ravel() for part in parts])
@@ -65,7 +75,8 @@ def test_tiny_steps_of_gradient_descent_follow_the_flow(seed):
 def test_a_stricter_tolerance_changes_little_and_less():
     start, data = case(8)
     ends = [
-        network_flow(start, data, times=[3.0], rtol=r, atol=r / 100).weights[0] for r in (1e-3, 1e-5, 1e-8)
+        network_flow(start, data, times=[3.0], rtol=r, atol=r / 100).weights[0]
+        for r in (1e-3, 1e-5, 1e-8)
     ]
     coarse, fine = (np.abs(end - ends[2]).max() for end in ends[:2])
     assert fine < 1e-3
@@ -83,7 +94,9 @@ def test_it_comes_to_rest_far_below_the_authors_threshold_and_keeps_what_was_ask
     assert flow.evaluations < 1_000_000
     assert (np.diff(flow.loss) <= 0).all()
     for row in (0, -1):
-        assert metrics.loss(flow.network(row), data) == pytest.approx(flow.loss[row], rel=1e-3, abs=1e-24)
+        assert metrics.loss(flow.network(row), data) == pytest.approx(
+            flow.loss[row], rel=1e-3, abs=1e-24
+        )
     for k in (0, 1):
         loss = metrics.loss(flow.network_at_loss(k), data)
         assert 0.2 * marks[k] < loss <= marks[k] * (1 + 1e-9)
@@ -121,14 +134,25 @@ def test_the_limit_of_evaluations_is_reported():
 
 def test_wrong_starts_and_times_are_refused(monkeypatch):
     start, data = case(0)
-    with pytest.raises(ValueError, match="start must be a Network with two hidden layers of one width"):
+    with pytest.raises(
+        ValueError, match="start must be a Network with two hidden layers of one width"
+    ):
         network_flow(Network(start.ssm), data, times=[1.0])
     for times in ([0.0, 1.0], [2.0, 1.0]):
         with pytest.raises(ValueError, match="times must be > 0 and increasing"):
             network_flow(start, data, times=times)
     with pytest.raises(ValueError, match="log_at_loss must be decreasing"):
         network_flow(start, data, times=[1.0], log_at_loss=(1e-3, 1e-2))
-    failed = (rkc.End.FAILED, 0.5, 9, 1, np.zeros((1, 1)), np.array([7.0]), np.zeros((0, 1)), np.zeros(0))
+    failed = (
+        rkc.End.FAILED,
+        0.5,
+        9,
+        1,
+        np.zeros((1, 1)),
+        np.array([7.0]),
+        np.zeros((0, 1)),
+        np.zeros(0),
+    )
     monkeypatch.setattr(rkc, "integrate", lambda *_arguments: failed)
     with pytest.raises(FlowError, match=r"the step size vanished at t = 0\.5 of 1, at a loss of 7"):
         network_flow(start, data, times=[1.0])

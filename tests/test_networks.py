@@ -22,7 +22,9 @@ def random_network(seed, d=4, width=5, hidden=2):
     rng = np.random.default_rng(seed)
     sizes = [1, *[width] * hidden, 1]
     layers = tuple(rng.normal(size=shape) for shape in itertools.pairwise(sizes))
-    return Network(DiagonalSSM(*rng.uniform(-0.9, 0.9, size=(3, d))), layers), rng.normal(size=(7, 6))
+    return Network(DiagonalSSM(*rng.uniform(-0.9, 0.9, size=(3, d))), layers), rng.normal(
+        size=(7, 6)
+    )
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 9), st.integers(0, 3))
@@ -30,11 +32,15 @@ def random_network(seed, d=4, width=5, hidden=2):
 def test_module_and_network_are_the_same_function(seed, d, width, hidden):
     network, x = random_network(seed, d, width, hidden)
     module = SSMNetwork(network)
-    assert_allclose(module(torch.tensor(x)).detach().numpy(), network.last_output(x), rtol=1e-9, atol=1e-12)
+    assert_allclose(
+        module(torch.tensor(x)).detach().numpy(), network.last_output(x), rtol=1e-9, atol=1e-12
+    )
     back = module.to_network()
     assert_array_equal(back.ssm.A, network.ssm.A)
     assert len(back.mlp) == len(network.mlp)
-    assert SSMNetwork(network, "float32")(torch.tensor(x, dtype=torch.float32)).dtype == torch.float32
+    assert (
+        SSMNetwork(network, "float32")(torch.tensor(x, dtype=torch.float32)).dtype == torch.float32
+    )
 
 
 def test_without_an_mlp_it_is_the_ssm():
@@ -88,13 +94,15 @@ def test_relative_error_is_zero_for_the_teacher_and_one_for_silence():
     assert networks.relative_error(teacher, teacher, x) == 0.0
     silent = Network(teacher.ssm, (*teacher.mlp[:-1], np.zeros((3, 1))))
     assert networks.relative_error(silent, teacher, x) == 1.0
-    with pytest.raises(ValueError, match="x must hold a sequence that the teacher does not answer with 0"):
+    with pytest.raises(
+        ValueError, match="x must hold a sequence that the teacher does not answer with 0"
+    ):
         networks.relative_error(silent, silent, x)
 
 
 @pytest.fixture
 def as_a_reader_runs_it():
-    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    """Without the tests' type checker, which answers wrong types before the library can."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -114,7 +122,10 @@ def test_other_objects_are_named():
         (lambda: metrics.gamma(network, None), "training_set must be a TrainingSet"),
         (lambda: networks.relative_error(network, None, x), "teacher must be a Network; got None"),
         (lambda: networks.relative_error("a", network, x), "student must be a Network; got str"),
-        (lambda: network_flow(network.ssm, data, **times), "start must be a Network; got DiagonalSSM"),
+        (
+            lambda: network_flow(network.ssm, data, **times),
+            "start must be a Network; got DiagonalSSM",
+        ),
         (lambda: network_flow(network, x, **times), "training_set must be a TrainingSet; got"),
     ]:
         with pytest.raises(TypeError, match=f"^{message}"):
@@ -141,7 +152,9 @@ def test_what_leaves_the_range_of_float64_is_an_error():
         with pytest.raises(ValueError, match=message):
             call()
     half = Network(network.ssm, tuple(layer * 1e60 for layer in network.mlp))
-    with pytest.raises(ValueError, match="training_set must be smaller in size: the loss is beyond"):
+    with pytest.raises(
+        ValueError, match="training_set must be smaller in size: the loss is beyond"
+    ):
         metrics.loss(half, data)
 
 

@@ -60,7 +60,10 @@ display({{"image/svg+xml": drawing, "text/plain": numbers}}, raw=True)
 # A library: ssm imports _inner and a folder's module and opens data; nobody imports other.
 LIBRARY = {
     "__init__.py": "",
-    "ssm.py": '"""Models."""\nfrom ssm_poison_lib._inner import SIGN\nfrom ssm_poison_lib.deep import rule\n\nDATA = "numbers"\n',
+    "ssm.py": (
+        '"""Models."""\nfrom ssm_poison_lib._inner import SIGN\n'
+        'from ssm_poison_lib.deep import rule\n\nDATA = "numbers"\n'
+    ),
     "_inner.py": "SIGN = 1 - 2  # a comment\n",
     "deep/__init__.py": "",
     "deep/rule.py": 'def rule(x):\n    """Say how."""\n    return -x\n',
@@ -75,7 +78,12 @@ def run(project: Path, *command: str, expected: int | None = 0) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
     environment |= {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert expected is None or done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -132,12 +140,16 @@ def test_chapters_open_their_data_from_any_working_directory(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     code = {name: chapter_code(name) for name in notebooks.chapters()}
     opened = [
-        found for source in code.values() for found in re.findall(r'([\w.]+)\(f?"(sweeps/[^"]*)"', source)
+        found
+        for source in code.values()
+        for found in re.findall(r'([\w.]+)\(f?"(sweeps/[^"]*)"', source)
     ]
     assert len(opened) > 5
     assert {how for how, _ in opened} == {"sweep.load", "sweep.read_config"}
     assert sweep.load("sweeps/scale.zarr").sizes["seed"] == 1000
-    assert sweep.read_config("sweeps/scale.toml")["store"] == ROOT / "book" / "sweeps" / "scale.zarr"
+    assert (
+        sweep.read_config("sweeps/scale.toml")["store"] == ROOT / "book" / "sweeps" / "scale.zarr"
+    )
     assert [name for name in code if re.search(r"\bopen\(|\bPath\(\W", code[name])] == []
     names: dict[str, Any] = {}
     exec(code[notebooks.STATUS_PAGE], names)
@@ -166,9 +178,17 @@ def verdicts(executed, tmp_path_factory) -> dict[str, bool]:
     stored = (project / "book" / "trial.ipynb").read_text("utf-8")
     for name, (old, new, _) in ALTERATIONS.items():
         at = stored.rindex(old)  # the output comes after the source
-        (project / "book" / f"{name}.ipynb").write_text(stored[:at] + new + stored[at + len(old) :], "utf-8")
+        (project / "book" / f"{name}.ipynb").write_text(
+            stored[:at] + new + stored[at + len(old) :], "utf-8"
+        )
     (project / "book" / "trial.ipynb").unlink()
-    options = ["--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "--junitxml=verdicts.xml"]
+    options = [
+        "--nbval",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        "--junitxml=verdicts.xml",
+    ]
     run(project, "-m", "pytest", "book", *options, expected=None)
     cases = ElementTree.parse(project / "verdicts.xml").iter("testcase")
     found: dict[str, list[bool]] = {}
@@ -200,13 +220,22 @@ def break_cell(notebook, number, **changes):
 STREAM = {"output_type": "stream", "name": "stdout"}
 FAULTS = {
     "another_source": (lambda nb: break_cell(nb, 2, source="print(1)"), "cell 3, source"),
-    "another_tag": (lambda nb: nb.cells[5].metadata.update(tags=["nbval-skip"]), "cell 6, metadata"),
+    "another_tag": (
+        lambda nb: nb.cells[5].metadata.update(tags=["nbval-skip"]),
+        "cell 6, metadata",
+    ),
     "another_type": (lambda nb: break_cell(nb, 0, cell_type="raw"), "cell 1, cell_type"),
     "one_cell_less": (lambda nb: nb.cells.pop(), "number of cells: text 6, notebook 5"),
     "other_kernel": (lambda nb: nb.metadata.kernelspec.update(name="other"), "metadata"),
     "never_ran": (lambda nb: break_cell(nb, 3, execution_count=None), "run as None, not as 3"),
-    "printing_cell_without_output": (lambda nb: break_cell(nb, 2, outputs=[]), "prints, but has no stored output"),
-    "value_without_output": (lambda nb: nb.cells[1].update(source="x", outputs=[]), "prints, but has no stored output"),
+    "printing_cell_without_output": (
+        lambda nb: break_cell(nb, 2, outputs=[]),
+        "prints, but has no stored output",
+    ),
+    "value_without_output": (
+        lambda nb: nb.cells[1].update(source="x", outputs=[]),
+        "prints, but has no stored output",
+    ),
     "path": (
         lambda nb: nb.cells[2].outputs[0].update(text="see /home/somebody/x.py"),
         "names something of this machine: '/home/'",
@@ -217,16 +246,20 @@ FAULTS = {
     ),
     "stderr": (lambda nb: nb.cells[2].outputs[0].update(name="stderr"), "writes to stderr"),
     "figure_without_numbers": (
-        lambda nb: nb.cells[5].outputs[0].data.update({"text/plain": "<Figure size 640x480 with 1 Axes>"}),
+        lambda nb: (
+            nb.cells[5].outputs[0].data.update({"text/plain": "<Figure size 640x480 with 1 Axes>"})
+        ),
         "figure without a summary",
     ),
     "error": (
         lambda nb: break_cell(
-            nb, 2, outputs=[nbformat.v4.new_output("error", ename="KeyError", evalue="", traceback=[])]
+            nb,
+            2,
+            outputs=[nbformat.v4.new_output("error", ename="KeyError", evalue="", traceback=[])],
         ),
         "stored error KeyError",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -240,18 +273,40 @@ def test_check_names_the_fault(executed, tmp_path, monkeypatch, name):
     spoil(notebook)
     (book / "trial.ipynb").write_text(json.dumps(notebook), "utf-8")
     problems = notebooks.all_problems()
-    assert any(message in problem and problem.startswith("trial: ") for problem in problems), problems
+    assert any(message in problem and problem.startswith("trial: ") for problem in problems), (
+        problems
+    )
 
 
 # name -> (what is replaced in the text, by what, what the check says)
 HEADINGS = {
-    "no_header": (notebooks.HEADER, "", "line 1 of the header is '', not '---', so that its code is not run"),
-    "another_format": ("md:myst", "md", "line 3 of the header is '  formats: ipynb,md', not '  formats: ipynb,md:myst'"),
-    "another_kernel": ("name: python3", "name: other", "line 10 of the header is '  name: other', not '  name: python3'"),
-    "no_label": ("(ch-trial)=\n", "", "(ch-trial)= and the title must follow the header, for the map and the index"),
-    "another_label": ("(ch-trial)=", "(ch-trail)=", "(ch-trial)= and the title must follow the header"),
+    "no_header": (
+        notebooks.HEADER,
+        "",
+        "line 1 of the header is '', not '---', so that its code is not run",
+    ),
+    "another_format": (
+        "md:myst",
+        "md",
+        "line 3 of the header is '  formats: ipynb,md', not '  formats: ipynb,md:myst'",
+    ),
+    "another_kernel": (
+        "name: python3",
+        "name: other",
+        "line 10 of the header is '  name: other', not '  name: python3'",
+    ),
+    "no_label": (
+        "(ch-trial)=\n",
+        "",
+        "(ch-trial)= and the title must follow the header, for the map and the index",
+    ),
+    "another_label": (
+        "(ch-trial)=",
+        "(ch-trail)=",
+        "(ch-trial)= and the title must follow the header",
+    ),
     "in_no_contents": ("", "", "is not in _toc.yml, so that it is on no page"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HEADINGS)
@@ -263,7 +318,9 @@ def test_check_names_what_keeps_a_text_from_being_a_chapter(tmp_path, monkeypatc
     path.write_text(CHAPTER, "utf-8")
     contents = "root: book/intro\nchapters:\n  - file: book/{}\n"
     (tmp_path / "_toc.yml").write_text(contents.format("trial"), "utf-8")
-    assert notebooks.all_problems() == ["trial: not executed (python tools/notebooks.py execute trial)"]
+    assert notebooks.all_problems() == [
+        "trial: not executed (python tools/notebooks.py execute trial)"
+    ]
     path.write_text(CHAPTER.replace(old, new, 1), "utf-8")
     if name == "in_no_contents":
         (tmp_path / "_toc.yml").write_text(contents.format("trials"), "utf-8")
@@ -345,7 +402,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_what_a_chapter_depends_on_makes_it_stale_and_nothing_else(executed, tmp_path, monkeypatch, case):
+def test_what_a_chapter_depends_on_makes_it_stale_and_nothing_else(
+    executed, tmp_path, monkeypatch, case
+):
     file, old, new, said = CHANGES[case]
     copy = Path(shutil.copytree(executed, tmp_path / "project"))
     monkeypatch.setattr(notebooks, "BOOK", copy / "book")
@@ -368,7 +427,9 @@ def test_a_stale_chapter_runs_again_and_is_current_then(project):
     before = json.loads((project / "book" / "digests.json").read_text("utf-8"))
     assert "[1/1] trial ..." in execute(project)
     after = json.loads((project / "book" / "digests.json").read_text("utf-8"))
-    assert [key for key in after["trial"] if after["trial"][key] != before["trial"][key]] == ["_inner.py"]
+    assert [key for key in after["trial"] if after["trial"][key] != before["trial"][key]] == [
+        "_inner.py"
+    ]
     assert "up to date" in execute(project)
 
 
@@ -449,7 +510,9 @@ def test_a_chapter_that_prints_a_path_is_not_written(project):
 
 def test_an_interrupted_run_leaves_the_notebook_as_it_was(project):
     stored = (project / "book" / "trial.ipynb").read_bytes()
-    slow = CHAPTER.replace("Fraction(1, 3)", 'open("started", "w").close(); import time; time.sleep(60)')
+    slow = CHAPTER.replace(
+        "Fraction(1, 3)", 'open("started", "w").close(); import time; time.sleep(60)'
+    )
     (project / "book" / "trial.md").write_text(slow, "utf-8")
     tool = subprocess.Popen(
         [sys.executable, "tools/notebooks.py", "execute"],

@@ -37,7 +37,9 @@ def test_orders_are_flows_phase_by_phase(number):
     target = np.r_[3.0, np.ones(4)]
 
     def follow(a, alpha, beta, t):
-        return gradient_flow(a, (gram(alpha, beta), target), parametrization=NAMES[number], times=[t]).A[0]
+        return gradient_flow(
+            a, (gram(alpha, beta), target), parametrization=NAMES[number], times=[t]
+        ).A[0]
 
     result = run(
         order.parametrized_order_errors,
@@ -59,7 +61,12 @@ def test_a_phase_may_end_early():
     phases = [0.1, 5.0]
     for number, name in enumerate(NAMES):
         result = run(
-            order.parametrized_order_errors, phase=phases, order=1, parametrization=number, seed=4, **FIXED
+            order.parametrized_order_errors,
+            phase=phases,
+            order=1,
+            parametrization=number,
+            seed=4,
+            **FIXED,
         )
         for length, seen in zip(phases, result.error.values, strict=True):
             middle = gradient_flow(
@@ -97,20 +104,29 @@ def test_complex_velocity_is_minus_the_gradient(train_bc):
     log_a = torch.complex(-rows[0].exp(), rows[1])
     w = torch.complex(rows[2], rows[3]) * torch.complex(rows[4], rows[5])
     loss = sum(
-        weight * (1 - (w * (lag * log_a).exp()).real.sum()) ** 2 / 2 for weight, lag in ((0.7, 5), (1.3, 1))
+        weight * (1 - (w * (lag * log_a).exp()).real.sum()) ** 2 / 2
+        for weight, lag in ((0.7, 5), (1.3, 1))
     )
     loss.backward()
     wanted = -rows.grad.numpy()
     if not train_bc:
         wanted[2:] = 0.0
-    assert_allclose(order._complex_velocity(y, (0.7, 1.3), 5, train_bc), wanted, rtol=1e-12, atol=1e-14)
-    assert_allclose(1 - order._complex_response(y, 5), float(1 - (w * (5 * log_a).exp()).real.sum().detach()))
+    assert_allclose(
+        order._complex_velocity(y, (0.7, 1.3), 5, train_bc), wanted, rtol=1e-12, atol=1e-14
+    )
+    assert_allclose(
+        1 - order._complex_response(y, 5), float(1 - (w * (5 * log_a).exp()).real.sum().detach())
+    )
 
 
 def test_complex_poles_without_phases_are_real_ones():
     fixed = FIXED | {"scale": 0.1}
-    seen = run(order.complex_order_errors, order=[0, 1, 2], trained=0, spread=0.0, seed=[0, 2], **fixed)
-    real = run(order.parametrized_order_errors, order=[0, 1, 2], parametrization=2, seed=[0, 2], **fixed)
+    seen = run(
+        order.complex_order_errors, order=[0, 1, 2], trained=0, spread=0.0, seed=[0, 2], **fixed
+    )
+    real = run(
+        order.parametrized_order_errors, order=[0, 1, 2], parametrization=2, seed=[0, 2], **fixed
+    )
     assert_allclose(seen.error, real.error, atol=5e-4)
     assert seen.loss_shown.max() < 2e-14
 
@@ -119,7 +135,11 @@ def test_complex_poles_without_phases_are_real_ones():
     ("function", "change", "message"),
     [
         ("parametrized", {"order": 5}, "order must be an integer from 0 to 4"),
-        ("parametrized", {"parametrization": 0.5}, "parametrization must be an integer from 0 to 3"),
+        (
+            "parametrized",
+            {"parametrization": 0.5},
+            "parametrization must be an integer from 0 to 3",
+        ),
         ("parametrized", {"phase": 0.0}, "phase must be > 0"),
         ("parametrized", {"scale": -1.0}, "scale must be > 0"),
         ("parametrized", {"dose": 1.0}, "points must not have the coordinate 'dose'"),

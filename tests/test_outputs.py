@@ -140,4 +140,6 @@ def test_a_diff_shows_texts_and_numbers_and_one_line_for_a_drawing(tmp_path):
     digest = "image/svg\\+xml, digest [0-9a-f]{8}"
     shapes = [f"->>>> {digest}", f"\\+>>>> {digest}", "-line: 0\\.012", "\\+line: 0\\.49"]
     assert len(changes) == 4
-    assert all(re.fullmatch(shape, line) for shape, line in zip(shapes, changes, strict=True)), changes
+    assert all(re.fullmatch(shape, line) for shape, line in zip(shapes, changes, strict=True)), (
+        changes
+    )

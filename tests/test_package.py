@@ -41,7 +41,7 @@ def names(packages: list[str]) -> set[str]:
 
 
 def foreign(nodes: list[ast.AST]) -> set[str]:
-    """Return the names of the packages, neither Python's own nor this one, that are imported there."""
+    """Return the packages, neither Python's own nor this one, that are imported there."""
     found = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -70,8 +70,15 @@ def test_the_extra_audit_is_all_that_the_audit_needs():
 def test_the_list_of_versions_has_every_package_and_nothing_else():
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
     pinned = {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines if line and not line.startswith("#"))
-    assert pinned == {*PROJECT["dependencies"], *(name for extra in EXTRAS.values() for name in extra)}
+    assert all(
+        re.fullmatch(r"[\w.-]+==[\w.]+", line)
+        for line in lines
+        if line and not line.startswith("#")
+    )
+    assert pinned == {
+        *PROJECT["dependencies"],
+        *(name for extra in EXTRAS.values() for name in extra),
+    }
 
 
 def test_all_is_every_part_that_a_chapter_may_use():
@@ -86,9 +93,19 @@ def built(tmp_path_factory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(
-        ROOT / "ssm_poison_lib", folder / "ssm_poison_lib", ignore=shutil.ignore_patterns("__pycache__")
+        ROOT / "ssm_poison_lib",
+        folder / "ssm_poison_lib",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist"), str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        str(folder / "dist"),
+        str(folder),
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "dist"
@@ -97,10 +114,15 @@ def built(tmp_path_factory) -> Path:
 def test_the_files_carry_the_version_and_the_wheel_everything_in_the_package(built):
     version = PROJECT["version"]
     wheel = f"ssm_poison_lib-{version}-py3-none-any.whl"
-    assert sorted(path.name for path in built.iterdir()) == [wheel, f"ssm_poison_lib-{version}.tar.gz"]
+    assert sorted(path.name for path in built.iterdir()) == [
+        wheel,
+        f"ssm_poison_lib-{version}.tar.gz",
+    ]
     held = {name for name in zipfile.ZipFile(built / wheel).namelist() if ".dist-info/" not in name}
     files = (path for path in (ROOT / "ssm_poison_lib").rglob("*") if path.is_file())
-    assert held == {path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts}
+    assert held == {
+        path.relative_to(ROOT).as_posix() for path in files if "__pycache__" not in path.parts
+    }
 
 
 def test_the_wheel_runs_in_an_environment_that_has_its_dependencies_alone(built, tmp_path):
@@ -135,7 +157,10 @@ def test_the_wheel_runs_in_an_environment_that_has_its_dependencies_alone(built,
         for name in modules.modules()
         if name.split(".")[0] not in PARTS and not name.endswith("__main__")
     ]
-    code = f"import importlib\nfor name in {plain!r}: importlib.import_module('ssm_poison_lib.' + name)\n"
+    code = (
+        "import importlib\n"
+        f"for name in {plain!r}: importlib.import_module('ssm_poison_lib.' + name)\n"
+    )
     code += "from ssm_poison_lib import ssm\nprint(ssm.__file__)"
     done = subprocess.run(
         [python, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -14,7 +14,7 @@ from ssm_poison_lib.records import Record, RunValues
 
 @pytest.fixture(autouse=True)
 def _as_a_reader_runs_it():
-    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    """Without the tests' type checker, which answers wrong types before the library can."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -31,7 +31,12 @@ def test_the_settings_are_the_authors():
         1e-3,
         (242, 243, 244, 246),
     )
-    assert (nine.length, nine.state_dim, nine.init_scale, nine.seeds) == (9, 20, 5e-3, (342, 344, 345, 346))
+    assert (nine.length, nine.state_dim, nine.init_scale, nine.seeds) == (
+        9,
+        20,
+        5e-3,
+        (342, 344, 345, 346),
+    )
     assert seven.tie_gap == pytest.approx(1.53e-8, rel=1e-3)
     assert nine.tie_gap == pytest.approx(5.065e-12, rel=1e-3)
     for name, setting in paper.THEOREM_SETTINGS.items():
@@ -98,7 +103,9 @@ def test_every_setting_offers_the_same(name):
         assert value == (None if known.authors is None else known.authors.logged_error)
         # What the authors have is of their own settings, not of variants that kept the name.
         assert free.authors(seed, which) is free.authors_value(seed, which) is None
-    with pytest.raises(ValueError, match="which must be one of baseline, with special; got 'poisoned'"):
+    with pytest.raises(
+        ValueError, match="which must be one of baseline, with special; got 'poisoned'"
+    ):
         setting.training_set(seed, "poisoned")
 
 
@@ -122,14 +129,16 @@ def test_every_kind_of_setting_runs(name):
 
 
 def test_a_changed_setting_starts_from_a_draw():
-    """The stored starts are of the authors' own settings; a variant of the same name has its own."""
+    """The stored starts are of the authors' settings; a variant of the same name has its own."""
     setting = paper.EXPERIMENTS["standalone_ssm_poison__s0"]
     free = setting.without_near_tie()
     assert setting.descent(200, "baseline").network.ssm == setting.authors_start(200)
     drawn = free.descent(200, "baseline").network.ssm
     assert_array_equal(drawn.A, np.float32(free.start(200).A))
     assert not np.array_equal(drawn.A, setting.authors_start(200).A)
-    with pytest.raises(ValueError, match="the setting must be the authors' own; got a changed standalone"):
+    with pytest.raises(
+        ValueError, match="the setting must be the authors' own; got a changed standalone"
+    ):
         free.authors_start(200)
 
 
@@ -139,7 +148,9 @@ def test_records_refuse_other_keys():
     del values["seconds"], values["stop_epoch"]
     with pytest.raises(
         ValueError,
-        match=r"the values of a RunValues must have exactly its fields.*missing stop_epoch, seconds$",
+        match=(
+            r"the values of a RunValues must have exactly its fields.*missing stop_epoch, seconds$"
+        ),
     ):
         RunValues.from_dict(values)
     with pytest.raises(ValueError, match=r"missing stop_epoch, seconds; unknown second, stop$"):
@@ -174,12 +185,18 @@ def test_experiments_take_seeds_and_flags_and_nothing_else():
             call()
     with pytest.raises(TypeError, match="student must be a DiagonalSSM or Network; got str"):
         setting.error("student", seed)
-    with pytest.raises(TypeError, match="student must be a DiagonalSSM, or a Network without an MLP"):
+    with pytest.raises(
+        TypeError, match="student must be a DiagonalSSM, or a Network without an MLP"
+    ):
         paper.EXPERIMENTS["standalone_ssm_poison__s0"].error(setting.teacher, seed)
-    with pytest.raises(ValueError, match="the product of shape must be an integer from 1 to 1000000"):
+    with pytest.raises(
+        ValueError, match="the product of shape must be an integer from 1 to 1000000"
+    ):
         tensorflow_random.stateless_normal(1, (10**6, 10**6))
     with pytest.raises(ValueError, match="tie_factors must be fewer than the 2 entries; got 3"):
-        tensorflow_random.tied_weights(np.ones(2), 1.0, warm_init=0.0, tie_gap=0.1, tie_factors=(1, 2, 3))
+        tensorflow_random.tied_weights(
+            np.ones(2), 1.0, warm_init=0.0, tie_gap=0.1, tie_factors=(1, 2, 3)
+        )
 
 
 @pytest.mark.parametrize(("name", "seed"), ROWS)

@@ -10,7 +10,12 @@ from numpy.testing import assert_allclose
 
 from ssm_poison_lib import flow, flows, sequences, ssm
 from ssm_poison_lib.flow import gradient_flow
-from ssm_poison_lib.parametrizations import PARAMETRIZATIONS, Parametrization, phase_entries, phase_limit
+from ssm_poison_lib.parametrizations import (
+    PARAMETRIZATIONS,
+    Parametrization,
+    phase_entries,
+    phase_limit,
+)
 from ssm_poison_lib.sequences import TrainingSet
 
 SHAPE = np.array([1.0, 0.9, 0.5, 0.2])
@@ -27,14 +32,19 @@ def test_maps_are_inverse_and_slopes_are_derivatives(name, a):
     assert_allclose(kind.entry(s), a, rtol=1e-12)
     h = 1e-6
     assert_allclose(
-        (kind.entry(s + h) - kind.entry(s - h)) / (2 * h), kind.slope(np.array(a)), rtol=1e-5, atol=1e-9
+        (kind.entry(s + h) - kind.entry(s - h)) / (2 * h),
+        kind.slope(np.array(a)),
+        rtol=1e-5,
+        atol=1e-9,
     )
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_entries_move_with_the_squared_slope(name):
     A0, t = 0.3 * SHAPE, 1e-6
-    moved = (gradient_flow(A0, (DATA.gram(), TARGET), parametrization=name, times=[t]).A[0] - A0) / t
+    moved = (
+        gradient_flow(A0, (DATA.gram(), TARGET), parametrization=name, times=[t]).A[0] - A0
+    ) / t
     free = flow.velocity(ssm.DiagonalSSM.ones(A0), DATA)
     assert_allclose(moved, PARAMETRIZATIONS[name].slope(A0) ** 2 * free, rtol=1e-4)
 
@@ -53,7 +63,9 @@ def test_exponential_baseline_race_is_solved():
     conserved.
     """
     baseline = TrainingSet(sequences.baseline_sequences(7), ssm.theorem_teacher(4))
-    a = gradient_flow(0.1 * SHAPE, (baseline.gram(), TARGET), parametrization="exp", times=[1e12]).A[0]
+    a = gradient_flow(
+        0.1 * SHAPE, (baseline.gram(), TARGET), parametrization="exp", times=[1e12]
+    ).A[0]
     assert_allclose((a**6).sum(), 1.0, atol=1e-9)
     assert_allclose(a**-6.0 - a[0] ** -6.0, (0.1 * SHAPE) ** -6.0 - 0.1**-6.0, rtol=1e-6)
 
@@ -91,7 +103,9 @@ def test_a_start_beyond_float64_is_an_error():
 
 def test_the_step_limit_is_an_error():
     with pytest.raises(flow.FlowError, match=r"no end after max_steps=7 steps: t = .* of 1e\+08"):
-        gradient_flow(0.01 * SHAPE, (DATA.gram(), TARGET), parametrization="free", times=[1e8], max_steps=7)
+        gradient_flow(
+            0.01 * SHAPE, (DATA.gram(), TARGET), parametrization="free", times=[1e8], max_steps=7
+        )
 
 
 # ---- phases that show one lag --------------------------------------------------------------------
@@ -120,7 +134,9 @@ def test_phases_end_where_the_flow_ends(name, lag):
     for A0 in (0.03 * SHAPE, 0.2 * SHAPE[::-1]):
         # Under weights of one scale the time to fit grows as a power of the start; the flow stops
         # when it has arrived.
-        followed = gradient_flow(A0, (lag_alone(lag), np.ones(10)), parametrization=name, times=[1e14]).A[0]
+        followed = gradient_flow(
+            A0, (lag_alone(lag), np.ones(10)), parametrization=name, times=[1e14]
+        ).A[0]
         limit = phase_limit(A0, name, lag=lag)[0]
         assert_allclose(limit, followed, atol=3e-7)
         assert_allclose((limit**lag).sum(), 1.0, atol=1e-12)
@@ -129,8 +145,12 @@ def test_phases_end_where_the_flow_ends(name, lag):
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_phases_pass_through_the_states_of_the_flow(name):
     times = np.geomspace(1e-2, 1e2, 5)
-    for row in gradient_flow(0.03 * SHAPE, (lag_alone(1), np.ones(10)), parametrization=name, times=times).A:
-        assert_allclose(phase_entries(0.03 * SHAPE, row[0], name, lag=1)[0], row, rtol=1e-7, atol=1e-12)
+    for row in gradient_flow(
+        0.03 * SHAPE, (lag_alone(1), np.ones(10)), parametrization=name, times=times
+    ).A:
+        assert_allclose(
+            phase_entries(0.03 * SHAPE, row[0], name, lag=1)[0], row, rtol=1e-7, atol=1e-12
+        )
 
 
 @settings(max_examples=12)  # each is a few thousand evaluations of an exponential integral
@@ -155,7 +175,9 @@ def test_the_free_phases_are_the_closed_forms():
     for eps in (1e-6, 1e-3, 1e-1):
         special = phase_limit(eps * SHAPE, "free", lag=1)[0]
         assert_allclose(special, 1 / 4 + eps * (SHAPE - SHAPE.mean()), rtol=1e-12)
-        assert_allclose(phase_limit(special, "free", lag=6)[0], flow.baseline_limit(special, 7), rtol=1e-9)
+        assert_allclose(
+            phase_limit(special, "free", lag=6)[0], flow.baseline_limit(special, 7), rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-7, 1e-14, 1e-20])
@@ -206,7 +228,9 @@ def test_bad_phases():
         ValueError, match=r"largest must be at least the largest entry of A0 and below 1; got 0\.05"
     ):
         phase_entries(0.1 * SHAPE, 0.05, "exp(-exp)", lag=1)
-    with pytest.raises(ValueError, match="largest must be a number, or one for each of the 1 starts"):
+    with pytest.raises(
+        ValueError, match="largest must be a number, or one for each of the 1 starts"
+    ):
         phase_entries(0.1 * SHAPE, [0.2, 0.3], "exp(-exp)", lag=1)
     for gaps, message in (
         ([0.01, 0.04], "gaps must have length 3"),
@@ -219,7 +243,10 @@ def test_bad_phases():
 
 
 def test_a_parametrization_checks_its_fields():
-    fields = {name: getattr(PARAMETRIZATIONS["tanh"], name) for name in Parametrization.__dataclass_fields__}
+    fields = {
+        name: getattr(PARAMETRIZATIONS["tanh"], name)
+        for name in Parametrization.__dataclass_fields__
+    }
     assert Parametrization(**fields).high == 1.0
     for name, wrong in (("entry", 1.0), ("conserved", None), ("high", "1"), ("used_by", 3)):
         with pytest.raises((TypeError, ValueError), match=name):

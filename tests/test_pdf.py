@@ -27,12 +27,33 @@ def folder(tmp_path_factory) -> Path:
         f"install {' '.join(missing)} (README names all packages), or leave out tests/test_pdf.py"
     )
     target = tmp_path_factory.mktemp("pdf")
-    book = ["build", ROOT, "-W", "-n", "--keep-going", "--all", "--builder", "latex", "--path-output", target]
+    book = [
+        "build",
+        ROOT,
+        "-W",
+        "-n",
+        "--keep-going",
+        "--all",
+        "--builder",
+        "latex",
+        "--path-output",
+        target,
+    ]
     done = subprocess.run(
-        [Path(sys.executable).parent / "jupyter-book", *book], capture_output=True, text=True, check=False
+        [Path(sys.executable).parent / "jupyter-book", *book],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr or done.stdout
-    latexmk = ["latexmk", "-pdfxe", "-silent", "-interaction=nonstopmode", "-halt-on-error", "book.tex"]
+    latexmk = [
+        "latexmk",
+        "-pdfxe",
+        "-silent",
+        "-interaction=nonstopmode",
+        "-halt-on-error",
+        "book.tex",
+    ]
     assert " ".join(latexmk) in (ROOT / "Makefile").read_text("utf-8")
     folder = target / "_build" / "latex"
     done = subprocess.run(latexmk, cwd=folder, capture_output=True, text=True, check=False)
@@ -48,7 +69,10 @@ def log(folder) -> str:
 @pytest.fixture(scope="module")
 def text(folder) -> str:
     return subprocess.run(
-        ["pdftotext", "-layout", folder / "book.pdf", "-"], capture_output=True, text=True, check=True
+        ["pdftotext", "-layout", folder / "book.pdf", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -56,7 +80,8 @@ def test_nothing_is_missing(log):
     # Line breaks of the log fall anywhere: look for words without them.
     joined = re.sub(r"\s+", "", log)
     faults = (
-        r".{60}(?:Missingcharacter|undefinedonpage|multiplydefined|File`[^']*'notfound|Undefinedcontrol).{60}"
+        r".{60}(?:Missingcharacter|undefinedonpage|multiplydefined|File`[^']*'notfound"
+        r"|Undefinedcontrol).{60}"
     )
     assert re.findall(faults, joined) == []
 
@@ -79,7 +104,9 @@ def test_pages_break_between_things_that_do_not_belong_together(text):
 
 def test_kind_of_a_claim_is_parted_from_its_title(text):
     assert "Claim of the paper: Correct labels can poison" in text
-    assert re.findall(r"(?:Claim of the paper|Proved in this book|Measured here) [A-Z].*", text) == []
+    assert (
+        re.findall(r"(?:Claim of the paper|Proved in this book|Measured here) [A-Z].*", text) == []
+    )
 
 
 def test_every_figure_of_the_chapters_is_there(folder):
@@ -103,7 +130,12 @@ def test_pages_and_words(folder, text):
     ):
         assert words in text, words
     contents = text[text.index("Contents") :][:60000]
-    for title in ("Linear state space models", "What is a state space model?", "Proofs", "The library"):
+    for title in (
+        "Linear state space models",
+        "What is a state space model?",
+        "Proofs",
+        "The library",
+    ):
         assert title in contents
     assert "figures.use_style()" in text
     assert "prefers-color-scheme" not in text

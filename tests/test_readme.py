@@ -35,7 +35,11 @@ def test_plain_commands_are_those_of_the_makefile(tmp_path):
     for word in ("--quiet ", "--disable-pip-version-check ", "--clear "):
         recipes = recipes.replace(word, "")
     ours = " ".join(recipes.split())
-    plain = [command.strip() for line in blocks("console")[1].splitlines() for command in line.split("&&")]
+    plain = [
+        command.strip()
+        for line in blocks("console")[1].splitlines()
+        for command in line.split("&&")
+    ]
     assert len(plain) == 10
     assert [command for command in plain if command not in ours] == []
 
@@ -48,7 +52,9 @@ def test_badges_and_modules_are_those_of_the_files():
 
 def test_badges_are_there_only_if_the_address_is_set():
     assert readme.badges({"url": "", "branch": "main"}, "Title") == ""
-    shown = readme.badges({"url": "https://github.com/Someone/ssm-poison/", "branch": "main"}, "Title")
+    shown = readme.badges(
+        {"url": "https://github.com/Someone/ssm-poison/", "branch": "main"}, "Title"
+    )
     assert len(shown.splitlines()) == 4
     for address in (
         "(https://github.com/Someone/ssm-poison/actions/workflows/book.yml)",
@@ -66,7 +72,9 @@ def test_a_readme_without_its_places_is_refused():
 
 def test_what_the_readme_links_to_is_there_and_its_first_screen_has_three_ways_in():
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
-    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+    assert [
+        link for link in links if not link.startswith("http") and not (ROOT / link).exists()
+    ] == []
     first = README.splitlines()[:30]
     assert sum(line.startswith("| ") and "](book/" in line for line in first) == 3
     assert any(line.startswith("![") for line in first)

@@ -41,17 +41,21 @@ QUICK = "standalone_ssm_dim=2_dynamics__s1"  # two short runs
 def everything(tmp_path_factory):
     """All 60 training runs of the paper, from the authors' starts."""
     folder = tmp_path_factory.mktemp("results")
-    return reproduce.reproduce(EXPERIMENTS, folder=folder, workers=max(2, available_cores()), progress=False)
+    return reproduce.reproduce(
+        EXPERIMENTS, folder=folder, workers=max(2, available_cores()), progress=False
+    )
 
 
 def reference(run):
-    """The authors' own run, or its float32 re-implementation where the authors' code was not run."""
+    """The authors' own run, or its float32 re-implementation where their code was not run."""
     known = EXPERIMENTS[run.setting].authors(run.seed, run.training_set)
     return known.authors or known.replica_f32
 
 
 def of(records, names):
-    return [(run, record, reference(run)) for run, record in records.items() if run.setting in names]
+    return [
+        (run, record, reference(run)) for run, record in records.items() if run.setting in names
+    ]
 
 
 def test_the_settings_are_complete():
@@ -72,7 +76,11 @@ def test_drawn_starts_are_the_authors_own_in_every_digit():
         for seed in setting.seeds:
             drawn, stored = setting.start(seed), setting.authors_start(seed)
             a, b = (descent.flatten(as_network("start", start)) for start in (drawn, stored))
-            assert_array_equal(a, b) if ulps == 0 else assert_allclose(a, b, rtol=ulps * 1.2e-7, atol=1e-9)
+            (
+                assert_array_equal(a, b)
+                if ulps == 0
+                else assert_allclose(a, b, rtol=ulps * 1.2e-7, atol=1e-9)
+            )
 
 
 def test_a_smaller_draw_starts_like_a_larger_one():
@@ -96,11 +104,12 @@ def test_without_near_ties_the_second_entries_are_as_drawn():
 
 
 def test_float32_labels_are_the_authors_own():
-    """Labels printed by the authors' program, at three sequences of an SSM and three of a network."""
+    """Labels printed by the authors' program: three sequences of an SSM, three of a network."""
     linear = EXPERIMENTS["standalone_ssm_poison__s0"].training_set(200, "baseline")
     labels = descent._outputs(linear.teacher, np.float32(linear.x))
     assert_array_equal(
-        labels[:3], np.array([0.46000492572784424, 0.4641408324241638, 0.32851654291152954], np.float32)
+        labels[:3],
+        np.array([0.46000492572784424, 0.4641408324241638, 0.32851654291152954], np.float32),
     )
     network = EXPERIMENTS["ssm_in_nn_poison__s0"].training_set(4540, "baseline")
     labels = descent._outputs(network.teacher, np.float32(network.x))
@@ -131,7 +140,9 @@ def test_linear_poison_errors_are_within_4_percent(everything):
         assert record.logged_epoch == record.stop_epoch + 1401
         assert record.logged_error == pytest.approx(theirs.logged_error, rel=0.04), run
         assert record.effective_rank == pytest.approx(theirs.effective_rank, rel=1e-3), run
-        assert record.max_abs_gamma0 == pytest.approx(theirs.max_abs_gamma0, rel=1e-3, abs=1e-12), run
+        assert record.max_abs_gamma0 == pytest.approx(theirs.max_abs_gamma0, rel=1e-3, abs=1e-12), (
+            run
+        )
         replica = EXPERIMENTS[run.setting].authors(run.seed, run.training_set).replica_f32
         assert record.error_at_stop == pytest.approx(replica.error_at_stop, rel=0.01), run
 
@@ -360,9 +371,14 @@ def test_a_full_disk_is_named_and_keeps_what_is_there(tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == [path]
     assert store.read_json(path)["value"] == 3
     monkeypatch.setattr(reproduce, "compute", quick)
-    assert command.main(["reproduce", QUICK, "--results", str(tmp_path / "results"), "--workers", "1"]) == 1
+    assert (
+        command.main(["reproduce", QUICK, "--results", str(tmp_path / "results"), "--workers", "1"])
+        == 1
+    )
     message = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r".*baseline-1202\.json: No space left on device; what is finished is kept", message)
+    assert re.fullmatch(
+        r".*baseline-1202\.json: No space left on device; what is finished is kept", message
+    )
 
 
 def small_case():
@@ -443,7 +459,9 @@ def test_median_interval_is_exact_and_has_no_largest_size():
                 k += 1
                 tail += math.comb(n, k)
             expected = max(k, 1), n + 1 - max(k, 1)
-            assert paper.median_interval(np.arange(1.0, n + 1), confidence=confidence)[1:] == expected, n
+            assert (
+                paper.median_interval(np.arange(1.0, n + 1), confidence=confidence)[1:] == expected
+            ), n
     _, low, high = paper.median_interval(np.arange(1e6))
     assert_allclose([low, high], 5e5 + np.array([-1, 1]) * 1.96 * 500, atol=2)
 
@@ -451,7 +469,8 @@ def test_median_interval_is_exact_and_has_no_largest_size():
 def test_median_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(1)
     covered = [
-        low <= 0 <= high for _, low, high in (paper.median_interval(rng.normal(size=21)) for _ in range(2000))
+        low <= 0 <= high
+        for _, low, high in (paper.median_interval(rng.normal(size=21)) for _ in range(2000))
     ]
     assert 0.95 <= np.mean(covered) < 0.99
     # the 6th and 16th of 21 are the textbook's order statistics
@@ -473,5 +492,7 @@ def test_the_papers_settings_load_without_pytorch_and_numba():
     needs them.
     """
     script = "import sys, ssm_poison_lib.paper; print({'torch', 'numba'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "set()"

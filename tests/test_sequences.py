@@ -1,4 +1,4 @@
-"""Sequences, training sets that only a teacher can label, and the check of labels from elsewhere."""
+"""Sequences, training sets that only a teacher can label, the check of labels from elsewhere."""
 
 import dataclasses
 import itertools
@@ -107,9 +107,13 @@ def test_concatenate_keeps_order_and_teacher():
 def test_concatenate_refuses_other_teachers_and_lengths():
     first = TrainingSet(sequences.baseline_sequences(5), ssm.theorem_teacher(4))
     with pytest.raises(ValueError, match="one sequence length; got 5 and 6"):
-        sequences.concatenate(first, TrainingSet(sequences.baseline_sequences(6), ssm.theorem_teacher(4)))
+        sequences.concatenate(
+            first, TrainingSet(sequences.baseline_sequences(6), ssm.theorem_teacher(4))
+        )
     with pytest.raises(ValueError, match="same teacher"):
-        sequences.concatenate(first, TrainingSet(sequences.baseline_sequences(5), ssm.theorem_teacher(5)))
+        sequences.concatenate(
+            first, TrainingSet(sequences.baseline_sequences(5), ssm.theorem_teacher(5))
+        )
 
 
 class Counter:
@@ -147,11 +151,17 @@ def test_teachers_are_objects_that_answer_once_per_sequence():
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         for teacher in (ssm.DiagonalSSM, "teacher", None, [1.0, 2.0]):
-            with pytest.raises(TypeError, match=r"^teacher must have a method last_output\(x\); got"):
+            with pytest.raises(
+                TypeError, match=r"^teacher must have a method last_output\(x\); got"
+            ):
                 TrainingSet([[1.0]], teacher)
-            with pytest.raises(TypeError, match=r"^teacher must have a method last_output\(x\); got"):
+            with pytest.raises(
+                TypeError, match=r"^teacher must have a method last_output\(x\); got"
+            ):
                 sequences.check_labels([[1.0]], [1.0], teacher)
-        with pytest.raises(ValueError, match="the teacher's outputs must be one per sequence, 1; got 2"):
+        with pytest.raises(
+            ValueError, match="the teacher's outputs must be one per sequence, 1; got 2"
+        ):
             TrainingSet([[1.0]], Wide())
         with pytest.raises(ValueError, match="the teacher's outputs must be finite; got inf"):
             TrainingSet([[1.0]], Endless())
@@ -198,7 +208,9 @@ def test_sums_that_overflow_are_errors_that_name_the_argument():
         large.gram()
     with pytest.raises(ValueError, match=r"^x must be smaller in size: an output"):
         TrainingSet([[1e308, 1e308]], ssm.DiagonalSSM([1.0], [1.0], [1.0]))
-    with pytest.raises(ValueError, match=r"^x must be smaller in size: the sum of an output's terms"):
+    with pytest.raises(
+        ValueError, match=r"^x must be smaller in size: the sum of an output's terms"
+    ):
         # 1.2e308 - 1.2e308: every label would be within a deviation of infinity
         sequences.check_labels(
             [[1.2e308, 1.2e308]], [123.0], ssm.DiagonalSSM([-1.0], [1.0], [1.0]), rtol=1e-12
@@ -206,7 +218,9 @@ def test_sums_that_overflow_are_errors_that_name_the_argument():
 
 
 def test_sizes_beyond_memory_are_refused():
-    with pytest.raises(ValueError, match="length must be an integer from 1 to 1000000; got 100000000"):
+    with pytest.raises(
+        ValueError, match="length must be an integer from 1 to 1000000; got 100000000"
+    ):
         sequences.fixed_sequences(10**8, (1,))
     with pytest.raises(ValueError, match="length must be an integer from 1 to 268; got 1000"):
         sequences.fixed_sequences(1000, (1,), np.ones(1_000_000))

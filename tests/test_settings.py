@@ -22,7 +22,8 @@ CHAPTER = f"""{HEADER.rstrip()}
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-print(plt.rcParams["lines.linewidth"], plt.rcParams["figure.figsize"], plt.get_backend().endswith("inline"))
+print(plt.rcParams["lines.linewidth"], plt.rcParams["figure.figsize"],
+      plt.get_backend().endswith("inline"))
 print([name for name in ("configured", "started", "greeted") if name in globals()])
 print("assertions count" if __debug__ else "assertions are left out")
 ```
@@ -32,13 +33,16 @@ figure, axes = plt.subplots()
 axes.plot([1, 2], label="x")
 axes.legend()
 figure.canvas.draw()
-display({{"image/png": "", "text/plain": str(len(figure.canvas.buffer_rgba().tobytes()))}}, raw=True)
+text = str(len(figure.canvas.buffer_rgba().tobytes()))
+display({{"image/png": "", "text/plain": text}}, raw=True)
 plt.close(figure)
 ```
 """
 SETTINGS = {
     ".config/matplotlib/matplotlibrc": "lines.linewidth: 9\nfigure.figsize: 2, 2\n",
-    ".ipython/profile_default/ipython_config.py": "c.InteractiveShellApp.exec_lines = ['configured = 1']\n",
+    ".ipython/profile_default/ipython_config.py": (
+        "c.InteractiveShellApp.exec_lines = ['configured = 1']\n"
+    ),
     ".ipython/profile_default/startup/00.py": "started = 1\n",
     "greeting.py": "greeted = 1\n",
     ".local/share/jupyter/kernels/python3/kernel.json": json.dumps(
@@ -107,7 +111,12 @@ def plain() -> dict[str, str]:
 
 def run(folder: Path, environment: dict[str, str], *command: str) -> str:
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -27,11 +27,17 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 def test_they_reproduce_the_first_page_with_numpy_alone():
     run = subprocess.run(
-        [sys.executable, "-I", "-c", ALONE, FILE], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-I", "-c", ALONE, FILE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     lines = run.stdout.splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == ["0.012", "0.492"]
-    assert all("loss 0" in line or float(line.split()[5].strip(",")) < 1e-28 for line in lines), lines
+    assert all("loss 0" in line or float(line.split()[5].strip(",")) < 1e-28 for line in lines), (
+        lines
+    )
 
 
 def test_they_are_sixty_and_those_of_the_page():

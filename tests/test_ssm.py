@@ -18,7 +18,9 @@ from ssm_poison_lib.ssm import DiagonalSSM, impulse_response
 def parameters(max_dim: int = 5):
     """Rows A, B, C of random SSMs: stable and mildly unstable ones, zeros and ties included."""
     entries = st.floats(-1.2, 1.2, allow_subnormal=False)
-    return st.integers(1, max_dim).flatmap(lambda d: hnp.arrays(np.float64, (3, d), elements=entries))
+    return st.integers(1, max_dim).flatmap(
+        lambda d: hnp.arrays(np.float64, (3, d), elements=entries)
+    )
 
 
 def inputs(length: int):
@@ -73,7 +75,12 @@ def test_systems_and_networks_are_equal_if_all_weights_are():
     network, again = Network(one, layers), Network(same, (layers[0], np.array([[1.0], [-0.0]])))
     assert network == again
     assert hash(network) == hash(again)
-    others += [network, Network(one), Network(one, (layers[0], 2 * layers[1])), Network(others[0], layers)]
+    others += [
+        network,
+        Network(one),
+        Network(one, (layers[0], 2 * layers[1])),
+        Network(others[0], layers),
+    ]
     assert all(one != other for other in others)
     assert all(network != other for other in others if other is not network)
 
@@ -136,7 +143,9 @@ def test_zero_to_the_zero_is_one():
     largest=st.sampled_from([0.0, 0.5, 1.0, 1.2, 3.0]),
     decades=st.sampled_from([0, 8, 280]),
 )
-def test_the_impulse_response_is_right_up_to_the_rounding_of_its_products(d, length, seed, largest, decades):
+def test_the_impulse_response_is_right_up_to_the_rounding_of_its_products(
+    d, length, seed, largest, decades
+):
     """Against 60 digits: 2 sqrt(m) products and a sum of d terms, each rounded once; more is lost
     only where a power itself is below the range of float64.
     """
@@ -145,7 +154,10 @@ def test_the_impulse_response_is_right_up_to_the_rounding_of_its_products(d, len
     w = rng.normal(size=d) * 10.0 ** rng.uniform(-decades, decades, d)
     lags = rng.integers(0, length, 4)
     with mpmath.workdps(60):
-        terms = [[mpmath.mpf(b) * mpmath.mpf(a) ** int(m) for a, b in zip(A, w, strict=True)] for m in lags]
+        terms = [
+            [mpmath.mpf(b) * mpmath.mpf(a) ** int(m) for a, b in zip(A, w, strict=True)]
+            for m in lags
+        ]
         exact, size = [sum(row) for row in terms], [sum(map(abs, row)) for row in terms]
         top = max(
             sum(abs(mpmath.mpf(b)) * abs(mpmath.mpf(a)) ** m for a, b in zip(A, w, strict=True))
@@ -154,7 +166,8 @@ def test_the_impulse_response_is_right_up_to_the_rounding_of_its_products(d, len
         if top > 1e300:
             return  # an error, or on its edge: other tests
         response = impulse_response(A, w, length)
-        lost = 2.0**-1074 * sum(max(1.0, abs(b)) for b in w)  # what powers below float64 lose anyway
+        # what powers below float64 lose anyway
+        lost = 2.0**-1074 * sum(max(1.0, abs(b)) for b in w)
         for m, value, scale in zip(lags, exact, size, strict=True):
             bound = (2 * (length**0.5 + 1) + d + 2) * 2.0**-53 * scale + lost
             assert abs(mpmath.mpf(response[m]) - value) <= bound, m
@@ -165,7 +178,10 @@ def test_tiny_weights_of_growing_entries_keep_their_digits():
     response = impulse_response([1.7, 0.0], [2.0**-1070, 1.0], 900)
     lags = np.arange(2, 900)
     assert_allclose(
-        response[lags], [float(Fraction(1.7) ** int(m) / 2**1070) for m in lags], rtol=1e-14, atol=2.0**-1074
+        response[lags],
+        [float(Fraction(1.7) ** int(m) / 2**1070) for m in lags],
+        rtol=1e-14,
+        atol=2.0**-1074,
     )
 
 
@@ -231,7 +247,12 @@ def test_theorem_teacher(d):
 
 @pytest.mark.parametrize(
     ("name", "poles"),
-    [("dim=1", [1.0]), ("dim=2", [0.99, 0.8]), ("dim=3", [0.99, 0.8, 0.5]), ("dim=4", [0.99, 0.8, 0.5, 0.3])],
+    [
+        ("dim=1", [1.0]),
+        ("dim=2", [0.99, 0.8]),
+        ("dim=3", [0.99, 0.8, 0.5]),
+        ("dim=4", [0.99, 0.8, 0.5, 0.3]),
+    ],
 )
 def test_other_teachers_by_name(name, poles):
     teacher = ssm.teacher(name)
@@ -273,7 +294,11 @@ METHODS = ("recurrence", "convolution", "fft")
     ("system", "x", "expected"),
     [
         # partial sums overflow, the outputs do not: 1.5e308 + 1.5e308 - 1.5e308
-        (DiagonalSSM([1.0], [1.0], [1.0]), [1e308, 7e307, -1e308, 1e308], [1e308, 1.7e308, 7e307, 1.7e308]),
+        (
+            DiagonalSSM([1.0], [1.0], [1.0]),
+            [1e308, 7e307, -1e308, 1e308],
+            [1e308, 1.7e308, 7e307, 1.7e308],
+        ),
         (DiagonalSSM([1.0], [1e300], [1.0]), [1e8, 5e7, -1e8], [1e308, 1.5e308, 5e307]),
         (DiagonalSSM([1.0, -1.0], [1.0, 1.0], [1.0, -1.0]), [8e307, 8e307], [0.0, 1.6e308]),
         (DiagonalSSM([0.5], [1.0], [1.0]), [1.7e308], [1.7e308]),
@@ -290,7 +315,9 @@ def test_outputs_near_the_largest_number(method, system, x, expected):
     both = system.output(
         np.stack([x, np.divide(x, 1.5)]), method=method
     )  # rows whose largest powers of two differ
-    assert_allclose(both[1], np.divide(expected, 1.5), rtol=1e-12, atol=1e-12 * np.abs(expected).max())
+    assert_allclose(
+        both[1], np.divide(expected, 1.5), rtol=1e-12, atol=1e-12 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -332,7 +359,9 @@ def test_weights_and_transfer_function_that_overflow():
 
 def test_a_near_tie_below_the_last_digit_is_refused():
     for gap in (1e-20, 1e-18, 3e-18):
-        with pytest.raises(ValueError, match=r"tie_gap must be at least .*flows\.near_tie_starts.*; got"):
+        with pytest.raises(
+            ValueError, match=r"tie_gap must be at least .*flows\.near_tie_starts.*; got"
+        ):
             ssm.near_zero(10, 1e-3, seed=0, tie_gap=gap)
     A = ssm.near_zero(10, 1e-3, seed=0, tie_gap=1e-16)
     assert A[0] - A[1] == pytest.approx(1e-16, rel=0.01)
@@ -343,4 +372,6 @@ def test_a_near_tie_below_the_last_digit_is_refused():
 def test_the_least_scale_keeps_all_digits():
     with pytest.raises(ValueError, match="scale must be at least 1e-290"):
         ssm.near_zero(3, 1e-310, seed=0)
-    assert_allclose(ssm.near_zero(3, 1e-290, seed=0) * 1e290, ssm.near_zero(3, 1.0, seed=0), rtol=1e-15)
+    assert_allclose(
+        ssm.near_zero(3, 1e-290, seed=0) * 1e290, ssm.near_zero(3, 1.0, seed=0), rtol=1e-15
+    )

@@ -1,4 +1,6 @@
-"""The one store and the one runner: files that survive a kill and do not survive damage, workers of every kind."""
+"""The one store and the one runner: files that survive a kill and do not survive damage, workers of
+every kind.
+"""
 
 import dataclasses
 import json
@@ -36,7 +38,9 @@ def square(*, x, label="", folder=""):
 
 
 def _blas_threads():
-    return max((lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"), default=1)
+    return max(
+        (lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"), default=1
+    )
 
 
 @pytest.fixture
@@ -71,9 +75,9 @@ def test_results_are_kept_and_not_made_again(tmp_path, scheduler):
     assert {result["process"] == os.getpid() for result in first} == {scheduler == "threads"}
     assert run(tmp_path / "a", given[::-1], scheduler=scheduler) == first[::-1]
     assert len(list(notes.iterdir())) == 4
-    assert sorted(p.relative_to(tmp_path / "a").as_posix() for p in (tmp_path / "a").rglob("*.json")) == [
-        f"part-{k % 2}/x-{k}.json" for k in (0, 2, 1, 3)
-    ]
+    assert sorted(
+        p.relative_to(tmp_path / "a").as_posix() for p in (tmp_path / "a").rglob("*.json")
+    ) == [f"part-{k % 2}/x-{k}.json" for k in (0, 2, 1, 3)]
     assert run(tmp_path / "a", [*given, *jobs(6)[4:]])[5]["square"] == 25
 
 
@@ -119,7 +123,9 @@ def test_a_kill_leaves_only_what_was_not_finished(tmp_path, scheduler):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER, encoding="utf-8")
     command = [sys.executable, str(script), str(folder), str(notes), scheduler]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    }
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 60
         while len(list(folder.rglob("*.json"))) < 2 and time.monotonic() < until:
@@ -153,10 +159,14 @@ def changed(path, **values):
 DAMAGES = {
     "cut off": lambda path, _: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path, _: os.truncate(path, 0),
-    "changed": lambda path, _: path.write_text(path.read_text("utf-8").replace('"square": 1', '"square": 2')),
+    "changed": lambda path, _: path.write_text(
+        path.read_text("utf-8").replace('"square": 1', '"square": 2')
+    ),
     "another schema": lambda path, _: changed(path, schema=0),
     "not a file of ours": lambda path, _: path.write_text("[1, 2]"),
-    "NaN": lambda path, _: path.write_text(path.read_text("utf-8").replace('"square": 1', '"square": NaN')),
+    "NaN": lambda path, _: path.write_text(
+        path.read_text("utf-8").replace('"square": 1', '"square": NaN')
+    ),
     "not text": lambda path, _: path.write_bytes(b"\xff\xfe" + path.read_bytes()),
     "nested without end": lambda path, _: path.write_text("[" * 200_000),
     "another job's": lambda path, other: shutil.copy(other, path),
@@ -195,16 +205,23 @@ def test_results_of_other_code_are_not_mixed(tmp_path, monkeypatch):
     told = []
     assert squares(run(tmp_path / "a", jobs(2), report=told.append)) == [0, 1]
     assert "other versions of elsewhere:helper" in told.pop()
-    with pytest.raises(ValueError, match=r"other code or versions \(elsewhere:helper\): move it away"):
+    with pytest.raises(
+        ValueError, match=r"other code or versions \(elsewhere:helper\): move it away"
+    ):
         run(tmp_path / "a", jobs(3))
     # A file that is kept by itself, as of code that is not today's, stays so when others are new.
     assert squares(run(tmp_path / "a", jobs(4)[2:])) == [4, 9]
     with pytest.raises(ValueError, match="other code"):
         run(tmp_path / "a", jobs(5))
     assert squares(run(tmp_path / "a", jobs(5), accept_changes=True)) == [0, 1, 4, 9, 16]
-    assert [len(store.read_json(job.path(tmp_path / "a"))["made_by"]) for job in jobs(3)] == [2, 2, 1]
+    assert [len(store.read_json(job.path(tmp_path / "a"))["made_by"]) for job in jobs(3)] == [
+        2,
+        2,
+        1,
+    ]
     monkeypatch.setattr(store, "code_digests", lambda f: real(f) | {f"{__name__}:square": "1"})
-    with pytest.raises(ValueError, match="test_store:square"):  # its own module: not even a whole store
+    # its own module: not even a whole store
+    with pytest.raises(ValueError, match="test_store:square"):
         run(tmp_path / "a", jobs(2))
 
 
@@ -247,12 +264,21 @@ def test_what_a_function_may_return(tmp_path):
             "jobs must have different",
         ),
         (lambda folder: run(folder, workers=0), "workers must be an integer from 1"),
-        (lambda folder: run(folder, scheduler="slurm"), "scheduler must be one of processes, threads"),
+        (
+            lambda folder: run(folder, scheduler="slurm"),
+            "scheduler must be one of processes, threads",
+        ),
         (lambda folder: run(folder, progress="no"), "progress must be True or False"),
         (lambda folder: run(""), "folder must be a path"),
-        (lambda folder: store.run(lambda x: x, jobs(), folder), "function must be defined at the top level"),
+        (
+            lambda folder: store.run(lambda x: x, jobs(), folder),
+            "function must be defined at the top level",
+        ),
         (lambda folder: Job("/", {}), "name must hold letters"),
-        (lambda folder: Job("a", {"x": float("inf")}), "arguments of 'a' must be numbers and texts"),
+        (
+            lambda folder: Job("a", {"x": float("inf")}),
+            "arguments of 'a' must be numbers and texts",
+        ),
         (lambda folder: Job("a", {"x": object()}), "object is no number"),
     ],
 )
@@ -271,7 +297,9 @@ def test_a_record_is_a_line_and_times_alone_do_not_rewrite_a_file(tmp_path):
     lines = path.read_text("utf-8").splitlines()
     assert [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"seed"')] == rows
     before = path.stat().st_mtime_ns
-    store.write_json(path, {**content, "made": "later", "runs": [row | {"seconds": 2.0} for row in rows]})
+    store.write_json(
+        path, {**content, "made": "later", "runs": [row | {"seconds": 2.0} for row in rows]}
+    )
     assert path.stat().st_mtime_ns == before
     again = [row | {"seconds": 2.0} | ({"error": 7.0} if row["seed"] == 3 else {}) for row in rows]
     store.write_json(path, {**content, "made": "later", "runs": again})
@@ -296,7 +324,9 @@ def test_a_script_without_a_guard_gets_one_line(tmp_path):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER.replace('if __name__ == "__main__":', "if True:"), encoding="utf-8")
     command = [sys.executable, str(script), str(tmp_path / "a"), "", "processes"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "must do so under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]

@@ -73,7 +73,7 @@ def wait_for(condition, seconds=90):
 
 @pytest.fixture
 def as_a_reader_runs_it():
-    """Without the type checker of the test suite, which answers wrong types before the library can."""
+    """Without the tests' type checker, which answers wrong types before the library can."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -112,7 +112,9 @@ def test_results_are_labelled_and_stored(tmp_path):
 def test_failed_chunks_are_reported_and_run_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken").touch()
-    with pytest.raises(StudyError, match=r"2 of 16 jobs failed.* x 4\.\.4, y 0\.\.0\.5.*no result here"):
+    with pytest.raises(
+        StudyError, match=r"2 of 16 jobs failed.* x 4\.\.4, y 0\.\.0\.5.*no result here"
+    ):
         run("a.zarr")
     Path("broken").unlink()
     again = run("a.zarr")
@@ -271,7 +273,9 @@ def test_theorem_errors_are_those_of_flows():
     A0, gaps = flows.near_tie_starts(shape, 1e-2, 1e-3)
     batch = flows.theorem_flows(A0, gaps=gaps, length=7, alpha=1.0, beta=1.0, t_end=1e14)
     point = result.sel({"tie_gap": 1e-3, "dose": 1.0, "state_dim": 10, "length": 7, "seed": 1})
-    assert_allclose(point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], atol=1e-9)
+    assert_allclose(
+        point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], atol=1e-9
+    )
     assert_allclose(point["log_tie"], batch.log_gap[0, 1], atol=1e-6)
     assert (point["loss"] < 1e-20) & (point["steps"] == batch.steps[0])
     # A tie of 1e-28 breaks both; far from it the error is small without special sequences.
@@ -310,7 +314,9 @@ def test_theorem_errors_at_other_positions_and_with_negative_entries():
         G[7 - position, 7 - position] += 1.0
         batch = flows.many_flows(A0, (G, [6.0, 1, 1, 1, 1, 1, 1]), t_end=1e7, gaps=gaps)
         point = result.sel(special_position=position, negatives=3, seed=1)
-        assert_allclose(point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], rtol=1e-9)
+        assert_allclose(
+            point["error"], batch.generalization_errors(np.ones(20), first_lag=1)[0], rtol=1e-9
+        )
     # At kappa - 1 the position is the default.
     same = theorem.theorem_errors(xr.Dataset(coords=fixed | {"seed": [0, 1]}))
     assert_array_equal(same["error"], result["error"].sel(special_position=6, negatives=0))
@@ -320,7 +326,13 @@ UNIFORM = {"scale": 1e-2, "dose": 1.0, "state_dim": 3, "length": 7, "seed": 0}
 
 
 def test_uniform_errors_start_as_the_papers_setting_does():
-    coordinates = {"scale": 1e-2, "dose": [0.0, 1.0], "state_dim": [3, 5], "length": 7, "seed": [3, 4]}
+    coordinates = {
+        "scale": 1e-2,
+        "dose": [0.0, 1.0],
+        "state_dim": [3, 5],
+        "length": 7,
+        "seed": [3, 4],
+    }
     result = theorem.uniform_errors(xr.Dataset(coords=coordinates))
     assert (result["status"] == FlowStatus.CONVERGED).all()
     start = paper.TheoremSetting(7, 5, init_scale=1e-2, tie_gap=None).start(4).A
@@ -355,7 +367,9 @@ def test_order_errors_are_those_of_single_flows():
     then = flows.theorem_flows(limits, length=7, alpha=1.0, beta=1.0, t_end=1e12)
     expected["baseline, then both"] = error(then.A[0])
     for name, value in expected.items():
-        assert_allclose(result.sel(tie_gap=1e-2, order=theorem.ORDERS.index(name)), value, rtol=1e-4)
+        assert_allclose(
+            result.sel(tie_gap=1e-2, order=theorem.ORDERS.index(name)), value, rtol=1e-4
+        )
     # An exact-looking tie stays one in every order that ends with a fit of the baseline.
     assert (result.sel(tie_gap=1e-20) > 0.5).all()
 
@@ -397,7 +411,9 @@ def test_parametrization_errors():
     assert_allclose(result["error"].sel(parametrization=0, near=0), expected, rtol=1e-5)
     # From near 1 the baseline alone ties all entries; positive entries and two lags leave the
     # teacher only.
-    assert_allclose(result["error"].sel(parametrization=0, near=1, dose=0.0), 4 ** (1 - 1 / 4) - 1, rtol=0.05)
+    assert_allclose(
+        result["error"].sel(parametrization=0, near=1, dose=0.0), 4 ** (1 - 1 / 4) - 1, rtol=0.05
+    )
     assert (result["error"].sel(parametrization=1, dose=1.0) < 1e-3).all()
     assert (result["negatives"].sel(parametrization=1) == 0).all()
     assert (result["loss"] < 1e-6).all()
@@ -406,7 +422,12 @@ def test_parametrization_errors():
 @pytest.mark.parametrize(
     ("function", "base", "change", "message"),
     [
-        ("theorem_errors", GRID, {"special_position": 7}, "special_position must be a position from 1 to 4"),
+        (
+            "theorem_errors",
+            GRID,
+            {"special_position": 7},
+            "special_position must be a position from 1 to 4",
+        ),
         ("theorem_errors", GRID, {"negatives": 3}, "negatives must be at most state_dim - 2 = 2"),
         ("theorem_errors", GRID, {"negatives": -1}, "negatives must hold integers >= 0"),
         ("uniform_errors", UNIFORM, {"seed": 0.5}, "seed must hold integers >= 0; got 0.5"),
@@ -415,8 +436,18 @@ def test_parametrization_errors():
         ("order_errors", ORDER_GRID, {"order": 5}, "order must be an integer from 0 to 4: mixed, "),
         ("order_errors", ORDER_GRID, {"order": 4, "phase": 0.0}, "phase must be > 0"),
         ("order_errors", ORDER_GRID, {"order": 4, "dose": 1.0}, "order_errors does not use it"),
-        ("parametrization_errors", PARAMETRIZED, {"parametrization": 4, "near": 0}, "from 0 to 3: free, exp"),
-        ("parametrization_errors", PARAMETRIZED, {"parametrization": 0, "near": 2}, "near must be 0 or 1"),
+        (
+            "parametrization_errors",
+            PARAMETRIZED,
+            {"parametrization": 4, "near": 0},
+            "from 0 to 3: free, exp",
+        ),
+        (
+            "parametrization_errors",
+            PARAMETRIZED,
+            {"parametrization": 0, "near": 2},
+            "near must be 0 or 1",
+        ),
     ],
 )
 def test_points_of_other_sweeps_are_checked(function, base, change, message):
@@ -436,11 +467,15 @@ def test_command_line(tmp_path, capsys):
     result = xr.open_zarr(tmp_path / "theorem.zarr", consolidated=False)
     assert_allclose(result["tie_gap"], [1e-6, 1e-4, 1e-2])
     assert (result["error"] > 0).all()
-    config.write_text(config.read_text("utf-8").replace("dose = 1", "dose = 1\ndepth = 2"), encoding="utf-8")
+    config.write_text(
+        config.read_text("utf-8").replace("dose = 1", "dose = 1\ndepth = 2"), encoding="utf-8"
+    )
     # the store of another sweep
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 2
     assert "hold this very sweep" in capsys.readouterr().err
-    config.write_text(f'store = "{tmp_path}/other.zarr"\n' + config.read_text("utf-8"), encoding="utf-8")
+    config.write_text(
+        f'store = "{tmp_path}/other.zarr"\n' + config.read_text("utf-8"), encoding="utf-8"
+    )
     assert __main__.main(["sweep", str(config), "--workers", "1"]) == 1
     assert "depth" in capsys.readouterr().err
 
@@ -457,8 +492,14 @@ def test_command_line(tmp_path, capsys):
             "[axes]\nx = {linspace = [1, 2], arange = [3]}",
             "axis 'x' must have one spacing; got linspace, arange",
         ),
-        ("[axes]\nx = {arange = [1e12]}", "the number of points of axis 'x' must be an integer from 1"),
-        ("[axes]\nx = {linspace = [0, 1, 10000000000]}", "the number of points of axis 'x' must be"),
+        (
+            "[axes]\nx = {arange = [1e12]}",
+            "the number of points of axis 'x' must be an integer from 1",
+        ),
+        (
+            "[axes]\nx = {linspace = [0, 1, 10000000000]}",
+            "the number of points of axis 'x' must be",
+        ),
         ('[axes]\nx = {arange = ["a"]}', "arange of axis 'x' must be an array of real numbers"),
         (
             "[axes]\nx = {geomspace = [0, 1, 5]}",
@@ -506,7 +547,9 @@ DAMAGES = {
     "a lost axis": lambda s: shutil.rmtree(s / "x"),
     "a flipped bit in an axis": lambda s: flip(chunk_files(s, "y")[0]),
     "an array lost": lambda s: shutil.rmtree(s / "value"),
-    "an array copied over another": lambda s: shutil.copytree(s / "twice", s / "value", dirs_exist_ok=True),
+    "an array copied over another": lambda s: shutil.copytree(
+        s / "twice", s / "value", dirs_exist_ok=True
+    ),
     "an array's metadata cut off": lambda s: os.truncate(s / "value" / "zarr.json", 40),
     "the checksums lost": lambda s: shutil.rmtree(s / "checksum"),
 }
@@ -626,7 +669,9 @@ def test_one_process_writes_at_a_time_and_a_kill_frees_the_store(tmp_path, whole
         assert holder.stdout.readline() == "held\n"
         assert small(store).chunks_run == 0  # reading needs no lock
         chunk_files(store, "value")[0].unlink()
-        with pytest.raises(StudyError, match=r"another process writes .*a\.zarr \(it holds .*lock\)"):
+        with pytest.raises(
+            StudyError, match=r"another process writes .*a\.zarr \(it holds .*lock\)"
+        ):
             small(store)
         holder.kill()
     assert small(store, report=lambda _: None).chunks_run == 1
@@ -689,7 +734,9 @@ def module(tmp_path, monkeypatch):
 
     def write(offset=1, doc="Work.", unused=0, factor=1):
         text = MODULE.format(name=name, offset=offset, doc=doc, unused=unused)
-        (folder / "main.py").write_text(text.replace(f"{name}_helper", f"{name}.helper"), encoding="utf-8")
+        (folder / "main.py").write_text(
+            text.replace(f"{name}_helper", f"{name}.helper"), encoding="utf-8"
+        )
         (folder / "helper.py").write_text(f"def factor():\n    return {factor}\n", encoding="utf-8")
         for part in ("helper", "main"):
             sys.modules.pop(f"{name}.{part}", None)
@@ -708,7 +755,9 @@ def test_chunks_of_other_code_are_not_mixed(tmp_path, module):
     store, axes = tmp_path / "a.zarr", {"x": [1.0, 2.0, 3.0]}
 
     def run(function, **options):
-        return sweep.sweep(function, axes, store, chunks={"x": 1}, workers=1, report=told.append, **options)
+        return sweep.sweep(
+            function, axes, store, chunks={"x": 1}, workers=1, report=told.append, **options
+        )
 
     told = []
     assert run(module()).chunks_run == 3
@@ -763,13 +812,19 @@ def test_the_stores_of_the_book_are_whole():
     for store in stores:
         config = sweep.read_config(store.with_suffix(".toml"))
         asked = json.loads(sweep.load(store).attrs["sweep"])
-        assert asked["axes"] == {k: np.asarray(v, dtype=float).tolist() for k, v in config["axes"].items()}
+        assert asked["axes"] == {
+            k: np.asarray(v, dtype=float).tolist() for k, v in config["axes"].items()
+        }
         assert asked["fixed"] == {k: float(v) for k, v in config["fixed"].items()}
         # Its function and what that uses of its own module are those of today.
         [*_, made_by] = zarr.open_group(store, mode="r").attrs["made_by"]
         today = code_digests(config["function"])
-        own = {k for k in today | made_by["code"] if k.startswith(f"{config['function'].__module__}:")}
-        assert {k: today.get(k) for k in own} == {k: made_by["code"].get(k) for k in own}, store.name
+        own = {
+            k for k in today | made_by["code"] if k.startswith(f"{config['function'].__module__}:")
+        }
+        assert {k: today.get(k) for k in own} == {k: made_by["code"].get(k) for k in own}, (
+            store.name
+        )
 
 
 # --- what a function may be and return
@@ -789,7 +844,9 @@ def aborts(points):
     raise Abort("no more")
 
 
-@pytest.mark.parametrize(("function", "message"), [(exits, "SystemExit.*enough"), (aborts, "Abort.*no more")])
+@pytest.mark.parametrize(
+    ("function", "message"), [(exits, "SystemExit.*enough"), (aborts, "Abort.*no more")]
+)
 def test_a_function_that_exits_is_an_error_and_does_not_hang(tmp_path, function, message):
     with pytest.raises(StudyError, match=rf"jobs failed, the first at x 1\.\.1.*{message}"):
         sweep.sweep(function, {"x": [1.0, 2.0]}, tmp_path / "a.zarr", chunks={"x": 1}, workers=1)
@@ -870,7 +927,9 @@ def returns_now_this_now_that(points):
 )
 def test_what_cannot_be_stored_as_it_is_is_refused(tmp_path, function, message):
     with pytest.raises(StudyError, match=message):
-        sweep.sweep(function, {"x": [1.0, 2.0, 3.0]}, tmp_path / "a.zarr", chunks={"x": 2}, workers=1)
+        sweep.sweep(
+            function, {"x": [1.0, 2.0, 3.0]}, tmp_path / "a.zarr", chunks={"x": 2}, workers=1
+        )
 
 
 def turned_around(points):
@@ -926,7 +985,8 @@ def double(points):
 if __name__ == "__main__":
     for scheduler in ("threads", "processes"):
         store = f"{sys.argv[1]}/{scheduler}.zarr"
-        result = sweep.sweep(double, {"x": [1.0, 2.0]}, store, scheduler=scheduler, chunks={"x": 1}, workers=2)
+        options = {"scheduler": scheduler, "chunks": {"x": 1}, "workers": 2}
+        result = sweep.sweep(double, {"x": [1.0, 2.0]}, store, **options)
         print(result["value"].values.tolist())
     print({"distributed", "torch"} & set(sys.modules))
 """

@@ -37,7 +37,10 @@ def test_formulas_figures_and_notes():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("![x](figure:gone)", "'gone' is not one of the book's"), ("![](figure:f)", "must have an alternative")],
+    [
+        ("![x](figure:gone)", "'gone' is not one of the book's"),
+        ("![](figure:f)", "must have an alternative"),
+    ],
 )
 def test_a_figure_that_is_missing_or_mute_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
@@ -63,6 +66,8 @@ def test_the_race_moves():
 
 def test_the_embedded_report_is_that_of_this_code():
     shown = (ASSETS / "audit_poisoned.html").read_text("utf-8")
-    plain = [re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (shown, take_along.report())]
+    plain = [
+        re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL) for text in (shown, take_along.report())
+    ]
     assert plain[0] == plain[1], "python tools/take_along.py"
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", shown)

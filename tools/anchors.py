@@ -52,7 +52,8 @@ def main() -> int:
     head = "# Anchors that links from outside may use; written by tools/anchors.py"
     LIST.write_text("\n".join([head, *lines, ""]), "utf-8")
     print(
-        f"{len(lines)} anchors, {len(found - listed)} new; gone: {', '.join(sorted(listed - found - moved.keys())) or 'none'}"
+        f"{len(lines)} anchors, {len(found - listed)} new; gone:"
+        f" {', '.join(sorted(listed - found - moved.keys())) or 'none'}"
     )
     return 0
 

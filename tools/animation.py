@@ -22,7 +22,8 @@ WIDTH, HEIGHT, TOP, BOTTOM = 340, 250, 46, 200  # of a panel, in pixels
 LEFT, RIGHT = 34, 296
 LOW, HIGH = -0.15, 1.08  # entries shown
 SCRIPT = """
-const svg = document.documentElement, still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const svg = document.documentElement, \
+still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const turn = () => svg.animationsPaused() ? svg.unpauseAnimations() : svg.pauseAnimations();
 svg.querySelectorAll("animate").forEach((part) => part.beginElement());
 if (still) { svg.pauseAnimations(); svg.setCurrentTime(0); }
@@ -44,7 +45,9 @@ def frames(run: flow.Trajectory) -> tuple[np.ndarray, np.ndarray]:
     way = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(A, axis=0)).max(axis=1))])
     progress = (times - times[0]) / (times[-1] - times[0]) / 2 + way / way[-1] / 2
     at = np.linspace(0, 1, FRAMES)
-    return 10 ** np.interp(at, progress, times), np.stack([np.interp(at, progress, a) for a in A.T], axis=1)
+    return 10 ** np.interp(at, progress, times), np.stack(
+        [np.interp(at, progress, a) for a in A.T], axis=1
+    )
 
 
 def panel(name: str, title: str, run: flow.Trajectory, error: float, left: int) -> str:
@@ -57,14 +60,21 @@ def panel(name: str, title: str, run: flow.Trajectory, error: float, left: int) 
     kind = "baseline" if name == "baseline" else "special"
     timing = f'dur="{SECONDS}s" begin="indefinite" fill="freeze"'
     parts = [
-        f'<g transform="translate({left} 0)"><text class="{kind} title" x="0" y="16">{title}</text>',
-        f'<clipPath id="race-{kind}"><rect x="0" y="0" height="{HEIGHT}" width="{RIGHT + 1}">'
-        f'<animate attributeName="width" values="{LEFT};{RIGHT + 1}" {timing}/></rect></clipPath>',
+        (
+            f'<g transform="translate({left} 0)"><text class="{kind} title" x="0"'
+            f' y="16">{title}</text>'
+        ),
+        (
+            f'<clipPath id="race-{kind}"><rect x="0" y="0" height="{HEIGHT}"'
+            f' width="{RIGHT + 1}"><animate attributeName="width" values="{LEFT};{RIGHT + 1}"'
+            f" {timing}/></rect></clipPath>"
+        ),
     ]
     for value in (0, 0.5, 1):
         at = BOTTOM - (value - LOW) / (HIGH - LOW) * (BOTTOM - TOP)
         parts.append(
-            f'<text class="small" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>'
+            f'<text class="small" x="{LEFT - 6}" y="{at + 4:.1f}"'
+            f' text-anchor="end">{value:g}</text>'
         )
         parts.append(f'<path class="guide" d="M{LEFT} {at:.1f}H{RIGHT}"/>')
     exponents = np.log10(times)
@@ -88,15 +98,18 @@ def panel(name: str, title: str, run: flow.Trajectory, error: float, left: int) 
         heights = ";".join(f"{v:.1f}" for v in y[:, j])
         parts.append(f'<path class="line {look}" clip-path="url(#race-{kind})" d="M{points}"/>')
         parts.append(
-            f'<circle class="dot {look}" r="{4 if j < 2 else 2.5}" cx="{RIGHT}" cy="{y[-1, j]:.1f}">'
-            f'<animate attributeName="cx" values="{LEFT};{RIGHT}" {timing}/>'
-            f'<animate attributeName="cy" values="{heights}" {timing}/></circle>'
+            f'<circle class="dot {look}" r="{4 if j < 2 else 2.5}" cx="{RIGHT}"'
+            f' cy="{y[-1, j]:.1f}"><animate attributeName="cx" values="{LEFT};{RIGHT}"'
+            f' {timing}/><animate attributeName="cy" values="{heights}" {timing}/></circle>'
         )
     for j in range(2):
         parts.append(
-            f'<text class="{kind}" x="{RIGHT + 7}" y="{y[-1, j] + 4:.1f}">a<tspan class="tiny" dy="4">{j + 1}</tspan></text>'
+            f'<text class="{kind}" x="{RIGHT + 7}" y="{y[-1, j] + 4:.1f}">a<tspan class="tiny"'
+            f' dy="4">{j + 1}</tspan></text>'
         )
-    parts.append(f'<text class="{kind}" x="{LEFT + 8}" y="36">fits, then errs by {error:.2g}</text></g>')
+    parts.append(
+        f'<text class="{kind}" x="{LEFT + 8}" y="36">fits, then errs by {error:.2g}</text></g>'
+    )
     return "".join(parts)
 
 
@@ -121,19 +134,25 @@ def make() -> str:
         )
         for theme, table in (("light", {}), ("dark", figures._DARK))
     }
+    light, dark = colours["light"], colours["dark"]
     style = (
-        f"svg.race{{{colours['light']};font:13px system-ui,sans-serif;fill:var(--ink)}}"
-        f"@media(prefers-color-scheme:dark){{svg.race{{{colours['dark']}}}}}"
-        f"html[data-theme=light] svg.race{{{colours['light']}}}html[data-theme=dark] svg.race{{{colours['dark']}}}"
-        ".race .title{font-weight:600;font-size:14px}.race .small{font-size:11px}.race .tiny{font-size:9px}"
-        ".race .axis,.race .guide,.race .line{fill:none;stroke:var(--muted)}.race .guide{stroke-width:.5}"
-        ".race text.baseline,.race .dot.baseline{fill:var(--baseline)}.race text.special,.race .dot.special{fill:var(--special)}"
-        ".race .line.baseline{stroke:var(--baseline);stroke-width:2}.race .line.special{stroke:var(--special);stroke-width:2}"
+        f"svg.race{{{light};font:13px system-ui,sans-serif;fill:var(--ink)}}"
+        f"@media(prefers-color-scheme:dark){{svg.race{{{dark}}}}}"
+        f"html[data-theme=light] svg.race{{{light}}}html[data-theme=dark] svg.race{{{dark}}}"
+        ".race .title{font-weight:600;font-size:14px}.race .small{font-size:11px}"
+        ".race .tiny{font-size:9px}"
+        ".race .axis,.race .guide,.race .line{fill:none;stroke:var(--muted)}"
+        ".race .guide{stroke-width:.5}"
+        ".race text.baseline,.race .dot.baseline{fill:var(--baseline)}"
+        ".race text.special,.race .dot.special{fill:var(--special)}"
+        ".race .line.baseline{stroke:var(--baseline);stroke-width:2}"
+        ".race .line.special{stroke:var(--special);stroke-width:2}"
         ".race .line.second{stroke-dasharray:6 4}.race .dot.other{fill:var(--muted)}"
     )
     words = (
-        "Two races of ten entries from one start. With one example, one entry rises to 1 and the others stay near 0. With one"
-        " correct example more, all ten rise together to 0.1, wait, and then two of them grow, to 0.98 and 0.69."
+        "Two races of ten entries from one start. With one example, one entry rises to 1 and the"
+        " others stay near 0. With one correct example more, all ten rise together to 0.1, wait,"
+        " and then two of them grow, to 0.98 and 0.69."
     )
     return (
         f'<svg class="race" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{words}"'

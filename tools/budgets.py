@@ -39,7 +39,8 @@ def count(notebook: NotebookNode) -> dict[str, int]:
     """Return the counts of a page by name (see COUNTS)."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     captions = [
-        str(cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")) for cell in notebook.cells
+        str(cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", ""))
+        for cell in notebook.cells
     ]
     words = MARKUP.sub(" ", LINES.sub("", "\n".join([text, *captions]))).split()
     trees = [ast.parse(cell.source) for cell in notebook.cells if visible(cell)]
@@ -50,7 +51,9 @@ def count(notebook: NotebookNode) -> dict[str, int]:
         "cells": len(trees),
         "asserts": sum(isinstance(node, ast.Assert) for node in nodes),
         "prints": sum(
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
             for node in nodes
         ),
     }
@@ -74,7 +77,8 @@ def budgets() -> dict[str, dict[str, int]]:
 def over(found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]) -> list[str]:
     """Return a line for each count above its budget, and for each page without one."""
     lines = [
-        f"{page} has no budget: python tools/budgets.py shrink" for page in found.keys() - allowed.keys()
+        f"{page} has no budget: python tools/budgets.py shrink"
+        for page in found.keys() - allowed.keys()
     ]
     for page in sorted(found.keys() & allowed.keys()):
         lines += [
@@ -85,12 +89,16 @@ def over(found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]) -
     return lines
 
 
-def shrunk(found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+def shrunk(
+    found: dict[str, dict[str, int]], allowed: dict[str, dict[str, int]]
+) -> dict[str, dict[str, int]]:
     """Return the budgets with each lowered to its count; a new page gets what it has, a page that
     is gone goes.
     """
     return {
-        page: {name: min(value, allowed.get(page, {}).get(name, value)) for name, value in row.items()}
+        page: {
+            name: min(value, allowed.get(page, {}).get(name, value)) for name, value in row.items()
+        }
         for page, row in found.items()
     }
 

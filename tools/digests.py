@@ -39,7 +39,7 @@ def tree_of(path: Path) -> ast.AST:
 
 
 def imported(tree: ast.AST, library: Path) -> Iterator[Path]:
-    """Yield the files of the library that a syntax tree imports, packages by their `__init__.py`."""
+    """Yield the files of the library that a syntax tree imports, packages by `__init__.py`."""
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.Import):
@@ -77,7 +77,9 @@ def texts(tree: ast.AST) -> set[str]:
             isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
         ):
             exported.update(ast.walk(node.value))
-    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in exported)
+    constants = (
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant) and node not in exported
+    )
     return {node.value for node in constants if isinstance(node.value, str)}
 
 
@@ -97,10 +99,16 @@ def opened(source: str, named: set[str], book: Path) -> list[Path]:
         inside = sorted(folder.iterdir())
         for rest in re.findall(rf'["\']{re.escape(folder.name)}/([^"\'/]*)', source):
             pattern = re.compile("(.+)".join(map(re.escape, re.split(r"\{[^}]*\}", rest))))
-            fits = {path: match.groups() for path in inside if (match := pattern.fullmatch(path.name))}
+            fits = {
+                path: match.groups() for path in inside if (match := pattern.fullmatch(path.name))
+            }
             exact = [path for path, parts in fits.items() if set(parts) <= named]
             for path in exact or fits or [folder]:
-                found |= {file for file in path.rglob("*") if file.is_file()} if path.is_dir() else {path}
+                found |= (
+                    {file for file in path.rglob("*") if file.is_file()}
+                    if path.is_dir()
+                    else {path}
+                )
     return sorted(found)
 
 
@@ -120,7 +128,10 @@ def dependencies(text: Path, code: str, library: Path) -> dict[str, str]:
     data = opened(source, named, text.parent)
     for store in sorted({path.relative_to(text.parent).parts[:2] for path in data}):
         inside = [path for path in data if path.relative_to(text.parent).parts[:2] == store]
-        parts = [(path.relative_to(text.parent).as_posix().encode(), path.read_bytes()) for path in inside]
+        parts = [
+            (path.relative_to(text.parent).as_posix().encode(), path.read_bytes())
+            for path in inside
+        ]
         found["/".join(store)] = digest(*(part for pair in parts for part in pair))
     for module in modules(tree, library):
         found[module.relative_to(library).as_posix()] = digest(written(tree_of(module)).encode())

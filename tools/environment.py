@@ -21,7 +21,8 @@ if sys.argv[1] == "version":
         sys.exit(
             "Python "
             + this
-            + " is too old: the book needs Python 3.11 or newer. Name one: make PYTHON=python3.12 test"
+            + " is too old: the book needs Python 3.11 or newer. Name one: make PYTHON=python3.12"
+            " test"
         )
     if sys.version_info[:2] > NEWEST_RUN:
         print("Python " + this + " is newer than those with which the book was run (3.11 to 3.13).")
@@ -43,6 +44,12 @@ elif not os.path.exists(os.path.join(FOLDER, "bin", "python")):
 elif not noted.get("command", "").endswith(" " + FOLDER):
     print("it was made in another folder")
 elif sys.argv[2:] == ["given"] and base != noted.get("executable"):
-    print("it is one of Python " + noted.get("version", "?") + " (" + noted.get("executable", "?") + ")")
+    print(
+        "it is one of Python "
+        + noted.get("version", "?")
+        + " ("
+        + noted.get("executable", "?")
+        + ")"
+    )
 elif not this.startswith(minor + "."):
     print("its Python was " + minor + " and is " + this)

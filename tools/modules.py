@@ -54,14 +54,21 @@ GROUND = next(iter(LAYERS))
 @cache
 def modules() -> dict[str, Path]:
     """Return name -> file of every module, a package by its own name."""
-    files = {path.relative_to(LIBRARY).with_suffix(""): path for path in sorted(LIBRARY.rglob("*.py"))}
-    names = {".".join(name.parts).removesuffix("__init__").rstrip("."): path for name, path in files.items()}
+    files = {
+        path.relative_to(LIBRARY).with_suffix(""): path for path in sorted(LIBRARY.rglob("*.py"))
+    }
+    names = {
+        ".".join(name.parts).removesuffix("__init__").rstrip("."): path
+        for name, path in files.items()
+    }
     return {name: path for name, path in names.items() if name}
 
 
 def layer(name: str) -> str:
     """Return the layer on which a module stands."""
-    found = [title for title, names in LAYERS.items() if any(fnmatch(name, pattern) for pattern in names)]
+    found = [
+        title for title, names in LAYERS.items() if any(fnmatch(name, pattern) for pattern in names)
+    ]
     if len(found) != 1:
         raise ValueError(
             f"{name} must stand on one layer of LAYERS in tools/modules.py; it stands on {found}"
@@ -88,7 +95,9 @@ def imports() -> dict[str, tuple[str, ...]]:
         tree = WithoutTypes().visit(copy.deepcopy(tree_of(path)))
         targets = {names[file] for file in imported(tree, LIBRARY) if file in names} - {name}
         # The package of a module that is imported runs too; what it imports is its own affair.
-        packages = {target for target in targets if any(other.startswith(f"{target}.") for other in targets)}
+        packages = {
+            target for target in targets if any(other.startswith(f"{target}.") for other in targets)
+        }
         found[name] = tuple(sorted(targets - packages))
     return found
 
@@ -154,9 +163,11 @@ def placed() -> tuple[dict[str, tuple[float, float, float]], list[tuple[str, flo
 
 
 STYLE = """\
-.band{fill:#eef1f4}.box{fill:#fff;stroke:#767676}.private{stroke-dasharray:3 2}.arrow{stroke:#0072b2;stroke-width:.8;opacity:.6}
+.band{fill:#eef1f4}.box{fill:#fff;stroke:#767676}.private{stroke-dasharray:3 2}\
+.arrow{stroke:#0072b2;stroke-width:.8;opacity:.6}
 text{font:10px ui-monospace,monospace;fill:#1b1b1b}.title{font:italic 10px sans-serif;fill:#595959}
-@media (prefers-color-scheme:dark){.band{fill:#23272c}.box{fill:#14181e;stroke:#9a9a9a}.arrow{stroke:#4aa8e0}
+@media (prefers-color-scheme:dark){.band{fill:#23272c}.box{fill:#14181e;stroke:#9a9a9a}\
+.arrow{stroke:#4aa8e0}
 text{fill:#e8e8e8}.title{fill:#b0b0b0}}"""
 
 
@@ -165,7 +176,9 @@ def drawing() -> str:
     boxes, bands = placed()
     parts = []
     for title, top, bottom in bands:
-        parts.append(f'<rect class="band" y="{top:g}" width="{WIDE}" height="{bottom - top:g}" rx="5"/>')
+        parts.append(
+            f'<rect class="band" y="{top:g}" width="{WIDE}" height="{bottom - top:g}" rx="5"/>'
+        )
         parts.append(f'<text class="title" x="8" y="{top + 13:g}">{html.escape(title)}</text>')
     for name, target in direct(imports()):
         if layer(target) != GROUND:
@@ -177,17 +190,20 @@ def drawing() -> str:
     for name, (x, y, w) in boxes.items():
         private = " private" if any(part.startswith("_") for part in name.split(".")) else ""
         parts.append(
-            f'<rect class="box{private}" x="{x:.4g}" y="{y:g}" width="{w:.4g}" height="{BOX}" rx="3"/>'
+            f'<rect class="box{private}" x="{x:.4g}" y="{y:g}" width="{w:.4g}" height="{BOX}"'
+            ' rx="3"/>'
         )
         parts.append(f'<text x="{x + 5:.4g}" y="{y + 13:g}">{name}</text>')
     marker = (
-        '<marker id="end" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="5" markerHeight="5" orient="auto">'
-        '<path d="M0 0L6 3L0 6z" fill="#0072b2"/></marker>'
+        '<marker id="end" viewBox="0 0 6 6" refX="5" refY="3" markerWidth="5" markerHeight="5"'
+        ' orient="auto"><path d="M0 0L6 3L0 6z" fill="#0072b2"/></marker>'
     )
     height = bands[-1][2]
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height:g}" width="{2 * WIDE}" height="{2 * height:g}">'
-        f"<style>{STYLE}</style><defs>{marker}</defs>\n" + "\n".join(parts) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {height:g}"'
+        f' width="{2 * WIDE}" height="{2 * height:g}"><style>{STYLE}</style><defs>{marker}</defs>\n'
+        + "\n".join(parts)
+        + "\n</svg>\n"
     )
 
 

@@ -111,9 +111,12 @@ def describe(name: str) -> Mutant:
     lines = get_diff_for_mutant(name, path=path).splitlines()
     lines = lines[next(i for i, line in enumerate(lines) if line.startswith("@@")) :]
     was, becomes = (
-        "\n".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in ("-", "+")
+        "\n".join(line[1:].strip() for line in lines if line.startswith(sign))
+        for sign in ("-", "+")
     )
-    function = name.rpartition(".")[2].partition("__mutmut")[0].removeprefix("x_").removeprefix("xǁ")
+    function = (
+        name.rpartition(".")[2].partition("__mutmut")[0].removeprefix("x_").removeprefix("xǁ")
+    )
     return Mutant(f"{module_of(name)}.{function.replace('ǁ', '.')}", was, becomes)
 
 
@@ -130,7 +133,12 @@ def listed() -> dict[Mutant, str]:
 def unlisted_survivors(names: dict[str, list[str]]) -> list[tuple[str, Mutant]]:
     """Return the mutants that were neither killed nor timed out and are not listed."""
     known = listed()
-    alive = [name for outcome, some in names.items() if outcome not in ("killed", "timeout") for name in some]
+    alive = [
+        name
+        for outcome, some in names.items()
+        if outcome not in ("killed", "timeout")
+        for name in some
+    ]
     return [(name, mutant) for name in alive if (mutant := describe(name)) not in known]
 
 
@@ -149,11 +157,16 @@ def write_report(names: dict[str, list[str]], seconds: dict[str, float]) -> floa
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seconds": seconds,
         "processes": PROCESSES,
-        "versions": {"python": platform.python_version()}
-        | {
-            package: importlib.metadata.version(package) for package in ("mutmut", "pytest", "numpy", "sympy")
+        "versions": (
+            {"python": platform.python_version()}
+            | {
+                package: importlib.metadata.version(package)
+                for package in ("mutmut", "pytest", "numpy", "sympy")
+            }
+        ),
+        "modules": {
+            m: {"mutants": c.total(), **dict(sorted(c.items()))} for m, c in sorted(counts.items())
         },
-        "modules": {m: {"mutants": c.total(), **dict(sorted(c.items()))} for m, c in sorted(counts.items())},
         "all": {"mutants": total.total(), **dict(sorted(total.items()))},
         "killed percent": round(100 * share, 2),
         "survivors by kind": dict(
@@ -173,16 +186,26 @@ def main() -> None:
     seconds = run_mutmut(() if what == "all" else SAMPLE)
     names = outcomes()
     faults = [
-        f"survived, but is not in {LISTED}: {name}\n  in {mutant.function}\n  - {mutant.was}\n  + {mutant.becomes}"
+        f"survived, but is not in {LISTED}: {name}\n  in {mutant.function}\n"
+        f"  - {mutant.was}\n  + {mutant.becomes}"
         for name, mutant in unlisted_survivors(names)
     ]
     if what == "all":
         share = write_report(names, seconds)
         if share < LEAST_KILLED:
-            faults.append(f"{share:.1%} of the mutants were killed; {LEAST_KILLED:.0%} are asked for")
-        alive = {describe(name) for outcome, some in names.items() if outcome != "killed" for name in some}
+            faults.append(
+                f"{share:.1%} of the mutants were killed; {LEAST_KILLED:.0%} are asked for"
+            )
+        alive = {
+            describe(name)
+            for outcome, some in names.items()
+            if outcome != "killed"
+            for name in some
+        }
         faults += [
-            f"in {LISTED}, but killed now, or no mutant any more: {m}" for m in listed() if m not in alive
+            f"in {LISTED}, but killed now, or no mutant any more: {m}"
+            for m in listed()
+            if m not in alive
         ]
     print(
         ", ".join(f"{len(some)} {outcome}" for outcome, some in sorted(names.items()) if some),

@@ -77,14 +77,16 @@ import importlib.util, os, subprocess, sys
 if importlib.util.find_spec("ssm_poison_lib") is None:
     fetch = ["git", "clone", "--quiet", "--depth=1", "--branch={branch}", "{address}", "{folder}"]
     subprocess.run(fetch, check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./{folder}[all]"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "./{folder}[all]"], \
+check=True)
     importlib.invalidate_caches()
 if os.path.isdir("{folder}/book"):
     os.chdir("{folder}/book")"""
 # What a reader's machine would print differently: absolute paths of common roots, kernel files,
 # object addresses.
 MACHINE = re.compile(
-    r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|builds)/|[A-Z]:\\|ipykernel_\d|\bat 0x[0-9a-f]{6,}"
+    r"(?<![\w.])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|builds)/|[A-Z]:\\|ipykernel_\d|\bat"
+    r" 0x[0-9a-f]{6,}"
 )
 
 
@@ -106,7 +108,9 @@ def read_status() -> dict[str, dict[str, Any]]:
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise OSError(f"{path} is damaged ({error}); without it, every chapter runs again") from None
+        raise OSError(
+            f"{path} is damaged ({error}); without it, every chapter runs again"
+        ) from None
 
 
 def read_digests() -> dict[str, dict[str, str]]:
@@ -117,14 +121,18 @@ def read_digests() -> dict[str, dict[str, str]]:
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise OSError(f"{path} is damaged ({error}); without it, every chapter runs again") from None
+        raise OSError(
+            f"{path} is damaged ({error}); without it, every chapter runs again"
+        ) from None
 
 
 def fingerprint(name: str) -> dict[str, str]:
     """Return on what a chapter depends, with digests."""
     text = BOOK / f"{name}.md"
     cells = read_text(text).cells
-    found = dependencies(text, "\n".join(cell.source for cell in cells if cell.cell_type == "code"), LIBRARY)
+    found = dependencies(
+        text, "\n".join(cell.source for cell in cells if cell.cell_type == "code"), LIBRARY
+    )
     # Not the bytes: JupyterLab writes the same captions in another way.
     own = [cell for cell in cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
     written = [[cell.cell_type, cell.source, cell.metadata] for cell in own]
@@ -159,7 +167,9 @@ def launch_cells() -> list[NotebookNode]:
     address = str(setting.get("url") or "").rstrip("/")
     if not address:
         return []
-    source = LAUNCH.format(branch=setting["branch"], address=address, folder=address.rsplit("/", 1)[1])
+    source = LAUNCH.format(
+        branch=setting["branch"], address=address, folder=address.rsplit("/", 1)[1]
+    )
     return [nbformat.v4.new_code_cell(source, metadata={"tags": ["remove-cell", LAUNCH_TAG]})]
 
 
@@ -177,7 +187,9 @@ def set_cell_ids(notebook: NotebookNode) -> None:
 def read_text(path: Path) -> NotebookNode:
     """Return the notebook, not executed, that a MyST text stands for."""
     notebook = jupytext.read(path)
-    notebook.metadata.get("jupytext", {}).get("text_representation", {}).pop("jupytext_version", None)
+    notebook.metadata.get("jupytext", {}).get("text_representation", {}).pop(
+        "jupytext_version", None
+    )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     # JupyterLab may have saved the cell into the text, with an older address.
     own = [cell for cell in notebook.cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
@@ -240,7 +252,9 @@ def edits(name: str) -> list[str]:
     as_written = [cell.get("id") for cell in notebook.cells]
     set_cell_ids(notebook)
     changed = [
-        cell for cell, old in zip(notebook.cells, as_written, strict=True) if cell.id[:8] != str(old)[:8]
+        cell
+        for cell, old in zip(notebook.cells, as_written, strict=True)
+        if cell.id[:8] != str(old)[:8]
     ]
     text = {(cell.cell_type, cell.source) for cell in read_text(BOOK / f"{name}.md").cells}
     lost = [cell for cell in changed if (cell.cell_type, cell.source) not in text]
@@ -278,7 +292,9 @@ def store(name: str, notebook: NotebookNode, seconds: float, found: dict[str, st
     kept = {chapter: status[chapter] for chapter in names if chapter in status}
     replace_file(BOOK / "status.json", json.dumps(kept, indent=1, sort_keys=True) + "\n")
     digests = read_digests() | {name: found}
-    lines = [f'"{chapter}": {json.dumps(digests[chapter])}' for chapter in names if chapter in digests]
+    lines = [
+        f'"{chapter}": {json.dumps(digests[chapter])}' for chapter in names if chapter in digests
+    ]
     replace_file(BOOK / "digests.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -299,7 +315,8 @@ def execute(names: list[str], *, everything: bool = False, fresh: bool = False) 
     allowed = chapters()
     if unknown := [name for name in names if name not in allowed]:
         print(
-            f"unknown chapter {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}", file=sys.stderr
+            f"unknown chapter {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}",
+            file=sys.stderr,
         )
         return 2
     wanted = (
@@ -330,7 +347,8 @@ def execute(names: list[str], *, everything: bool = False, fresh: bool = False) 
         except NoSuchKernel as error:
             print("not run", flush=True)
             print(
-                f"{name}.md asks for the Jupyter kernel {error.name!r}, which is not installed here",
+                f"{name}.md asks for the Jupyter kernel {error.name!r}, which is not installed"
+                " here",
                 file=sys.stderr,
             )
             return 1
@@ -356,7 +374,10 @@ def prints(source: str) -> bool:
     body = ast.parse("\n".join(lines)).body
     flow = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
     called = [call.func for node in flow for call in ast.walk(node) if isinstance(call, ast.Call)]
-    if any(isinstance(function, ast.Name) and function.id in ("print", "display") for function in called):
+    if any(
+        isinstance(function, ast.Name) and function.id in ("print", "display")
+        for function in called
+    ):
         return True
     last = body[-1] if body else None
     # A call may return None; anything else that stands alone at the end of a cell is shown.
@@ -372,7 +393,8 @@ def output_problems(notebook: NotebookNode) -> list[str]:
         where = f"code cell {number} ({cell.source.strip().splitlines()[0][:60]!r})"
         if cell.execution_count != number:
             problems.append(
-                f"{where}: run as {cell.execution_count}, not as {number}, so not from top to bottom"
+                f"{where}: run as {cell.execution_count}, not as {number}, so not from top to"
+                " bottom"
             )
         if prints(cell.source) and not cell.outputs:
             problems.append(f"{where}: prints, but has no stored output")
@@ -385,10 +407,13 @@ def output_problems(notebook: NotebookNode) -> list[str]:
                 r"<.*>", output.data.get("text/plain", "<>").strip()
             ):
                 problems.append(
-                    f"{where}: figure without a summary of its numbers; call figures.use_style() first"
+                    f"{where}: figure without a summary of its numbers; call figures.use_style()"
+                    " first"
                 )
             if found := MACHINE.search(json.dumps(output, ensure_ascii=False)):
-                problems.append(f"{where}: stored output names something of this machine: {found.group()!r}")
+                problems.append(
+                    f"{where}: stored output names something of this machine: {found.group()!r}"
+                )
     return problems
 
 
@@ -401,8 +426,12 @@ def heading_problems(path: Path) -> list[str]:
         return []
     if not text.startswith(HEADER):
         pairs = zip_longest(HEADER.splitlines(), text.splitlines()[: HEADER.count("\n")])
-        number, (asked, found) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
-        return [f"line {number} of the header is {found!r}, not {asked!r}, so that its code is not run"]
+        number, (asked, found) = next(
+            (k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1]
+        )
+        return [
+            f"line {number} of the header is {found!r}, not {asked!r}, so that its code is not run"
+        ]
     problems = []
     label = f"(ch-{path.stem.replace('_', '-')})="
     if not re.match(rf"\s*{re.escape(label)}\n# \S", text.removeprefix(HEADER)):
@@ -416,14 +445,15 @@ def heading_problems(path: Path) -> list[str]:
 
 
 def wide_lines(notebook: NotebookNode) -> list[str]:
-    """Return the lines of code that are wider than a page's column; the launch cell is on no page."""
+    """Return the lines of code wider than a page's column; the launch cell is on no page."""
     problems = []
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code" or LAUNCH_TAG in cell.metadata.get("tags", []):
             continue
         wide = [line for line in cell.source.splitlines() if len(line) > CODE_WIDTH]
         problems += [
-            f"cell {number}: {len(line)} characters in a line, not at most {CODE_WIDTH}: {line.strip()[:60]!r}"
+            f"cell {number}: {len(line)} characters in a line, not at most {CODE_WIDTH}:"
+            f" {line.strip()[:60]!r}"
             for line in wide
         ]
     return problems
@@ -434,7 +464,11 @@ def plain_metadata(notebook: NotebookNode) -> dict[str, Any]:
     pair.
     """
     kept = {key: value for key, value in notebook.metadata.items() if key != "language_info"}
-    own = {key: value for key, value in kept.get("jupytext", {}).items() if key != "text_representation"}
+    own = {
+        key: value
+        for key, value in kept.get("jupytext", {}).items()
+        if key != "text_representation"
+    }
     return kept | {"jupytext": own}
 
 
@@ -450,9 +484,12 @@ def pair_problems(text: NotebookNode, notebook: NotebookNode) -> list[str]:
         problems.append(f"number of cells: text {len(text.cells)}, notebook {len(notebook.cells)}")
     for number, (one, other) in enumerate(zip(text.cells, notebook.cells, strict=False), start=1):
         if key := next(
-            (key for key in ("cell_type", "source", "metadata", "id") if one[key] != other[key]), None
+            (key for key in ("cell_type", "source", "metadata", "id") if one[key] != other[key]),
+            None,
         ):
-            problems.append(f"cell {number}, {key}: text {one[key]!r:.70}, notebook {other[key]!r:.70}")
+            problems.append(
+                f"cell {number}, {key}: text {one[key]!r:.70}, notebook {other[key]!r:.70}"
+            )
     return problems
 
 
@@ -472,12 +509,16 @@ def all_problems() -> list[str]:
         try:
             notebook = nbformat.read(path, as_version=4)
         except UNREADABLE as error:
-            problems.append(f"{name}: {path.name} is not readable: {str(error).splitlines()[0]:.70}")
+            problems.append(
+                f"{name}: {path.name} is not readable: {str(error).splitlines()[0]:.70}"
+            )
             continue
         text = read_text(BOOK / f"{name}.md")
         if what := stale(name):
             listed = ", ".join(what if len(what) <= 6 else [*what[:5], f"and {len(what) - 5} more"])
-            problems.append(f"{name}: older than {listed} (python tools/notebooks.py execute {name})")
+            problems.append(
+                f"{name}: older than {listed} (python tools/notebooks.py execute {name})"
+            )
         found = pair_problems(text, notebook) + wide_lines(text) + output_problems(notebook)
         shown = found if len(found) <= 5 else [*found[:4], f"and {len(found) - 4} more"]
         problems += [f"{name}: {problem}" for problem in shown]
@@ -488,7 +529,10 @@ def check() -> int:
     """Print every problem of the stored notebooks; return the exit status."""
     problems = all_problems()
     print(
-        *(problems or [f"{len(chapters())} chapters: text and notebook agree, outputs are complete"]),
+        *(
+            problems
+            or [f"{len(chapters())} chapters: text and notebook agree, outputs are complete"]
+        ),
         sep="\n",
     )
     return 1 if problems else 0
@@ -500,11 +544,17 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python tools/notebooks.py", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("execute", help="re-run the chapters that changed, or the named ones, or all")
-    run.add_argument("names", nargs="*", metavar="NAME", help="file name of a chapter without its ending")
+    run = commands.add_parser(
+        "execute", help="re-run the chapters that changed, or the named ones, or all"
+    )
+    run.add_argument(
+        "names", nargs="*", metavar="NAME", help="file name of a chapter without its ending"
+    )
     run.add_argument("--all", action="store_true", help="re-run every chapter")
     run.add_argument(
-        "--fresh", action="store_true", help="write also times and drawings anew that came out as before"
+        "--fresh",
+        action="store_true",
+        help="write also times and drawings anew that came out as before",
     )
     commands.add_parser("check", help="compare texts with notebooks and look at the stored outputs")
     options = parser.parse_args(arguments)

@@ -98,7 +98,9 @@ def readable(notebook: dict[str, Any]) -> Iterator[str]:
         yield f"---- {cell['cell_type']}{f' [{tags}]' if tags else ''}"
         yield joined(cell["source"])
         for output in cell.get("outputs", []):
-            parts = output.get("data", {output["output_type"]: output.get("text", output.get("evalue", ""))})
+            parts = output.get(
+                "data", {output["output_type"]: output.get("text", output.get("evalue", ""))}
+            )
             for kind, content in sorted(parts.items()):
                 if kind.startswith("text/") or kind in ("stream", "error"):
                     yield f">>>> {kind}\n{joined(content).rstrip()}"

@@ -40,7 +40,8 @@ def badges(repository: dict[str, str], title: str) -> str:
             badge(
                 "run on Binder",
                 "https://mybinder.org/badge_logo.svg",
-                f"https://mybinder.org/v2/gh/{owner}/{name}/{branch}?urlpath={quote('lab/tree/' + notebook, safe='')}",
+                f"https://mybinder.org/v2/gh/{owner}/{name}/{branch}"
+                f"?urlpath={quote('lab/tree/' + notebook, safe='')}",
             ),
             badge(
                 "run in Colab",

@@ -27,7 +27,11 @@ def draw() -> Figure:
     figure = Figure(figsize=(12, 6.3), dpi=100, facecolor="white")
     axes = figure.add_axes((0.09, 0.13, 0.66, 0.52))
     axes.plot(
-        lags, setting.teacher.impulse_response(LENGTH)[1:], "--", color=figures.COLOURS["teacher"], lw=3
+        lags,
+        setting.teacher.impulse_response(LENGTH)[1:],
+        "--",
+        color=figures.COLOURS["teacher"],
+        lw=3,
     )
     for name, words in (
         ("baseline", "trained on one\nsequence"),
@@ -44,7 +48,12 @@ def draw() -> Figure:
     axes.tick_params(labelsize=15)
     axes.spines[["top", "right"]].set_visible(False)
     figure.text(
-        0.07, 0.86, "Poisoned by a correct example", fontsize=42, weight="bold", color=figures.COLOURS["ink"]
+        0.07,
+        0.86,
+        "Poisoned by a correct example",
+        fontsize=42,
+        weight="bold",
+        color=figures.COLOURS["ink"],
     )
     figure.text(
         0.07,

@@ -31,7 +31,8 @@ html { font-size: 11px !important; }
 body * { visibility: hidden; }
 article, article * { visibility: visible; }
 article { position: absolute; inset: 0; margin: 0; padding: 0 !important; }
-a.headerlink, article > section > p:first-of-type, .prev-next-area, .page-facts { display: none !important; }
+a.headerlink, article > section > p:first-of-type, .prev-next-area, .page-facts {
+  display: none !important; }
 """
 
 
@@ -61,7 +62,9 @@ def print_sheet(page: Path, target: Path) -> None:
 def draw_race(target: Path) -> None:
     """Draw the two races as an animated GIF of twelve seconds."""
     setting = paper.THEOREM_SETTINGS["theorem_kappa7"]
-    runs = {name: animation.frames(setting.run(animation.SEED, name)) for name in paper.TRAINING_SETS}
+    runs = {
+        name: animation.frames(setting.run(animation.SEED, name)) for name in paper.TRAINING_SETS
+    }
     figures.use_style()
     figure = Figure(figsize=(8, 3.2), layout="constrained", facecolor="white")
     panels = figure.subplots(1, 2, sharey=True)
@@ -69,7 +72,8 @@ def draw_race(target: Path) -> None:
     for ax, (name, (_, A)) in zip(panels, runs.items(), strict=True):
         colour = figures.COLOURS[name]
         lines += [
-            (ax.plot([], [], color=colour, ls="--" if j == 1 else "-")[0], A[:, j]) for j in range(A.shape[1])
+            (ax.plot([], [], color=colour, ls="--" if j == 1 else "-")[0], A[:, j])
+            for j in range(A.shape[1])
         ]
         ax.set(
             xlim=(0, animation.FRAMES),

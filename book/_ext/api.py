@@ -37,7 +37,9 @@ HEADING = re.compile(r"^\((ch-[\w-]+)\)=\n# (.+)$", re.MULTILINE)
 CODE_CELL = re.compile(r"^```\{code-cell\}.*?^```$", re.MULTILINE | re.DOTALL)
 ARGUMENTS = re.compile(r"<dl>\n((?:<dd><em class=\"sig-param\">.*</dd>\n)+)</dl>")
 # In coloured code a name is an element of its own: flow.gradient_flow is three.
-CODE_NAME = re.compile(r'<span class="n">(\w+)</span><span class="o">\.</span><span class="n">(\w+)</span>')
+CODE_NAME = re.compile(
+    r'<span class="n">(\w+)</span><span class="o">\.</span><span class="n">(\w+)</span>'
+)
 
 
 # --- docstrings: Google's sections, which sphinx.ext.napoleon turns into fields, with this
@@ -106,7 +108,9 @@ def split_docstring(text: str, names: set[str]) -> dict[str, list[Any]]:
             found["examples"].append(paragraph)
             continue
         joined = " ".join(paragraph.split())
-        marks = sorted([*entry.finditer(joined), *SECTION.finditer(joined)], key=lambda mark: mark.start())
+        marks = sorted(
+            [*entry.finditer(joined), *SECTION.finditer(joined)], key=lambda mark: mark.start()
+        )
         ends = [*(mark.start() for mark in marks), len(joined)][1:]
         if before := joined[: marks[0].start() if marks else None].strip():
             found["prose"].append(before)
@@ -125,7 +129,10 @@ def chapter_labels(book: Path) -> dict[str, str]:
     """Return title -> label of the chapters, from their texts."""
     texts = (path.read_text("utf-8") for path in sorted(book.glob("*.md")))
     return {
-        title: label for text in texts if (found := HEADING.search(text)) for label, title in [found.groups()]
+        title: label
+        for text in texts
+        if (found := HEADING.search(text))
+        for label, title in [found.groups()]
     }
 
 
@@ -148,11 +155,13 @@ def argument_names(obj: Any) -> tuple[set[str], set[str]]:
         arguments = set(inspect.signature(obj).parameters)
     except (TypeError, ValueError):
         return set(), set()
-    return arguments, set(getattr(obj, "__annotations__", {})) - arguments if inspect.isclass(obj) else set()
+    return arguments, (
+        set(getattr(obj, "__annotations__", {})) - arguments if inspect.isclass(obj) else set()
+    )
 
 
 def compose(lines: list[str], dress: Callable[[str], str]) -> list[str]:
-    """Return a docstring as napoleon reads it, with everything but formulas and examples dressed."""
+    """Return a docstring as napoleon reads it, all but formulas and examples dressed."""
     result: list[str] = []
     before = ""
     for kind, text in blocks(lines):
@@ -167,10 +176,16 @@ def compose(lines: list[str], dress: Callable[[str], str]) -> list[str]:
 def uses_of(what: str, name: str, book: Path) -> list[str]:
     """Return the line that names the chapters which use an object, if any."""
     labels = [] if what == "module" else uses(book).get(name.removeprefix(f"{LIBRARY}."), [])
-    return ["*Used in* " + ", ".join(f":ref:`{label}`" for label in labels) + ".", ""] if labels else []
+    return (
+        ["*Used in* " + ", ".join(f":ref:`{label}`" for label in labels) + ".", ""]
+        if labels
+        else []
+    )
 
 
-def write_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def write_docstring(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
     """Rewrite a docstring in place: prose first, then arguments, result, errors, source, and the
     chapters that use it.
     """
@@ -242,7 +257,9 @@ class Spell(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         """Replace an abbreviation."""
         known = self.aliases.get(node.id)
-        return node if known is None else self.visit(ast.parse(ast.unparse(known), mode="eval").body)
+        return (
+            node if known is None else self.visit(ast.parse(ast.unparse(known), mode="eval").body)
+        )
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         """Shorten np.ndarray."""
@@ -254,7 +271,13 @@ class Spell(ast.NodeTransformer):
 
 
 def write_signature(
-    app: Sphinx, what: str, name: str, obj: Any, options: Any, arguments: str | None, result: str | None
+    app: Sphinx,
+    what: str,
+    name: str,
+    obj: Any,
+    options: Any,
+    arguments: str | None,
+    result: str | None,
 ) -> tuple[str, str] | None:
     """Return arguments and result as the source writes them: jaxtyping's shapes stay readable."""
     if what not in ("function", "method", "class"):
@@ -304,7 +327,11 @@ def targets(env: BuildEnvironment) -> dict[str, Any]:
     found = objects | {f"{LIBRARY}.{name}": entry for name, entry in objects.items()}
     last: dict[str, list[str]] = {}
     for name, entry in objects.items():
-        if not name.startswith(("algebra.", "figures.")) and entry.objtype in CALLABLE and "." in name:
+        if (
+            not name.startswith(("algebra.", "figures."))
+            and entry.objtype in CALLABLE
+            and "." in name
+        ):
             last.setdefault(name.rsplit(".", 1)[1], []).append(name)
     # A bare name is that of a function or class, else of a method, if there is just one.
     for word, names in last.items():
@@ -341,7 +368,9 @@ def link_type(
         return None
     name = node["reftarget"]
     if entry := targets(env).get(name):
-        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
+        return make_refnode(
+            app.builder, node["refdoc"], entry.docname, entry.node_id, content, name
+        )
     return content if name.split(".")[0] in foreign_types() else None
 
 
@@ -354,8 +383,12 @@ def find_target(known: dict[str, Any], name: str, described: nodes.Element | Non
     if name in {argument[0].astext() for argument in described.findall(addnodes.desc_parameter)}:
         return None
     module, scope = described.get("module"), described.get("class") or described.get("fullname")
-    candidates = (known.get(full) for full in (f"{module}.{scope}.{name}", f"{module}.{name}", name))
-    return next((entry for entry in candidates if entry and entry.node_id not in described["ids"]), None)
+    candidates = (
+        known.get(full) for full in (f"{module}.{scope}.{name}", f"{module}.{name}", name)
+    )
+    return next(
+        (entry for entry in candidates if entry and entry.node_id not in described["ids"]), None
+    )
 
 
 def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
@@ -365,7 +398,10 @@ def link_names(app: Sphinx, doctree: nodes.document, page: str) -> None:
     known = targets(app.env)
     for literal in list(doctree.findall(nodes.literal)):
         above = list(ancestors(literal))
-        if any(isinstance(node, nodes.reference | nodes.title | addnodes.desc_signature) for node in above):
+        if any(
+            isinstance(node, nodes.reference | nodes.title | addnodes.desc_signature)
+            for node in above
+        ):
             continue
         name = re.sub(r"\(.*\)$", "", literal.astext())
         described = next((node[0] for node in above if isinstance(node, addnodes.desc)), None)
@@ -397,7 +433,9 @@ def link_code(
         if entry is None or entry.docname == page:
             return found[0]
         address = f"{app.builder.get_relative_uri(page, entry.docname)}#{entry.node_id}"
-        return f'<a class="api" href="{html.escape(address)}" title="{LIBRARY}.{name}">{found[0]}</a>'
+        return (
+            f'<a class="api" href="{html.escape(address)}" title="{LIBRARY}.{name}">{found[0]}</a>'
+        )
 
     def mend(found: re.Match[str]) -> str:  # Sphinx writes a definition list that has no terms
         return re.sub(r"<dd>(.*)</dd>", r'<span class="argument">\1</span>', found[1])

@@ -65,11 +65,16 @@ def site_url(repository: str) -> str:
 
 
 def apply_repository_url(app: Sphinx, config: Config) -> None:
-    """Switch on whatever depends on the repository's address, or take it away while there is none."""
+    """Switch on what depends on the repository's address, or take it away while there is none."""
     options, repository = config["html_theme_options"], repository_url(config)
-    citation = f"{config['author']}. *{config['project']}*. {config['copyright']}. Version {version('ssm-poison-lib')}."
+    citation = (
+        f"{config['author']}. *{config['project']}*. {config['copyright']}. Version"
+        f" {version('ssm-poison-lib')}."
+    )
     config["myst_substitutions"]["book_citation"] = (
-        f"{citation} [{repository.removeprefix('https://')}]({repository})" if repository else citation
+        f"{citation} [{repository.removeprefix('https://')}]({repository})"
+        if repository
+        else citation
     )
     if not repository:
         options.pop("launch_buttons", None)  # the theme cannot build them without an address
@@ -84,7 +89,9 @@ def apply_repository_url(app: Sphinx, config: Config) -> None:
     branch = options["repository_branch"]
     config["html_context"].update(  # edit the text, never the notebook that is made from it
         edit_page_provider_name="GitHub",
-        edit_page_url_template=f"{repository}/edit/{branch}/{{{{ file_name | replace('.ipynb', '.md') }}}}",
+        edit_page_url_template=(
+            f"{repository}/edit/{branch}/{{{{ file_name | replace('.ipynb', '.md') }}}}"
+        ),
     )
 
 
@@ -147,11 +154,13 @@ def name_claims(app: Sphinx, doctree: nodes.document) -> None:
     for box in doctree.findall(nodes.admonition):
         for kind in CLAIMS.keys() & set(box["classes"]):
             title = box.next_node(nodes.title)
-            title.insert(0, [nodes.inline("", CLAIMS[kind], classes=["claim-kind"]), nodes.Text(" ")])
+            title.insert(
+                0, [nodes.inline("", CLAIMS[kind], classes=["claim-kind"]), nodes.Text(" ")]
+            )
 
 
 def require_alt_text(app: Sphinx, doctree: nodes.document) -> None:
-    """Warn, which fails the strict build, about a picture that a screen reader could not describe."""
+    """Warn, which fails the strict build, about a picture no screen reader could describe."""
     for image in doctree.findall(nodes.image):
         if not image.get("alt"):
             LOGGER.warning("image without alt text: %s", image["uri"], location=image)
@@ -163,8 +172,13 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
         return
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     if spec is None or spec.origin is None:
-        raise ExtensionError("sphinx-mathjax-offline is not installed: pip install -r requirements.txt")
-    source, target = Path(spec.origin).parent / "static" / "mathjax", Path(app.outdir) / "_static" / "mathjax"
+        raise ExtensionError(
+            "sphinx-mathjax-offline is not installed: pip install -r requirements.txt"
+        )
+    source, target = (
+        Path(spec.origin).parent / "static" / "mathjax",
+        Path(app.outdir) / "_static" / "mathjax",
+    )
     for name in MATHJAX:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if (source / name).is_dir():

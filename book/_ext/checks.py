@@ -36,7 +36,7 @@ def fold(notebook: dict[str, Any], *, drop: bool = False) -> bool:
 
 
 def fold_source(app: Sphinx, page: str, source: list[str]) -> None:
-    """Do so with the notebook that Sphinx is about to read; a printed book leaves these cells out."""
+    """Do so with a notebook that Sphinx is about to read; a printed book leaves the cells out."""
     if str(app.env.doc2path(page)).endswith(".ipynb"):
         notebook = json.loads(source[0])
         if fold(notebook, drop=app.builder.format != "html"):

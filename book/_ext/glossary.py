@@ -72,7 +72,8 @@ def read_symbols(doctree: nodes.document) -> Iterator[tuple[nodes.row, Entry]]:
         if heads[:3] != ["symbol", "name", "meaning"]:
             if any(next(row.findall(nodes.entry)).next_node(nodes.math) for row in rows):
                 raise ExtensionError(
-                    f"{PAGE}: a table of symbols has the columns symbol, name, meaning, not {', '.join(heads)}"
+                    f"{PAGE}: a table of symbols has the columns symbol, name, meaning, not"
+                    f" {', '.join(heads)}"
                 )
             continue
         for row in rows:
@@ -98,7 +99,10 @@ def read_terms(doctree: nodes.document) -> Iterator[Entry]:
             words = tuple(term.astext() for term in terms)
             meaning = to_html(next(item.findall(nodes.definition))).strip()
             yield Entry(
-                terms[0]["ids"][0], words[0], words, f"<strong>{html.escape(words[0])}</strong>: {meaning}"
+                terms[0]["ids"][0],
+                words[0],
+                words,
+                f"<strong>{html.escape(words[0])}</strong>: {meaning}",
             )
 
 
@@ -130,7 +134,9 @@ def entries(app: Sphinx) -> tuple[dict[str, Entry], dict[str, Entry]]:
         by_word = {word.lower(): entry for entry in read_terms(doctree) for word in entry.forms}
         # A symbol whose name is a term, such as "extrapolation loss", not the reading of a letter,
         # such as "a bar".
-        by_word |= {entry.name: entry for entry in symbols if re.fullmatch(r"\w{3,} \w{3,}", entry.name)}
+        by_word |= {
+            entry.name: entry for entry in symbols if re.fullmatch(r"\w{3,} \w{3,}", entry.name)
+        }
         app._book_glossary = by_tex, by_word
     return app._book_glossary
 
@@ -147,10 +153,14 @@ def inside(node: nodes.Node, kinds: tuple[type, ...]) -> bool:
 def link(app: Sphinx, docname: str, entry: Entry, *content: nodes.Node) -> nodes.reference:
     """Return a link from a page to a line of the page of symbols."""
     address = app.builder.get_relative_uri(docname, PAGE) + "#" + entry.anchor
-    return nodes.reference("", "", *content, internal=True, refuri=address, classes=["term", entry.anchor])
+    return nodes.reference(
+        "", "", *content, internal=True, refuri=address, classes=["term", entry.anchor]
+    )
 
 
-def link_symbols(app: Sphinx, doctree: nodes.document, docname: str, by_tex: dict[str, Entry]) -> set[Entry]:
+def link_symbols(
+    app: Sphinx, doctree: nodes.document, docname: str, by_tex: dict[str, Entry]
+) -> set[Entry]:
     """Link the first formula that is a symbol alone, mark the later ones; return what was found."""
     found: set[Entry] = set()
     for formula in list(doctree.findall(nodes.math)):
@@ -167,7 +177,9 @@ def link_symbols(app: Sphinx, doctree: nodes.document, docname: str, by_tex: dic
     return found
 
 
-def link_terms(app: Sphinx, doctree: nodes.document, docname: str, by_word: dict[str, Entry]) -> set[Entry]:
+def link_terms(
+    app: Sphinx, doctree: nodes.document, docname: str, by_word: dict[str, Entry]
+) -> set[Entry]:
     """Link the first use of each term in running text; return what was found."""
     found: set[Entry] = set()
     words = "|".join(map(re.escape, sorted(by_word, key=len, reverse=True)))
@@ -200,13 +212,19 @@ def link_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Link a page's symbols and terms, and put the meaning of each into the page for assets/book.js
     to show.
     """
-    if app.builder.format != "html" or docname.startswith(NO_LINKS) or PAGE not in app.env.found_docs:
+    if (
+        app.builder.format != "html"
+        or docname.startswith(NO_LINKS)
+        or PAGE not in app.env.found_docs
+    ):
         return
     by_tex, by_word = entries(app)
     by_tex = {tex: entry for tex, entry in by_tex.items() if tex not in OWN.get(docname, ())}
     found = link_symbols(app, doctree, docname, by_tex) | link_terms(app, doctree, docname, by_word)
     for entry in sorted(found):
-        meaning = f'<template class="meaning" id="meaning-{entry.anchor}">{entry.meaning}</template>'
+        meaning = (
+            f'<template class="meaning" id="meaning-{entry.anchor}">{entry.meaning}</template>'
+        )
         doctree += nodes.raw("", meaning, format="html")
 
 

@@ -47,7 +47,8 @@ def load_scripts(
     for name, spec in plotly_figures(Path(app.srcdir) / f"{page}.ipynb").items():
         data = json.dumps(spec, separators=(",", ":"), sort_keys=True).replace("</", "<\\/")
         context["body"] += (
-            f'<script type="application/json" class="interactive-figure" data-figure="{name}">{data}</script>'
+            '<script type="application/json" class="interactive-figure"'
+            f' data-figure="{name}">{data}</script>'
         )
     if ANIMATION.search(
         context["body"]
@@ -70,7 +71,10 @@ def copy_plotly(app: Sphinx, error: Exception | None) -> None:
         spec = importlib.util.find_spec("plotly")
         if spec is None or spec.origin is None:
             raise ExtensionError("plotly is not installed: pip install -r requirements.txt")
-        shutil.copy(Path(spec.origin).parent / "package_data" / "plotly.min.js", Path(app.outdir) / "_static")
+        shutil.copy(
+            Path(spec.origin).parent / "package_data" / "plotly.min.js",
+            Path(app.outdir) / "_static",
+        )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -45,7 +45,8 @@ SEARCH_SCRIPTS = re.compile(
 # All others run after the text is shown, in their order, but for two that set things up for what
 # follows.
 BLOCKING = re.compile(
-    r'<script ((?:data-[\w-]+="[^"]*" )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
+    r'<script ((?:data-[\w-]+="[^"]*"'
+    r' )?src="(?![^"]*(?:documentation_options|/book)\.js)[^"]*")></script>'
 )
 ICON_FONT = "vendor/fontawesome/webfonts/fa-solid-900.woff2"
 # In style sheets: the glyph of the icons of these classes; a glyph that belongs to no icon class.
@@ -123,15 +124,17 @@ def facts(app: Sphinx, page: str) -> str:
     """Return the line under a page made from a notebook: when it ran, for how long, and where its
     sources are.
     """
-    noted = json.loads((Path(app.srcdir) / "book" / "status.json").read_text("utf-8")).get(Path(page).name)
+    noted = json.loads((Path(app.srcdir) / "book" / "status.json").read_text("utf-8")).get(
+        Path(page).name
+    )
     if noted is None:
         return ""
     day, name = date.fromisoformat(noted["executed"]), Path(page).name
     return (
-        f'<p class="page-facts">This page ran in {noted["seconds"]:.0f} s on two cores on {day:%-d %B %Y}'
-        f' (<a href="status.html">status</a>). Download it as '
-        f'<a href="../_sources/book/{name}.ipynb" download>notebook without outputs</a> or '
-        f'<a href="../_sources/book/{name}.md" download>text</a>.</p>'
+        f'<p class="page-facts">This page ran in {noted["seconds"]:.0f} s on two cores on'
+        f' {day:%-d %B %Y} (<a href="status.html">status</a>). Download it as <a'
+        f' href="../_sources/book/{name}.ipynb" download>notebook without outputs</a> or <a'
+        f' href="../_sources/book/{name}.md" download>text</a>.</p>'
     )
 
 
@@ -176,7 +179,9 @@ def arrows(places: dict[str, tuple[int, int]], needs: dict[str, list[str]]) -> s
             taken.append((lane, here, max(far)))
             for step in far:
                 x = LEFT - 14 - 12 * lane
-                paths.append(f"M{LEFT} {places[a][1] - 9}H{x}V{places[order[step]][0] + 9}H{LEFT - 1}")
+                paths.append(
+                    f"M{LEFT} {places[a][1] - 9}H{x}V{places[order[step]][0] + 9}H{LEFT - 1}"
+                )
     return "".join(f'<path d="{path}" marker-end="url(#needed-by)"/>' for path in paths)
 
 
@@ -198,15 +203,21 @@ def drawing(parts: dict[str, dict[str, str]], page: str) -> str:
             )
             boxes.append(
                 f'<a href="{relative_uri(page, file)}.html"><rect x="{LEFT}" y="{y}" rx="4"'
-                f' width="{WIDE - LEFT - 10}" height="{places[name][1] - y}"/><text>{title}</text></a>'
+                f' width="{WIDE - LEFT - 10}"'
+                f' height="{places[name][1] - y}"/><text>{title}</text></a>'
             )
             y = places[name][1] + GAP
         bands.append(f'<rect y="{top}" width="{WIDE}" height="{y - top - 10}" rx="6"/>')
-        bands.append(f'<text x="{WIDE - 10}" y="{top + 19}" text-anchor="end">{html.escape(part)}</text>')
+        bands.append(
+            f'<text x="{WIDE - 10}" y="{top + 19}" text-anchor="end">{html.escape(part)}</text>'
+        )
     return (
-        f'<svg class="chapter-drawing" viewBox="0 0 {WIDE} {y - 8}" role="group" aria-label="Map of the chapters. An arrow'
-        ' leads from each to those that need it; the list after it says the same in words."><defs><marker id="needed-by"'
-        ' viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z"/>'
+        f'<svg class="chapter-drawing" viewBox="0 0 {WIDE} {y - 8}" role="group" aria-label="Map of'
+        " the chapters. An arrow"
+        " leads from each to those that need it; the list after it says the same in"
+        ' words."><defs><marker id="needed-by"'
+        ' viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"><path'
+        ' d="M0 0L8 4L0 8z"/>'
         f"</marker></defs>{''.join(bands)}{arrows(places, needs)}{''.join(boxes)}</svg>"
     )
 
@@ -272,7 +283,9 @@ def size(path: Path) -> tuple[int, int] | None:
     if path.suffix == ".svg":
         root = ElementTree.parse(path).getroot()
         units = {"pt": 4 / 3, "px": 1.0, "": 1.0}
-        found = [re.fullmatch(r"([\d.]+)(pt|px|)", root.get(side, "")) for side in ("width", "height")]
+        found = [
+            re.fullmatch(r"([\d.]+)(pt|px|)", root.get(side, "")) for side in ("width", "height")
+        ]
         return tuple(round(float(m[1]) * units[m[2]]) for m in found) if all(found) else None  # type: ignore[return-value]
     if path.suffix == ".png":
         head = path.read_bytes()[16:24]
@@ -306,7 +319,9 @@ def complete_page(
     if doctree is None or "body" not in context:
         return
     words = html.escape(description(doctree), quote=True)
-    context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{words}" />'
+    context["metatags"] = (
+        context.get("metatags", "") + f'\n<meta name="description" content="{words}" />'
+    )
     if app.config.html_baseurl:
         context["metatags"] += f'\n<meta property="og:description" content="{words}" />'
     context["body"] = give_sizes(app, context["body"])

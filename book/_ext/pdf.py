@@ -45,8 +45,10 @@ FEW, MANY = 5, 7  # columns that need smaller letters, and the smallest ones but
 FIGURE = 21  # lines that a wide figure and its caption take
 # Letters that authors may type as they are, and Latin Modern lacks.
 LETTERS = (
-    r"α\alpha β\beta γ\gamma δ\delta ε\varepsilon ζ\zeta η\eta θ\theta κ\kappa λ\lambda μ\mu ν\nu ξ\xi π\pi ρ\rho σ\sigma"
-    r" τ\tau φ\varphi χ\chi ψ\psi ω\omega Γ\Gamma Δ\Delta Θ\Theta Λ\Lambda Ξ\Xi Π\Pi Σ\Sigma Φ\Phi Ψ\Psi Ω\Omega"
+    r"α\alpha β\beta γ\gamma δ\delta ε\varepsilon ζ\zeta η\eta θ\theta κ\kappa λ\lambda μ\mu ν\nu"
+    r" ξ\xi π\pi ρ\rho σ\sigma"
+    r" τ\tau φ\varphi χ\chi ψ\psi ω\omega Γ\Gamma Δ\Delta Θ\Theta Λ\Lambda Ξ\Xi Π\Pi Σ\Sigma Φ\Phi"
+    r" Ψ\Psi Ω\Omega"
     r" ≤\le ≥\ge ≈\approx →\to ×\times −- ∞\infty"
 ).split()
 PREAMBLE = r"""
@@ -120,7 +122,9 @@ class VectorFigures(ImageConverter):
     def convert(self, _from: str, _to: str) -> bool:
         """Convert one file; a failure ends the build."""
         svg = light_colours(Path(_from).read_text("utf-8"))
-        subprocess.run(["rsvg-convert", "--format", "pdf", "--output", _to], input=svg.encode(), check=True)
+        subprocess.run(
+            ["rsvg-convert", "--format", "pdf", "--output", _to], input=svg.encode(), check=True
+        )
         return True
 
 
@@ -139,20 +143,33 @@ def light_colours(svg: str) -> str:
 
 def set_latex(app: Sphinx, config: Config) -> None:
     """Set what LaTeX needs: one document, fonts, page, title page, boxes."""
-    words = {"TITLE": config["project"], "AUTHOR": config["author"], "VERSION": version("ssm-poison-lib")}
+    words = {
+        "TITLE": config["project"],
+        "AUTHOR": config["author"],
+        "VERSION": version("ssm-poison-lib"),
+    }
 
     def fill(text: str) -> str:
         return re.sub("|".join(words), lambda found: words[found[0]], text)
 
     boxes = "".join(
-        rf"\newenvironment{{sphinxclass{name}}}{{\definecolor{{bookbox}}{{HTML}}{{{colour}}}}}{{}}" + "\n"
+        rf"\newenvironment{{sphinxclass{name}}}{{\definecolor{{bookbox}}{{HTML}}{{{colour}}}}}{{}}"
+        + "\n"
         for name, colour in BOXES.items()
     )
     letters = "".join(
-        rf"\newunicodechar{{{letter[0]}}}{{\ensuremath{{{letter[1:]}}}}}" + "\n" for letter in LETTERS
+        rf"\newunicodechar{{{letter[0]}}}{{\ensuremath{{{letter[1:]}}}}}" + "\n"
+        for letter in LETTERS
     )
     config["latex_documents"] = [
-        (config["root_doc"], f"{Path(NAME).stem}.tex", words["TITLE"], words["AUTHOR"], "manual", False)
+        (
+            config["root_doc"],
+            f"{Path(NAME).stem}.tex",
+            words["TITLE"],
+            words["AUTHOR"],
+            "manual",
+            False,
+        )
     ]
     config["latex_elements"] = {
         "papersize": "a4paper",
@@ -162,8 +179,10 @@ def set_latex(app: Sphinx, config: Config) -> None:
         "fontpkg": r"\setmonofont{DejaVu Sans Mono}[Scale=0.8]",
         "figure_align": "H",  # where the text speaks of it, and inside boxes
         "printindex": "",
-        "sphinxsetup": "hmargin={26mm,26mm}, vmargin={24mm,26mm}, verbatimwithframe=false, VerbatimColor={gray}{0.96},"
-        " verbatimforcewraps=true, verbatimmaxunderfull=2",
+        "sphinxsetup": (
+            "hmargin={26mm,26mm}, vmargin={24mm,26mm}, verbatimwithframe=false,"
+            " VerbatimColor={gray}{0.96}, verbatimforcewraps=true, verbatimmaxunderfull=2"
+        ),
         "preamble": fill(PREAMBLE) + boxes + letters,
         "maketitle": fill(TITLE_PAGE),
     }
@@ -203,7 +222,9 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
     for file in doctree.findall(start_of_file):
         # LaTeX puts the sources themselves at the end
         if file["docname"].endswith("/bibliography"):
-            file.next_node(nodes.section).append(nodes.paragraph(text="The sources are on the last page."))
+            file.next_node(nodes.section).append(
+                nodes.paragraph(text="The sources are on the last page.")
+            )
     book = next(doctree.findall(nodes.section))
     title, *content = book
     chapters = [node for node in content if "toctree-wrapper" in node.get("classes", [])]
@@ -219,7 +240,10 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
             (numbered, bool(toc["numbered"])), ""
         )
         numbered = bool(toc["numbered"])
-        book += [latex(rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"), part]
+        book += [
+            latex(rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"),
+            part,
+        ]
 
 
 def keep_together(doctree: nodes.document) -> None:
@@ -256,12 +280,18 @@ def fit(table: nodes.table) -> None:
     natural = [max(map(len, column)) for column in columns]
     if sum(natural) <= LINE and len(rows) <= ROWS:
         return
-    words = [max(len(word) for cell in column for word in cell.split() or ["-"]) for column in columns]
+    words = [
+        max(len(word) for cell in column for word in cell.split() or ["-"]) for column in columns
+    ]
     if not wide:  # room enough for short cells in one line
-        words = [whole if whole <= LINE // 5 else word for whole, word in zip(natural, words, strict=True)]
+        words = [
+            whole if whole <= LINE // 5 else word
+            for whole, word in zip(natural, words, strict=True)
+        ]
     sizes = LETTER_SIZES[(len(columns) >= FEW) + wide :]
     letters, digit, between = next(
-        (size for size in sizes if sum(size[1] * word + size[2] for word in words) <= WIDTH), sizes[-1]
+        (size for size in sizes if sum(size[1] * word + size[2] for word in words) <= WIDTH),
+        sizes[-1],
     )
     widths = [digit * word + between for word in words]
     while sum(widths) < WIDTH:  # more for the column with most lines
@@ -273,7 +303,10 @@ def fit(table: nodes.table) -> None:
     place = table.parent.index(table)
     table.parent.insert(place + 1, latex(r"\endgroup"))
     lines = 3 + sum(
-        max(math.ceil(digit * len(cell) / (width - between)) for cell, width in zip(row, widths, strict=True))
+        max(
+            math.ceil(digit * len(cell) / (width - between))
+            for cell, width in zip(row, widths, strict=True)
+        )
         for row in rows
     )
     if lines <= ROWS:  # small enough for one page
@@ -289,7 +322,9 @@ def visible(entry: nodes.Element, names_break: bool) -> str:
     shown = ""
     for text in entry.findall(nodes.Text):
         if isinstance(text.parent, nodes.math):
-            formula = re.sub(r"\\(exp|log|max|min|tanh)", r"\1", re.sub(r"\\mathrm|[{}$^_]", "", text))
+            formula = re.sub(
+                r"\\(exp|log|max|min|tanh)", r"\1", re.sub(r"\\mathrm|[{}$^_]", "", text)
+            )
             formula = re.sub(r"\\[A-Za-z]+ ?", "x", formula)
             shown += formula.replace(" ", "") if len(formula) <= LINE // 3 else formula
         else:
@@ -336,7 +371,9 @@ def made(app: Sphinx) -> Path | None:
         source / "_toc.yml",
         source / "_config.yml",
     ]
-    if pdf.exists() and pdf.stat().st_mtime > max(path.stat().st_mtime for path in texts if path.exists()):
+    if pdf.exists() and pdf.stat().st_mtime > max(
+        path.stat().st_mtime for path in texts if path.exists()
+    ):
         return pdf
     return None
 

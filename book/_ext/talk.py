@@ -45,7 +45,8 @@ window.MathJax = {{ startup: {{ typeset: false }}, options: {{ enableMenu: false
 MathJax.startup.promise
   .then(() => MathJax.typesetPromise())
   .then(() => Reveal.initialize({{
-    hash: true, width: 1280, height: 720, margin: 0.04, transition: "none", slideNumber: "c/t", plugins: [RevealNotes],
+    hash: true, width: 1280, height: 720, margin: 0.04, transition: "none", slideNumber: "c/t",
+    plugins: [RevealNotes],
   }}));
 </script>
 </body>
@@ -82,13 +83,17 @@ def slides(text: str, drawn: dict[str, str]) -> list[str]:
     """
     md = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, double_inline=True)
     md.add_render_rule("math_inline", lambda self, t, i, *_: rf"\({html.escape(t[i].content)}\)")
-    md.add_render_rule("math_inline_double", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]")
+    md.add_render_rule(
+        "math_inline_double", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]"
+    )
     md.add_render_rule("math_block", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]")
 
     def figure(found: re.Match[str]) -> str:
         name, words = found.groups()
         if name not in drawn:
-            raise ValueError(f"the talk's figure {name!r} is not one of the book's: {sorted(drawn)}")
+            raise ValueError(
+                f"the talk's figure {name!r} is not one of the book's: {sorted(drawn)}"
+            )
         if not words:
             raise ValueError(f"the talk's figure {name!r} must have an alternative text")
         # A file of its own in an image: the ids of two figures on one page would mix.

@@ -35,7 +35,9 @@ def add_runner_options(parser: argparse.ArgumentParser) -> None:
         metavar="WHERE",
         help="'threads' or 'processes' of this machine, or the address of a Dask scheduler",
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="jobs at once (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="jobs at once (default: one per core)"
+    )
     parser.add_argument(
         "--accept-changes",
         action="store_true",

@@ -1,4 +1,4 @@
-"""Command `images`: gradient matching at the authors' sizes, on image files in CIFAR-10's format."""
+"""Command `images`: gradient matching at the authors' sizes, on images in CIFAR-10's format."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ EPILOG = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Train an image classifier, make poisons for it, and train it again on duplicates, on noise of equal"
-        " size and on the poisons. Every training keeps its state once an epoch and every group its poisons:"
-        " the same command goes on where an interrupted one stopped."
+        "Train an image classifier, make poisons for it, and train it again on duplicates, on noise"
+        " of equal size and on the poisons. Every training keeps its state once an epoch and every"
+        " group its poisons: the same command goes on where an interrupted one stopped."
     )
-    parser.add_argument("--train", nargs="+", required=True, metavar="FILE", help="CIFAR-10's binary format")
+    parser.add_argument(
+        "--train", nargs="+", required=True, metavar="FILE", help="CIFAR-10's binary format"
+    )
     parser.add_argument("--test", nargs="+", required=True, metavar="FILE", help="the same")
-    parser.add_argument("--kind", default="s4d", help="s4d (default), lru, mamba2, transformer or cnn")
+    parser.add_argument(
+        "--kind", default="s4d", help="s4d (default), lru, mamba2, transformer or cnn"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of split, starts and brew (default 0)"
     )
@@ -71,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
     if options.groups:
         parts = [text.split("x") for text in options.groups]
         if any(len(part) != 3 or not all(n.isdecimal() for n in part) for part in parts):
-            raise ValueError(f"--groups must be three numbers each, such as 20x50x250; got {options.groups}")
+            raise ValueError(
+                f"--groups must be three numbers each, such as 20x50x250; got {options.groups}"
+            )
         changed["groups"] = tuple(tuple(int(n) for n in part) for part in parts)
     began = time.perf_counter()
     folder = as_path("--results", options.results) / "images" / f"{options.kind}-{options.seed}"
@@ -88,7 +94,8 @@ def run(options: argparse.Namespace) -> int:
     )
     for row in found["runs"]:
         print(
-            f"{row['condition']:12s} attacked {row['attacked']:.4f}, others {row['others']:.4f}, loss {row['loss']:.3g}"
+            f"{row['condition']:12s} attacked {row['attacked']:.4f}, others {row['others']:.4f},"
+            f" loss {row['loss']:.3g}"
         )
     seconds = round(time.perf_counter() - began, 1)
     store.write_json(

@@ -32,7 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="add N consecutive fresh seeds beyond the authors' own",
     )
     parser.add_argument(
-        "--results", default="results", metavar="FOLDER", help="where results are kept (default: results)"
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        help="where results are kept (default: results)",
     )
     parser.add_argument(
         "--summary", metavar="FILE", help="one JSON of all runs (default: FOLDER/reproduce.json)"
@@ -51,7 +54,9 @@ def run(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     folder = as_path("--results", options.results)
     path = as_path("--summary", options.summary or folder / "reproduce.json")
-    records = reproduce.reproduce(names, seeds=options.seeds, folder=folder, **runner_options(options))
+    records = reproduce.reproduce(
+        names, seeds=options.seeds, folder=folder, **runner_options(options)
+    )
     seconds = time.perf_counter() - began
     for name in names:
         print(reproduce.table(name, records), end="\n\n")

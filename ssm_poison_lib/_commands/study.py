@@ -16,7 +16,9 @@ STUDIES = {
     "benchmark": "the book's defences on the cases of the benchmark (a minute)",
     "convergence": "all comparisons far past the authors' stop, with controls (hours)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",
-    "gradient_matching": "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)",
+    "gradient_matching": (
+        "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)"
+    ),
 }
 EPILOG = "example: python -m ssm_poison_lib study convergence --workers 8\n" + "\n".join(
     f"{name}: {text}" for name, text in STUDIES.items()
@@ -27,7 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(STUDIES)}")
     parser.add_argument(
-        "--results", default="results", metavar="FOLDER", help="where results are kept (default: results)"
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        help="where results are kept (default: results)",
     )
     parser.add_argument(
         "--summary", metavar="FILE", help="one JSON of what came out (default: FOLDER/NAME.json)"

@@ -12,18 +12,20 @@ EPILOG = "example: python -m ssm_poison_lib sweep book/sweeps/tie_scale.toml --w
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "CONFIG is a TOML file with the tables axes (name -> numbers, or {linspace | geomspace | arange ="
-        " [arguments of NumPy's function of that name]}), fixed, chunks; function = 'module:name' (default:"
-        " theorem_errors of ssm_poison_lib.studies.theorem); store = folder (default: the file's name with"
-        " .zarr). The function's module is imported and the function called: only those of ssm_poison_lib"
-        " are, unless --allow-any-function says otherwise."
+        "CONFIG is a TOML file with the tables axes (name -> numbers, or {linspace | geomspace |"
+        " arange = [arguments of NumPy's function of that name]}), fixed, chunks; function ="
+        " 'module:name' (default: theorem_errors of ssm_poison_lib.studies.theorem); store = folder"
+        " (default: the file's name with .zarr). The function's module is imported and the function"
+        " called: only those of ssm_poison_lib are, unless --allow-any-function says otherwise."
     )
     parser.add_argument("config", metavar="CONFIG", help="TOML file that describes the grid")
     add_runner_options(parser)
     parser.add_argument(
         "--allow-any-function",
         action="store_true",
-        help="import and call whatever function CONFIG names; only for a file whose author you trust",
+        help=(
+            "import and call whatever function CONFIG names; only for a file whose author you trust"
+        ),
     )
 
 

@@ -94,7 +94,9 @@ def lags(G: Any, target: Any, d: int) -> Lags:
     return Lags(G, target, *(aligned(shape) for shape in shapes))
 
 
-def sequences(x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, full: bool) -> Sequences:
+def sequences(
+    x: Any, y: Any, d: int, width: int, padded: tuple[int, int], *, full: bool
+) -> Sequences:
     """Return the loss of an SSM and MLP.
 
     Args:
@@ -332,12 +334,20 @@ def _square_of_full_A(theta, by_lag, by_gain, by_sequence):
     if by_lag is not None:
         d = by_lag.powers.shape[1]
         square = _full_norm_squared(
-            theta[d : 2 * d], theta[2 * d :], by_lag.powers, by_lag.e, by_lag.U, by_lag.V, by_lag.row
+            theta[d : 2 * d],
+            theta[2 * d :],
+            by_lag.powers,
+            by_lag.e,
+            by_lag.U,
+            by_lag.V,
+            by_lag.row,
         )
     if by_gain is not None:
         d = by_gain.d
         B, C = theta[d : 2 * d], theta[2 * d : 3 * d]
-        square = _full_norm_squared(B, C, by_gain.powers, by_gain.e, by_gain.U, by_gain.V, by_gain.row)
+        square = _full_norm_squared(
+            B, C, by_gain.powers, by_gain.e, by_gain.U, by_gain.V, by_gain.row
+        )
     if by_sequence is not None:
         full = by_sequence.full[0]
         for i in range(len(full)):
@@ -357,7 +367,9 @@ def _step_size(learning_rate, norm, mean_norm, epoch):
 
 @compiled(apart=True)
 @no_type_check
-def train(theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, by_gain, by_sequence):
+def train(
+    theta, moments, v, mean_norm, epoch, count, d, ends, quirks, by_lag, by_gain, by_sequence
+):
     """Train theta in place for at most `count` epochs; end early at a loss <= quirks.stop_loss.
 
     Args:

@@ -478,7 +478,11 @@ def _load(runs, lanes, clock, s, i):
     i_L = i if len(runs.L) > 1 else 0
     i_target = i if len(runs.target) > 1 else 0
     for j in range(d):
-        lanes.u[j, s], lanes.chain[j, s], lanes.w[j, s] = runs.u[i, j], runs.chain[i, j], runs.w[i, j]
+        lanes.u[j, s], lanes.chain[j, s], lanes.w[j, s] = (
+            runs.u[i, j],
+            runs.chain[i, j],
+            runs.w[i, j],
+        )
         lanes.sign[j, s] = 1.0 - 2.0 * lanes.chain[j, s]
         before = lanes.a[j - 1, s] if j > 0 else 0.0
         lanes.a[j, s] = lanes.chain[j, s] * before + lanes.sign[j, s] * lanes.u[j, s]
@@ -501,7 +505,9 @@ def _load(runs, lanes, clock, s, i):
 @no_type_check
 def _linearize(lanes, here, system):
     """Find the moments, and V with its divided differences times the gaps."""
-    _drive(lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma)
+    _drive(
+        lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma
+    )
     w, u = lanes.w.ravel(), lanes.u.ravel()
     for c in range(len(here.rho)):
         _polynomial(lanes.P[c], lanes.a, system.V[c], system.dV[c])
@@ -628,7 +634,9 @@ def _choose_step(lanes, clock, here, system, atol):
             clock.h[s] = clock.T[s]
             for j in range(d):
                 if here.f[j, s] != 0.0:
-                    clock.h[s] = min(clock.h[s], 0.03 * (abs(lanes.a[j, s]) + atol) / abs(here.f[j, s]))
+                    clock.h[s] = min(
+                        clock.h[s], 0.03 * (abs(lanes.a[j, s]) + atol) / abs(here.f[j, s])
+                    )
         if clock.idle[s]:
             clock.h[s] = 1.0 if clock.run[s] < 0 or not clock.h[s] > 0.0 else clock.h[s]
         elif clock.growth[s] * clock.h[s] * GAMMA > _SAFETY:
@@ -780,7 +788,10 @@ def _control(lanes, clock, system, rtol, atol):
             if clock.last_h[s] > 0.0 and error[s] > 0.0:
                 # Gustafsson's predictive controller: the error's own trend, not only its size.
                 trend = (
-                    clock.h[s] / clock.last_h[s] * _SAFETY * _root(error[s] * error[s] / clock.last_error[s])
+                    clock.h[s]
+                    / clock.last_h[s]
+                    * _SAFETY
+                    * _root(error[s] * error[s] / clock.last_error[s])
                 )
                 factor = min(factor, max(_SMALLEST, trend))
             clock.last_h[s], clock.last_error[s] = clock.h[s], max(1e-2, error[s])
@@ -803,7 +814,9 @@ def _control(lanes, clock, system, rtol, atol):
 
 @compiled(apart=True, fastmath=_FASTMATH)
 @no_type_check
-def _integrate(runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results):
+def _integrate(
+    runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results
+):
     """Follow the runs start..stop-1; a lane that has finished a run loads the next one."""
     following, active = start, 0
     while True:
@@ -906,5 +919,18 @@ def integrate(
     )
     S, R = zeros(r, r), zeros(r, r)
     _integrate(
-        runs, followed, clock, point(), point(), system, S, R, start, stop, rtol, atol, max_steps, results
+        runs,
+        followed,
+        clock,
+        point(),
+        point(),
+        system,
+        S,
+        R,
+        start,
+        stop,
+        rtol,
+        atol,
+        max_steps,
+        results,
     )

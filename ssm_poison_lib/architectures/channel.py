@@ -28,7 +28,8 @@ __all__ = ["CHANNELS", "Channel", "default_start", "near_zero_start", "selective
 
 _STEP = 0.1  # Delta at starts near zero: the largest of the layers' own starting steps
 _SMALL_ANGLE = 0.1  # of complex poles at starts near zero
-_UNIT_POLE = 0.9  # the pole that has weight 1 at S4D's start near zero, where weights move with poles
+# the pole that has weight 1 at S4D's start near zero, where weights move with poles
+_UNIT_POLE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,9 @@ class Channel:
         """
         m = np.arange(as_integer("length", length, low=1))
         poles, weights = self.poles_and_weights(parameters)
-        return np.asarray((weights[..., None, :] * poles[..., None, :] ** m[:, None]).real.sum(axis=-1))
+        return np.asarray(
+            (weights[..., None, :] * poles[..., None, :] ** m[:, None]).real.sum(axis=-1)
+        )
 
     def derivatives(self, *, poles_only: bool) -> Callable[..., list[np.ndarray]]:
         """Return a function of the rows that gives z, w and their derivatives by the rows that are
@@ -118,14 +121,19 @@ class Channel:
 
 
 def _channels() -> dict[str, Channel]:
-    names = "A log_dt log_A_real A_imag C_re C_im nu_log theta_log gamma_log B_re B_im dt_bias A_log B C"
-    a, log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = sp.symbols(
-        names, real=True
+    names = (
+        "A log_dt log_A_real A_imag C_re C_im nu_log theta_log gamma_log B_re B_im dt_bias"
+        " A_log B C"
+    )
+    a, log_dt, alpha, omega, C_re, C_im, nu, theta, gamma, B_re, B_im, bias, A_log, B, C = (
+        sp.symbols(names, real=True)
     )
     A, dt = -sp.exp(alpha) + sp.I * omega, sp.exp(log_dt)
     softplus = sp.log(1 + sp.exp(bias))
     return {
-        "free": Channel(log_pole=sp.log(a), weight=B * C, poles_only=("A",), all_rows=("A", "B", "C")),
+        "free": Channel(
+            log_pole=sp.log(a), weight=B * C, poles_only=("A",), all_rows=("A", "B", "C")
+        ),
         # A pole stands for itself and its conjugate, which doubles the real part.
         "S4D": Channel(
             log_pole=dt * A,
@@ -177,7 +185,9 @@ def selective_output(parameters: Tensor, slope: Tensor, x: Tensor) -> Float[Tens
     return ((-later * A_log.exp()).exp() * dt * x[..., None] * (B * C)).sum(dim=(1, 2))
 
 
-def near_zero_start(channel: str, d: int, scale: float, *, seed: int) -> Float[np.ndarray, "rows d"]:
+def near_zero_start(
+    channel: str, d: int, scale: float, *, seed: int
+) -> Float[np.ndarray, "rows d"]:
     """Return parameters with poles near zero, as in the theorem's setting.
 
     Moduli: scale times uniform draws in [0, 1), largest first; angles of complex poles: uniform in

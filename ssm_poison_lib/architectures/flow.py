@@ -79,7 +79,9 @@ def many_gradient_flows(
     everyone = np.arange(len(start))
     loss, slope = force(y, everyone)
     if not np.isfinite(loss).all():
-        raise FlowError(f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite")
+        raise FlowError(
+            f"the loss of run {int(np.flatnonzero(~np.isfinite(loss))[0])} is not finite"
+        )
     with np.errstate(all="ignore"):  # steps that are not finite are not taken
         step = np.minimum(1e-3 / np.abs(slope).max(axis=1), t_end)
         going = everyone[loss > fitted]
@@ -110,7 +112,8 @@ def many_gradient_flows(
             going = going[(loss[going] > fitted) & (time[going] < t_end * (1 - 1e-9))]
     first = int(going[0])
     raise FlowError(
-        f"no end after max_steps={max_steps} steps: run {first} is at t = {time[first]:g} of {t_end:g}"
+        f"no end after max_steps={max_steps} steps: run {first} is at t = {time[first]:g} of"
+        f" {t_end:g}"
     )
 
 

@@ -78,7 +78,9 @@ class LRU(nn.Module):
                 # (N, H)
                 self.B_re, self.B_im = (nn.Parameter(torch.randn(N, H) / size) for _ in range(2))
                 self.gamma_log = nn.Parameter(0.5 * torch.log(1 - squared))  # (N,)
-            self.C_re, self.C_im = (nn.Parameter(torch.randn(H, N) / math.sqrt(N)) for _ in range(2))
+            self.C_re, self.C_im = (
+                nn.Parameter(torch.randn(H, N) / math.sqrt(N)) for _ in range(2)
+            )
             self.D = nn.Parameter(torch.randn(H))  # (H,)
         self.channels, self.state_dim, self.depthwise = H, N, depthwise
 
@@ -90,7 +92,7 @@ class LRU(nn.Module):
         return torch.complex(-self.nu_log.exp(), self.theta_log.exp())
 
     def _drive(self, x: Tensor) -> Tensor:
-        """Return what enters the state at each step: (..., H) -> (..., N), depthwise (..., H, N)."""
+        """Return what enters the state at a step: (..., H) -> (..., N), depthwise (..., H, N)."""
         B = torch.complex(self.B_re, self.B_im)
         if self.depthwise:
             return B * x[..., None]
@@ -118,7 +120,9 @@ class LRU(nn.Module):
                 state = self.poles() * state + drive[:, t]
                 states.append(state)
             return self._read(torch.stack(states, dim=1), x)
-        return self._read(self._convolve(drive) if method == "convolution" else self._scan(drive), x)
+        return self._read(
+            self._convolve(drive) if method == "convolution" else self._scan(drive), x
+        )
 
     def _convolve(self, drive: Tensor) -> Tensor:
         """h_t = sum_m lambda^m drive_{t-m}, by FFT of twice the length so that nothing wraps
@@ -129,7 +133,9 @@ class LRU(nn.Module):
         powers = (lags[:, None] * self._log_poles()).exp()  # (length, N)
         if self.depthwise:
             powers = powers[:, None]  # (length, 1, N)
-        spectrum = torch.fft.fft(powers, n=2 * length, dim=0) * torch.fft.fft(drive, n=2 * length, dim=1)
+        spectrum = torch.fft.fft(powers, n=2 * length, dim=0) * torch.fft.fft(
+            drive, n=2 * length, dim=1
+        )
         return torch.fft.ifft(spectrum, dim=1)[:, :length]
 
     def _scan(self, drive: Tensor) -> Tensor:
@@ -137,7 +143,9 @@ class LRU(nn.Module):
         batch, length = drive.shape[:2]
         s = math.isqrt(length - 1) + 1  # steps in a block; the last block is filled up with zeros
         blocks = -(-length // s)
-        padded = torch.cat([drive, drive.new_zeros(batch, blocks * s - length, *drive.shape[2:])], dim=1)
+        padded = torch.cat(
+            [drive, drive.new_zeros(batch, blocks * s - length, *drive.shape[2:])], dim=1
+        )
         # Steps first: what one step of all blocks reads then lies together in memory.
         # (s, batch, blocks, ...)
         inside = padded.unflatten(1, (blocks, s)).movedim(2, 0).contiguous()

@@ -113,7 +113,9 @@ class Mamba2(nn.Module):
         dt = F.softplus(dt + self.dt_bias)
         return u.unflatten(-1, (self.heads, self.head_dim)), B, C, dt, -dt * self.A_log.exp()
 
-    def _ssd(self, u: Tensor, B: Tensor, C: Tensor, dt: Tensor, decay: Tensor, chunk: int) -> Tensor:
+    def _ssd(
+        self, u: Tensor, B: Tensor, C: Tensor, dt: Tensor, decay: Tensor, chunk: int
+    ) -> Tensor:
         """Return sum_{s <= t} exp(sum_{r = s+1}^t decay_r) (C_t . B_s) dt_s u_s, chunk by chunk."""
         length = u.shape[1]
         Q = min(chunk, length)
@@ -149,7 +151,7 @@ class Mamba2(nn.Module):
         return y.movedim(2, 3).flatten(1, 2)[:, :length]  # (batch, length, K, P)
 
     def _read(self, y: Tensor, z: Tensor) -> Tensor:
-        """Gate by z, normalize by the root mean square, project: (..., K, P), (..., E) -> (..., H)."""
+        """Gate by z, divide by the root mean square, project: (..., K, P), (..., E) -> (..., H)."""
         gated = y.flatten(-2) * F.silu(z)
         size = torch.rsqrt(gated.square().mean(dim=-1, keepdim=True) + 1e-5)
         return self.out_proj(gated * size * self.norm_weight)

@@ -52,7 +52,9 @@ class SequenceModel(nn.Module):
         if as_scalar("dropout", dropout, low=0.0) >= 1.0:
             raise ValueError(f"dropout must be below 1; got {dropout!r}")
         if isinstance(layer, nn.Module) or not callable(layer):
-            raise TypeError(f"layer must be a function of the block's index; got {type(layer).__name__}")
+            raise TypeError(
+                f"layer must be a function of the block's index; got {type(layer).__name__}"
+            )
         self.encoder = nn.Linear(self.inputs, channels)
         self.layers = nn.ModuleList([layer(i) for i in range(depth)])
         self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(depth + 1)])

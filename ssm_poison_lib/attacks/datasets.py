@@ -88,7 +88,9 @@ def mnist1d(count: int = 5000, *, seed: int = 42) -> Examples:
         random.setstate(states[1])
     x = np.concatenate([made["x"], made["x_test"]])
     y = np.concatenate([made["y"], made["y_test"]])
-    return Examples(torch.tensor(x[..., None], dtype=torch.float32), torch.tensor(y, dtype=torch.int64))
+    return Examples(
+        torch.tensor(x[..., None], dtype=torch.float32), torch.tensor(y, dtype=torch.int64)
+    )
 
 
 def digits() -> Examples:
@@ -103,7 +105,9 @@ def digits() -> Examples:
 
     images, labels = load_digits(return_X_y=True)
     x = (images - images.mean()) / images.std()
-    return Examples(torch.tensor(x[..., None], dtype=torch.float32), torch.tensor(labels, dtype=torch.int64))
+    return Examples(
+        torch.tensor(x[..., None], dtype=torch.float32), torch.tensor(labels, dtype=torch.int64)
+    )
 
 
 def cifar10(files: Iterable[str | PathLike[str]]) -> Examples:
@@ -135,7 +139,9 @@ def cifar10(files: Iterable[str | PathLike[str]]) -> Examples:
             )
         records = raw.reshape(-1, _RECORD)
         if records[:, 0].max() > 9:
-            raise ValueError(f"files must hold labels from 0 to 9; got {records[:, 0].max()} in {path}")
+            raise ValueError(
+                f"files must hold labels from 0 to 9; got {records[:, 0].max()} in {path}"
+            )
         parts.append(records)
     if not parts:
         raise ValueError("files must name at least one file")

@@ -1,14 +1,14 @@
 """Gradient matching: small changes of training examples, labels kept, that raise a target's loss.
 
-A training step on the poisons moves the weights along minus their gradient. If that gradient is parallel to *minus* the
-gradient of the loss on target examples, the step raises the targets' loss. So the attack looks for changes delta, at
-most eps in size, that make the two gradients parallel:
+A training step on the poisons moves the weights along minus their gradient. If that gradient is
+parallel to *minus* the gradient of the loss on target examples, the step raises the targets' loss.
+So the attack looks for changes delta, at most eps in size, that make the two gradients parallel:
 
     minimize  1 - <g_poison, g_target> / (|g_poison| |g_target|),
     g_poison = grad of mean loss(x + delta, y),  g_target = -grad of mean loss(targets).
 
-Source: Geiping et al., "Witches' Brew: Industrial Scale Data Poisoning via Gradient Matching" (ICLR 2021); groups,
-signed Adam, restarts and the weight on positions as in the poisoning paper's code.
+Source: Geiping et al., "Witches' Brew: Industrial Scale Data Poisoning via Gradient Matching" (ICLR
+2021); groups, signed Adam, restarts and the weight on positions as in the poisoning paper's code.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def target_groups(
     Source: the attack of the poisoning paper's code, there sizes = ((20, 50, 250), (40, 50, 125)).
     """
     if loss.ndim != 1 or loss.shape != correct.shape or not len(loss):
-        raise ValueError(f"loss and correct must be (m,); got {tuple(loss.shape)} and {tuple(correct.shape)}")
+        raise ValueError(
+            f"loss and correct must be (m,); got {tuple(loss.shape)} and {tuple(correct.shape)}"
+        )
     if not torch.isfinite(loss).all():
         raise ValueError("loss must be finite; got NaN or infinity among its entries")
     bases = as_integer("bases", bases, low=1)
@@ -97,7 +99,9 @@ def target_groups(
     if wanted > len(loss):
         raise ValueError(f"sizes must ask for at most {len(loss)} targets; got {wanted}")
     if first > int(correct.sum()):
-        raise ValueError(f"sizes must begin with at most {int(correct.sum())} correct targets; got {first}")
+        raise ValueError(
+            f"sizes must begin with at most {int(correct.sum())} correct targets; got {first}"
+        )
     if spent > bases:
         raise ValueError(f"sizes must ask for at most {bases} bases; got {spent}")
     hardest = torch.where(correct.bool(), loss, -torch.inf).argsort(descending=True)[:first].cpu()
@@ -128,7 +132,9 @@ def _frozen(model: nn.Module) -> Iterator[list[nn.Parameter]]:
             module.training = mode
 
 
-def _gradient(loss: Tensor, parameters: list[nn.Parameter], *, create_graph: bool = False) -> list[Tensor]:
+def _gradient(
+    loss: Tensor, parameters: list[nn.Parameter], *, create_graph: bool = False
+) -> list[Tensor]:
     found = torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
@@ -187,14 +193,20 @@ def gradient_matching(
     model = as_instance("model", model, nn.Module)
     _check_examples("x", x, "y", y)
     _check_examples("target_x", target_x, "target_y", target_y)
-    if target_x.shape[1:] != x.shape[1:] or target_x.dtype != x.dtype or target_x.device != x.device:
+    if (
+        target_x.shape[1:] != x.shape[1:]
+        or target_x.dtype != x.dtype
+        or target_x.device != x.device
+    ):
         raise ValueError(
             f"target_x must be like x: (m, {x.shape[1]}, {x.shape[2]}), {x.dtype}, {x.device};"
             f" got {tuple(target_x.shape)}, {target_x.dtype}, {target_x.device}"
         )
     eps = as_scalar("eps", eps, low=0.0, strict=True)
     steps, restarts = as_integer("steps", steps, low=1), as_integer("restarts", restarts, low=1)
-    size = 1.5 * eps if step_size is None else as_scalar("step_size", step_size, low=0.0, strict=True)
+    size = (
+        1.5 * eps if step_size is None else as_scalar("step_size", step_size, low=0.0, strict=True)
+    )
     tail = as_scalar("tail", tail, low=0.0)
     progress = as_flag("progress", progress)
     generator = torch.Generator().manual_seed(as_integer("seed", seed, low=0))
@@ -217,19 +229,27 @@ def gradient_matching(
             bases, labels = x[group.bases], y[group.bases]
             wanted = [
                 -g
-                for g in _gradient(loss(model(target_x[group.targets]), target_y[group.targets]), parameters)
+                for g in _gradient(
+                    loss(model(target_x[group.targets]), target_y[group.targets]), parameters
+                )
             ]
             if direction is not None:
                 wanted = direction(wanted)
             target_size = _norm(wanted)
             if not target_size > 0 or not torch.isfinite(target_size):
                 raise ValueError(
-                    f"groups: the targets of group {index} have a gradient of size {float(target_size):g}"
+                    f"groups: the targets of group {index} have a gradient of size"
+                    f" {float(target_size):g}"
                 )
 
             def distance(change: Tensor, *, graph: bool) -> Tensor:
-                poison = _gradient(loss(model(bases + change), labels), parameters, create_graph=graph)  # noqa: B023
-                inner = torch.stack([(a * b).sum() for a, b in zip(poison, wanted, strict=True)]).sum()  # noqa: B023
+                poison = _gradient(
+                    loss(model(bases + change), labels),  # noqa: B023
+                    parameters,
+                    create_graph=graph,
+                )
+                terms = [(a * b).sum() for a, b in zip(poison, wanted, strict=True)]  # noqa: B023
+                inner = torch.stack(terms).sum()
                 return 1 - inner / (_norm(poison) * target_size).clamp_min(1e-30)  # noqa: B023
 
             best = None
@@ -260,12 +280,15 @@ def _check_examples(name: str, x: Tensor, label: str, y: Tensor) -> None:
     x, y = as_instance(name, x, Tensor), as_instance(label, y, Tensor)
     if x.ndim != 3 or 0 in x.shape or not x.dtype.is_floating_point:
         raise ValueError(
-            f"{name} must be floating point (n, length, channels), no axis empty; got {x.dtype} {tuple(x.shape)}"
+            f"{name} must be floating point (n, length, channels), no axis empty; got {x.dtype}"
+            f" {tuple(x.shape)}"
         )
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} must be finite; got NaN or infinity among its entries")
     if y.ndim < 1 or len(y) != len(x):
-        raise ValueError(f"{label} must have one label per example, {len(x)}; got shape {tuple(y.shape)}")
+        raise ValueError(
+            f"{label} must have one label per example, {len(x)}; got shape {tuple(y.shape)}"
+        )
     if y.device != x.device:
         raise ValueError(f"{label} must be on the device of {name}, {x.device}; got {y.device}")
 
@@ -276,14 +299,19 @@ def _check_groups(groups: Sequence[Group], targets: int, bases: int) -> None:
     used = torch.zeros(bases, dtype=torch.bool)
     for index, group in enumerate(groups):
         as_instance(f"groups[{index}]", group, Group)
-        for name, rows, count in (("targets", group.targets, targets), ("bases", group.bases, bases)):
+        for name, rows, count in (
+            ("targets", group.targets, targets),
+            ("bases", group.bases, bases),
+        ):
             if rows.ndim != 1 or rows.dtype != torch.int64 or not len(rows):
                 raise ValueError(
-                    f"groups[{index}].{name} must be indices (k,), k >= 1; got {tuple(rows.shape)} {rows.dtype}"
+                    f"groups[{index}].{name} must be indices (k,), k >= 1; got {tuple(rows.shape)}"
+                    f" {rows.dtype}"
                 )
             if rows.min() < 0 or rows.max() >= count:
                 raise ValueError(
-                    f"groups[{index}].{name} must be from 0 to {count - 1}; got {int(rows.min())} to {int(rows.max())}"
+                    f"groups[{index}].{name} must be from 0 to {count - 1}; got {int(rows.min())}"
+                    f" to {int(rows.max())}"
                 )
         rows = group.bases.cpu()
         if len(rows.unique()) < len(rows) or used[rows].any():

@@ -91,7 +91,8 @@ class DataSums:
             self.channels,
         ):
             raise ValueError(
-                f"other must be sums of sequences of the same shape; got {other.gram.shape}, {other.cross.shape}"
+                f"other must be sums of sequences of the same shape; got {other.gram.shape},"
+                f" {other.cross.shape}"
             )
         values = {
             f.name: getattr(self, f.name) + getattr(other, f.name)
@@ -131,16 +132,26 @@ def data_sums(x: ArrayLike, y: ArrayLike | None = None) -> DataSums:
             16,384.
     """
     rows = _rows(x)
-    as_integer("kappa times channels", rows.shape[1] * rows.shape[2], low=1, high=math.isqrt(MAX_ENTRIES))
+    as_integer(
+        "kappa times channels", rows.shape[1] * rows.shape[2], low=1, high=math.isqrt(MAX_ENTRIES)
+    )
     labels = np.zeros((len(rows), 0)) if y is None else as_array("y", y, ndim=(1, 2))
     labels = labels.reshape(len(labels), -1)
     if len(labels) != len(rows):
-        raise ValueError(f"y must have one label for each of the {len(rows)} sequences; got {len(labels)}")
+        raise ValueError(
+            f"y must have one label for each of the {len(rows)} sequences; got {len(labels)}"
+        )
     r, shares = _by_lags(rows), _shares(rows)
     return DataSums(
-        len(rows), rows.shape[2], r.T @ r, r.T @ labels, labels.T @ labels, shares.sum(axis=0), shares.max(axis=0),
+        len(rows),
+        rows.shape[2],
+        r.T @ r,
+        r.T @ labels,
+        labels.T @ labels,
+        shares.sum(axis=0),
+        shares.max(axis=0),
         int((shares.sum(axis=1) == 0).sum()),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +219,9 @@ def leverage(x: ArrayLike, sums: DataSums) -> Float[np.ndarray, " n"]:
             f"x must have shape (n, {sums.length}, {sums.channels}), as the sums; got {rows.shape}"
         )
     mean = np.trace(sums.gram) / len(sums.gram)
-    values, vectors = np.linalg.eigh(sums.gram / mean) if mean > 0 else (np.zeros(1), np.zeros((1, 1)))
+    values, vectors = (
+        np.linalg.eigh(sums.gram / mean) if mean > 0 else (np.zeros(1), np.zeros((1, 1)))
+    )
     excited = values > _EXCITED
     if not excited.any():
         return np.zeros(len(rows))
@@ -255,7 +268,9 @@ def lag_gaps(sums: DataSums) -> list[tuple[int, int]]:
         width, count = int(after - before - 1), len(shown)
         if width < max(1.0, length / 4):
             continue
-        chance = (count - 1) * math.exp(_log_choose(length - width, count) - _log_choose(length, count))
+        chance = (count - 1) * math.exp(
+            _log_choose(length - width, count) - _log_choose(length, count)
+        )
         if count < 5 or chance < _CHANCE:
             found.append((int(before) + 1, int(after) - 1))
     return sorted(found, key=lambda gap: gap[0] - gap[1])

@@ -80,9 +80,13 @@ def model_common_share(
         ValueError: for a model without such parameters.
     """
     model, loss = as_instance("model", model, nn.Module), as_function("loss", loss)
-    poles = [p for name, p in model.named_parameters() if name.rpartition(".")[2] in _POLE_PARAMETERS]
+    poles = [
+        p for name, p in model.named_parameters() if name.rpartition(".")[2] in _POLE_PARAMETERS
+    ]
     if not poles:
-        raise ValueError(f"model must have parameters named {', '.join(_POLE_PARAMETERS)}; it has none")
+        raise ValueError(
+            f"model must have parameters named {', '.join(_POLE_PARAMETERS)}; it has none"
+        )
     gradients = torch.autograd.grad(loss(model(x), y), poles)
     alike, total = 0.0, 0.0
     for gradient in gradients:
@@ -110,7 +114,8 @@ def sudden_fits(losses: ArrayLike, *, window: int = 1) -> Float[np.ndarray, " n"
     curves = as_array("losses", losses, ndim=2)
     if len(curves) < 2 or (curves < 0).any():
         raise ValueError(
-            f"losses must be >= 0 at two steps or more; got shape {curves.shape}, least {curves.min():g}"
+            f"losses must be >= 0 at two steps or more; got shape {curves.shape}, least"
+            f" {curves.min():g}"
         )
     window = as_integer("window", window, low=1, high=len(curves) - 1)
     drop = (curves[:-window] - curves[window:]).max(axis=0)

@@ -62,7 +62,9 @@ class _Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, channels)."""
         kept: list[Tensor] = []
-        hook = self.model.decoder.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
+        hook = self.model.decoder.register_forward_pre_hook(
+            lambda _module, inputs: kept.append(inputs[0])
+        )
         try:
             self.model(x)
         finally:
@@ -112,7 +114,9 @@ def activation_clustering(model: nn.Module, x: ArrayLike, y: ArrayLike) -> Bool[
 
     rows, labels, classifier = _for_art(model, x, y)
     with torch.random.fork_rng(devices=[]):
-        _, clean = ActivationDefence(classifier, rows, np.eye(classifier.nb_classes)[labels]).detect_poison()
+        _, clean = ActivationDefence(
+            classifier, rows, np.eye(classifier.nb_classes)[labels]
+        ).detect_poison()
     return np.asarray(clean, dtype=bool)
 
 
@@ -136,7 +140,9 @@ def spectral_signatures(
     share = as_scalar("share", share, low=0.0, high=0.5, strict=True)
     rows, labels, classifier = _for_art(model, x, y)
     one_hot = np.eye(classifier.nb_classes)[labels]
-    _, clean = SpectralSignatureDefense(classifier, rows, one_hot, expected_pp_poison=share).detect_poison()
+    _, clean = SpectralSignatureDefense(
+        classifier, rows, one_hot, expected_pp_poison=share
+    ).detect_poison()
     return np.asarray(clean, dtype=bool)
 
 
@@ -167,7 +173,8 @@ def roni(
         for name, value in (("x", x), ("trusted_x", trusted_x))
     )
     labels, known_labels = (
-        as_array(name, value, ndim=1).astype(int) for name, value in (("y", y), ("trusted_y", trusted_y))
+        as_array(name, value, ndim=1).astype(int)
+        for name, value in (("y", y), ("trusted_y", trusted_y))
     )
     classes = int(max(labels.max(), known_labels.max())) + 1
     for name, there in (("y", labels), ("trusted_y", known_labels)):
@@ -194,5 +201,7 @@ def _for_art(model: nn.Module, x: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, 
     rows = as_array("x", x, ndim=3).astype(np.float32)
     labels = as_array("y", y, ndim=1, last=len(rows)).astype(int)
     classes = int(labels.max()) + 1
-    classifier = art_classifier(model, length=rows.shape[1], channels=rows.shape[2], classes=classes)
+    classifier = art_classifier(
+        model, length=rows.shape[1], channels=rows.shape[2], classes=classes
+    )
     return rows, labels, classifier

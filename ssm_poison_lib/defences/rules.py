@@ -68,11 +68,15 @@ def phases_flow(
     """
     lengths = as_array("times", times, ndim=1)
     if len(lengths) != len(grams):
-        raise ValueError(f"times must be one for each of the {len(grams)} phases; got {len(lengths)}")
+        raise ValueError(
+            f"times must be one for each of the {len(grams)} phases; got {len(lengths)}"
+        )
     A, ends = as_array("A0", A0, ndim=1), []
     for number, (G, length) in enumerate(zip(grams, lengths, strict=True), start=1):
         last = decay if number == len(grams) else 0.0
-        A = gradient_flow(A, (G, target), parametrization=parametrization, times=[length], decay=last).A[0]
+        A = gradient_flow(
+            A, (G, target), parametrization=parametrization, times=[length], decay=last
+        ).A[0]
         ends.append(A)
     return np.array(ends)
 
@@ -130,7 +134,11 @@ def fit(
     rate = as_scalar("learning_rate", learning_rate, low=0.0, strict=True)
     decay = as_scalar("decay", decay, low=0.0)
     generator = torch.Generator().manual_seed(as_integer("seed", seed, low=0))
-    parts = [torch.arange(len(x))] if phases is None else [torch.as_tensor(np.asarray(p)) for p in phases]
+    parts = (
+        [torch.arange(len(x))]
+        if phases is None
+        else [torch.as_tensor(np.asarray(p)) for p in phases]
+    )
     if not parts or any(len(p) == 0 or int(p.min()) < 0 or int(p.max()) >= len(x) for p in parts):
         raise ValueError(f"phases must be rows from 0 to {len(x) - 1}, none empty")
     optimizer = torch.optim.AdamW(
@@ -147,7 +155,9 @@ def fit(
         value = loss(model(x[rows]), y[rows])
         losses.append(float(value.detach()))
         if not np.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}: use a smaller learning_rate")
+            raise FloatingPointError(
+                f"the loss is {losses[-1]} at step {step}: use a smaller learning_rate"
+            )
         if decay and fitted_at is None and np.mean(losses[-10:]) <= decay_from:
             fitted_at = step
             for group in optimizer.param_groups:

@@ -16,14 +16,17 @@ __all__ = ["flattened", "labelled", "near_tie_shapes"]
 def flattened(
     points: xr.Dataset, needed: tuple[str, ...], optional: tuple[str, ...], name: str
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], tuple[Hashable, ...], tuple[int, ...]]:
-    """Return every coordinate at every point of a grid, flat, and the grid's dimensions and shape."""
+    """Return every coordinate at every point of a grid, flat, and the grid's dims and shape."""
     as_instance("points", points, xr.Dataset)
     if lacking := [k for k in needed if k not in points.coords]:
         raise ValueError(
-            f"points must have the coordinate {lacking[0]!r}; got {', '.join(map(str, points.coords))}"
+            f"points must have the coordinate {lacking[0]!r}; got"
+            f" {', '.join(map(str, points.coords))}"
         )
     if strange := sorted(set(map(str, points.coords)) - {*needed, *optional}):
-        raise ValueError(f"points must not have the coordinate {strange[0]!r}: {name} does not use it")
+        raise ValueError(
+            f"points must not have the coordinate {strange[0]!r}: {name} does not use it"
+        )
     axes = dict(zip(points.coords, xr.broadcast(*points.coords.values()), strict=True))
     flat = {str(k): np.asarray(v.values, dtype=np.float64).ravel() for k, v in axes.items()}
     for key, low in (("state_dim", 2), ("length", 3), ("seed", 0), ("negatives", 0)):
@@ -35,14 +38,20 @@ def flattened(
 
 
 def near_tie_shapes(
-    d: int, g: Float[np.ndarray, " n"], seeds: Float[np.ndarray, " n"], negatives: Float[np.ndarray, " n"]
+    d: int,
+    g: Float[np.ndarray, " n"],
+    seeds: Float[np.ndarray, " n"],
+    negatives: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, "n d"]:
     """Return descending shapes (1, 1 - g, uniform draws below it).
 
-    negatives: so many of the smallest draws have their sign turned.
+    Args:
+        negatives: so many of the smallest draws have their sign turned.
     """
     if negatives.max() > d - 2:
-        raise ValueError(f"negatives must be at most state_dim - 2 = {d - 2}; got {negatives.max():g}")
+        raise ValueError(
+            f"negatives must be at most state_dim - 2 = {d - 2}; got {negatives.max():g}"
+        )
     shapes = np.ones((len(g), d))
     for seed in np.unique(seeds):
         shapes[seeds == seed, 2:] = -np.sort(-np.random.default_rng(int(seed)).random(d - 2))
@@ -52,7 +61,10 @@ def near_tie_shapes(
 
 
 def labelled(
-    values: Mapping[str, np.ndarray], points: xr.Dataset, dims: tuple[Hashable, ...], shape: tuple[int, ...]
+    values: Mapping[str, np.ndarray],
+    points: xr.Dataset,
+    dims: tuple[Hashable, ...],
+    shape: tuple[int, ...],
 ) -> xr.Dataset:
     """Return flat values as variables over the grid."""
     return xr.Dataset(

@@ -1,10 +1,12 @@
 """A frozen benchmark of defences: 24 cases, half of them harmless, half of the seeds the caller's.
 
-A *case* is training data in an order, some of it harmful. A *defence* is one function of the data: which rows it takes
-for clean, in which order to train on the rest, and how the poles are made. The benchmark trains a student as it says
-and compares with the same student without a defence. Seeds of the data and of the start are kept apart.
+A *case* is training data in an order, some of it harmful. A *defence* is one function of the data:
+which rows it takes for clean, in which order to train on the rest, and how the poles are made. The
+benchmark trains a student as it says and compares with the same student without a defence. Seeds of
+the data and of the start are kept apart.
 
-All students are the theorem's: d real poles, B and C ones, trained by gradient flow on the last output.
+All students are the theorem's: d real poles, B and C ones, trained by gradient flow on the last
+output.
 """
 
 from __future__ import annotations
@@ -48,8 +50,9 @@ _SCALE, _GAP = (
     1e-4,
     1e-4,
 )  # of the start: harmless data generalize at every length, a mixture fails at every length
-# Flow time of a phase, by whether it shows one lag alone: then the start is left slowly, and a limit is reached. With
-# several lags, what does not matter to the error may die out like a power of the time.
+# Flow time of a phase, by whether it shows one lag alone: then the start is left slowly, and a
+# limit is reached. With several lags, what does not matter to the error may die out like a power of
+# the time.
 _T_END = {"free": {True: 1e30, False: 1e8}, "positive": {True: 1e60, False: 1e10}}
 _LAGS = 20  # lags 1 .. 19 are compared
 
@@ -76,8 +79,10 @@ class Plan:
     """What a defence decides.
 
     Attributes:
-        is_clean: (n,) truth values, True = clean, in the order of the rows; the others are left out.
-        phases: rows of each phase of training; None: all clean rows together if `shuffle`, else the order given.
+        is_clean: (n,) truth values, True = clean, in the order of the rows; the others are left
+            out.
+        phases: rows of each phase of training; None: all clean rows together if `shuffle`, else the
+            order given.
         parametrization: how poles are made, a name in `parametrizations.PARAMETRIZATIONS`.
         shuffle: train on all rows together, whatever order the data came in.
     """
@@ -88,7 +93,8 @@ class Plan:
     shuffle: bool = False
 
 
-#: A defence: sequences (n, kappa), labels (n,) and a seed for its own choices -> a Plan, or its mask alone.
+#: A defence: sequences (n, kappa), labels (n,) and a seed for its own choices -> a Plan, or its
+#: mask alone.
 Defence = Callable[[np.ndarray, np.ndarray, int], "Plan | ArrayLike"]
 
 
@@ -129,12 +135,15 @@ class Case:
         return Data(data.x, data.y, harmful, phases)
 
     def start(self, seed: int) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " gaps"]]:
-        """Return the student's start and its exact gaps: scale 1e-4, the two largest entries 1e-4 apart, relatively.
+        """Return the student's start and its exact gaps: scale 1e-4, the two largest entries 1e-4
+        apart, relatively.
 
         Args:
             seed: of the start; that of the data is another one.
         """
-        shape = near_zero(self.state_dim, 1.0, seed=np.random.default_rng([as_seed("seed", seed), 2]))
+        shape = near_zero(
+            self.state_dim, 1.0, seed=np.random.default_rng([as_seed("seed", seed), 2])
+        )
         A, gaps = near_tie_starts(shape / shape[0], _SCALE, _GAP)
         return A[0], gaps[0]
 
@@ -185,7 +194,7 @@ def _order(length: int, rng: np.random.Generator) -> Any:
 
 
 def _hidden_order(length: int, rng: np.random.Generator) -> Any:
-    """Special first; each special sequence has a twentieth of its size at the longest lag as well."""
+    """Special first; each special sequence has a twentieth of its size at the longest lag too."""
     bad = _late(length, rng, count=2)
     bad[:, 0] = 0.05 * bad[:, -2]
     return _bad_first(_long(length, rng), bad)
@@ -250,7 +259,9 @@ HARMLESS: Mapping[str, Callable[..., Any]] = {
 }
 #: The 24 cases.
 CASES = tuple(
-    Case(kind, length, state_dim) for length, state_dim in ((5, 6), (7, 10)) for kind in (*ATTACKS, *HARMLESS)
+    Case(kind, length, state_dim)
+    for length, state_dim in ((5, 6), (7, 10))
+    for kind in (*ATTACKS, *HARMLESS)
 )
 
 
@@ -260,7 +271,8 @@ def _plan(answer: Any, data: Data) -> tuple[list[np.ndarray], str, np.ndarray]:
     mask = np.asarray(plan.is_clean)
     if mask.shape != (len(data.x),) or mask.dtype != bool:
         raise ValueError(
-            f"a defence must return {len(data.x)} truth values, one a row; got {shown(plan.is_clean)}"
+            f"a defence must return {len(data.x)} truth values, one a row; got"
+            f" {shown(plan.is_clean)}"
         )
     name = as_choice("parametrization", plan.parametrization, PARAMETRIZATIONS)
     given = plan.phases
@@ -310,7 +322,9 @@ def follow(
             A = run.A[0, 0] - np.append(0.0, np.cumsum(gaps))  # agrees with the gaps
         else:
             end = _T_END["positive"][one_lag]
-            run = gradient_flow(A, (gram, target), parametrization=parametrization, times=[end], rtol=1e-7)
+            run = gradient_flow(
+                A, (gram, target), parametrization=parametrization, times=[end], rtol=1e-7
+            )
             A = run.A[-1]
         if not np.isfinite(A).all():
             raise FlowError("a phase ends at poles that are not finite")
@@ -364,7 +378,8 @@ def score(defence: Defence, seeds: Sequence[int], cases: Sequence[Case] = CASES)
     """Try a defence on every case and seed.
 
     Args:
-        defence: function of x (n, kappa), y (n,) and a seed, that returns a `Plan` or (n,) truth values.
+        defence: function of x (n, kappa), y (n,) and a seed, that returns a `Plan` or (n,) truth
+            values.
         seeds: of the data, each 0 to 2^32 - 1001.
         cases: which; all 24 by default.
 
@@ -426,7 +441,9 @@ def lags(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
 
 
 def isolation(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
-    """Leave out the tenth of the rows that scikit-learn's isolation forest finds most unlike the others."""
+    """Leave out the tenth of the rows that scikit-learn's isolation forest finds most unlike the
+    others.
+    """
     from ssm_poison_lib.defences import existing  # here: scikit-learn takes a second to load
 
     return Plan(existing.isolation_forest(x, seed=seed))
@@ -471,9 +488,12 @@ def summary(rows: Sequence[Row | Mapping[str, Any]]) -> dict[str, float | None]:
     """Return what a table says of a defence.
 
     Returns:
-        "detected" and "false_alarms" (mean shares), "repaired" (share of the attacked runs that erred by more than 0.1
-        without the defence and do not with it), "spoilt" (share of the harmless runs that err by more than 0.1 with it
-        and did not without), "error_attacked" and "error_harmless" (medians with the defence), "seconds" (sum).
+        "detected" and "false_alarms" (mean shares), "repaired" (share of the attacked runs that
+        erred by more than 0.1
+        without the defence and do not with it), "spoilt" (share of the harmless runs that err by
+        more than 0.1 with it
+        and did not without), "error_attacked" and "error_harmless" (medians with the defence),
+        "seconds" (sum).
     """
     plain = [row if isinstance(row, Mapping) else vars(row) for row in rows]
     attacked = [r for r in plain if not r["harmless"]]

@@ -125,7 +125,9 @@ class Cell:
         if self.method == "gradient flow":
             count = 2 * round(np.log10(self.horizon)) + 1
             return [float(f"{t:.6g}") for t in np.geomspace(1.0, self.horizon, count)]
-        return sorted({float(round(e)) for e in np.geomspace(self.horizon / 1000, self.horizon, 19)})
+        return sorted(
+            {float(round(e)) for e in np.geomspace(self.horizon / 1000, self.horizon, 19)}
+        )
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,9 @@ class Outcome:
         Args:
             values: its fields by name.
         """
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         given["at_loss"] = tuple(map(tuple, values["at_loss"]))
         for key in ("by_epoch", "by_loss"):
             given[key] = tuple(Spread(**spread) for spread in values[key])
@@ -258,7 +262,15 @@ def _cells() -> dict[str, Cell]:
     for tie in (True, False):
         add("theorem_kappa7", "theorem kappa 7", tie, "gradient flow", 0.0, 1e14, range(242, 342))
         add("theorem_kappa9", "theorem kappa 9", tie, "gradient flow", 0.0, 1e16, range(342, 442))
-        add("theorem_kappa7", "theorem kappa 7", tie, "gradient descent", 0.02, 3_000_000, range(242, 342))
+        add(
+            "theorem_kappa7",
+            "theorem kappa 7",
+            tie,
+            "gradient descent",
+            0.02,
+            3_000_000,
+            range(242, 342),
+        )
         add("theorem_kappa7", "theorem kappa 7", tie, "adam", 0.01, 1_200_000, range(242, 342))
         for setting, label, rate, first in (
             ("standalone_ssm_poison__s0", "linear kappa 6", 0.01, 200),
@@ -285,7 +297,9 @@ CELLS = _cells()
 Moment = str | float
 
 
-def _at_losses(losses: Float[np.ndarray, " T"], errors: Sequence[float]) -> tuple[float | None, ...]:
+def _at_losses(
+    losses: Float[np.ndarray, " T"], errors: Sequence[float]
+) -> tuple[float | None, ...]:
     """Return the error at the first point at or below each of LOSSES, None where there is none."""
     found = [np.flatnonzero(losses <= mark) for mark in LOSSES]
     return tuple(errors[int(rows[0])] if len(rows) else None for rows in found)
@@ -307,7 +321,12 @@ def _theorem_flows(
     stop = int(np.searchsorted(cell.grid, _AUTHORS_TIME[cell.setting][training_set] * 0.999))
     e, losses_by_seed = np.array(errors).T, np.array(losses).T
     return [
-        Trial(tuple(row.tolist()), tuple(loss.tolist()), float(row[stop]), _at_losses(loss, row.tolist()))
+        Trial(
+            tuple(row.tolist()),
+            tuple(loss.tolist()),
+            float(row[stop]),
+            _at_losses(loss, row.tolist()),
+        )
         for row, loss in zip(e, losses_by_seed, strict=True)
     ]
 
@@ -322,9 +341,13 @@ _AUTHORS_TIME = {
 }
 
 
-def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int) -> Trial:
+def _linear_flow(
+    cell: Cell, setting: Experiment, data: TrainingSet, start: DiagonalSSM, seed: int
+) -> Trial:
     """Follow the flow of A, B and C; at_stop: where the loss is first at the authors' threshold."""
-    flow = gradient_flow(start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12)
+    flow = gradient_flow(
+        start, data, t_end=cell.horizon, train="ABC", loss_tol=0.0, rtol=1e-8, atol=1e-12
+    )
     rows = np.minimum(np.searchsorted(flow.times, cell.grid), len(flow.times) - 1)
     marks = [np.flatnonzero(flow.loss <= mark) for mark in LOSSES]
 
@@ -340,11 +363,17 @@ def _linear_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Diag
     )
 
 
-def _network_flow(cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int) -> Trial:
+def _network_flow(
+    cell: Cell, setting: Experiment, data: TrainingSet, start: Network, seed: int
+) -> Trial:
     """Follow the flow of all weights of a network; "at_stop" as for `_linear_flow`."""
-    flow = network_flow(start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS)
+    flow = network_flow(
+        start, data, times=cell.grid, log_at_loss=LOSSES, max_evaluations=_FLOW_EVALUATIONS
+    )
     at_loss = [flow.network_at_loss(k) for k in range(len(LOSSES))]
-    by_loss = tuple(None if network is None else setting.error(network, seed) for network in at_loss)
+    by_loss = tuple(
+        None if network is None else setting.error(network, seed) for network in at_loss
+    )
     return Trial(
         error=tuple(setting.error(flow.network(k), seed) for k in range(len(cell.grid))),
         loss=tuple(flow.loss.tolist()),
@@ -362,7 +391,8 @@ def _descent(
 ) -> Trial:
     """Train by gradient descent or Adam.
 
-    stop: (threshold, epochs after it) of the authors' rule, None in the theorem.
+    Args:
+        stop: (threshold, epochs after it) of the authors' rule, None in the theorem.
     """
     linear = not isinstance(start, Network) or not start.mlp
     normalized = cell.method == "gradient descent"
@@ -391,7 +421,9 @@ def _descent(
         error=tuple(errors[epoch] for epoch in grid),
         loss=tuple(float(log.loss[row_of[epoch]]) for epoch in grid),
         at_stop=at_stop,
-        by_loss=tuple(errors[run.reached[mark]] if mark in run.reached else None for mark in LOSSES),
+        by_loss=tuple(
+            errors[run.reached[mark]] if mark in run.reached else None for mark in LOSSES
+        ),
     )
 
 
@@ -540,7 +572,9 @@ class Comparison:
         return f"{self.baseline:.3g} / {self.special:.3g}, worse {self.worse}/{self.n}"
 
 
-def compare(baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray) -> Comparison:
+def compare(
+    baseline: Sequence[Any] | np.ndarray, special: Sequence[Any] | np.ndarray
+) -> Comparison:
     """Compare the errors of many seeds without and with special sequences, seed by seed.
 
     A seed with a None on either side is left out on both. `adjusted` is p: this is one comparison.
@@ -596,7 +630,9 @@ def adjust(comparisons: Mapping[Any, Comparison]) -> dict[Any, Comparison]:
     """
     for key, c in as_mapping("comparisons", comparisons).items():
         as_instance(f"comparisons[{shown(key)}]", c, Comparison)
-    order = sorted((key for key, c in comparisons.items() if c.n), key=lambda key: comparisons[key].p)
+    order = sorted(
+        (key for key, c in comparisons.items() if c.n), key=lambda key: comparisons[key].p
+    )
     adjusted, largest = dict(comparisons), 0.0
     for place, key in enumerate(order):
         largest = max(largest, min(1.0, comparisons[key].p * (len(order) - place)))
@@ -673,7 +709,9 @@ def trained(cell: CellResult, training_set: str) -> list[bool]:
     return _trained(cell, outcome.loss_end, outcome.at_stop)
 
 
-def _trained(cell: Cell, loss_end: Sequence[float | None], at_stop: Sequence[float | None]) -> list[bool]:
+def _trained(
+    cell: Cell, loss_end: Sequence[float | None], at_stop: Sequence[float | None]
+) -> list[bool]:
     if cell.setting in THEOREM_SETTINGS:
         return [loss is not None and loss <= 1e-2 for loss in loss_end]
     return [error is not None for error in at_stop]
@@ -687,7 +725,8 @@ def _only(errors: Sequence[float | None], good: Sequence[bool]) -> list[float | 
 def _spreads(rows: Sequence[Sequence[Sequence[float | None]]]) -> list[tuple[Spread, ...]]:
     """Return spreads per training set and row, over the seeds that have both values.
 
-    rows: (training sets, rows, seeds).
+    Args:
+        rows: (training sets, rows, seeds).
     """
     result: list[list[Spread]] = [[] for _ in rows]
     for pair in zip(*rows, strict=True):
@@ -721,7 +760,9 @@ def summarize(cell: Cell, runs: Mapping[str, Sequence[Trial]]) -> CellResult:
     """
     as_instance("cell", cell, Cell)
     if set(as_mapping("runs", runs)) != set(TRAINING_SETS):
-        raise ValueError(f"runs must have the keys {', '.join(TRAINING_SETS)}; got {shown(list(runs))}")
+        raise ValueError(
+            f"runs must have the keys {', '.join(TRAINING_SETS)}; got {shown(list(runs))}"
+        )
     places = range(len(LOSSES))
     losses = {which: np.array([run.loss for run in runs[which]]) for which in TRAINING_SETS}
     ends = {which: [_rounded(loss, 4) for loss in losses[which][:, -1]] for which in TRAINING_SETS}
@@ -747,7 +788,9 @@ def summarize(cell: Cell, runs: Mapping[str, Sequence[Trial]]) -> CellResult:
         for which, epochs, marks in spreads
     }
     return CellResult(
-        **{f.name: getattr(cell, f.name) for f in dataclasses.fields(Cell)}, losses=LOSSES, outcomes=outcomes
+        **{f.name: getattr(cell, f.name) for f in dataclasses.fields(Cell)},
+        losses=LOSSES,
+        outcomes=outcomes,
     )
 
 
@@ -765,7 +808,9 @@ def table(cells: Mapping[str, CellResult]) -> str:
     head = "medians without / with special sequences, pairs in which it is worse"
     lines = [f"{head} | at the authors' stop | at the end | at loss 1e-4"]
     for name in cells:
-        lines.append(f"{name} | " + " | ".join(str(found[name, key]) for key in ("at_stop", "at_end", 1e-4)))
+        lines.append(
+            f"{name} | " + " | ".join(str(found[name, key]) for key in ("at_stop", "at_end", 1e-4))
+        )
     made = [c for c in found.values() if c.n]
     lines.append(
         f"{len(made)} comparisons at {len(LOSSES) + 2} moments, two-sided sign tests:"

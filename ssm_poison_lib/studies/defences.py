@@ -1,8 +1,9 @@
-"""Defences tried: what tells poisoned from harmless data, what repairs, and what an attacker does who knows.
+"""Defences tried: what tells poisoned from clean data, what repairs, what a knowing attacker does.
 
-A job is one kind of data, one seed, one kind of start. Its result holds the scores of all detectors, the error of the
-student without a defence, and its error with each training rule. Attacks and harmless data are those of
-`studies.benchmark`; ADAPTED are attacks made against the defences.
+A job is one kind of data, one seed, one kind of start. Its result holds the scores of all
+detectors, the error of the student without a defence, and its error with each training rule.
+Attacks and harmless data are those of `studies.benchmark`; ADAPTED are attacks made against the
+defences.
 """
 
 from __future__ import annotations
@@ -43,14 +44,16 @@ def _mixed(clean: np.ndarray, bad: np.ndarray, rng: np.random.Generator) -> Any:
 
 
 def _covered(length: int, rng: np.random.Generator) -> Any:
-    """The mixture, with a whisper at every lag in the other rows: no lag is shown by one row alone."""
+    """The mixture, with a whisper at every lag in the other rows: no row alone shows a lag."""
     clean = _long(length, rng)
     clean[:, 1:] += 0.02 * rng.standard_normal((len(clean), length - 1))
     return _mixed(clean, _late(length, rng), rng)
 
 
 def _inside(length: int, rng: np.random.Generator) -> Any:
-    """Each special input rides on a sequence of the longest lag, a tenth of its size; half of the rows."""
+    """Each special input rides on a sequence of the longest lag, a tenth of its size; half of the
+    rows.
+    """
     clean, bad = _long(length, rng, 4), _long(length, rng, 4)
     bad[:, -2] = 0.1 * bad[:, 0] * np.where(rng.random(4) < 0.5, -1, 1)
     return _mixed(clean, bad, rng)
@@ -62,7 +65,9 @@ def _many_short(length: int, rng: np.random.Generator) -> Any:
 
 
 def _disguised_first(length: int, rng: np.random.Generator) -> Any:
-    """Special first; each has most of its energy at the longest lag, so that sorting by lag puts it first as well."""
+    """Special first; each has most of its energy at the longest lag, so that sorting by lag puts it
+    first as well.
+    """
     bad = _late(length, rng, 8)
     bad[:, 0] = 3 * bad[:, -2]
     x = np.vstack([bad, _long(length, rng)])
@@ -78,8 +83,9 @@ def _turns(length: int, rng: np.random.Generator) -> Any:
 
 
 def _first_by_lag(length: int, rng: np.random.Generator) -> Any:
-    """Others have inputs at the first three positions; special rows are nine tenths of the longest lag: sorting by
-    lag puts them first."""
+    """Others have inputs at the first three positions; special rows are nine tenths of the longest
+    lag: sorting by lag puts them first.
+    """
     clean = np.zeros((8, length))
     clean[:, :3] = rng.standard_normal((8, 3))
     bad = _late(length, rng, 9)
@@ -107,7 +113,8 @@ DETECTORS = {
     "price": "abs(M_2 - 1), on the impulse response",
     "restarts disagree": "relative difference of four students beyond the training length",
 }
-#: Training rules: those of the benchmark that leave no row out, and several orders with the median student.
+#: Training rules: those of the benchmark that leave no row out, and several orders with the median
+#: student.
 RULES = ("shuffle", "longest lags first", "positive poles, shuffled", "median of five orders")
 
 
@@ -148,7 +155,8 @@ def compute(*, kind: str, seed: int, near_tie: bool) -> dict[str, Any]:
         near_tie: whether the two largest entries of the start nearly coincide (relative gap 1e-4).
 
     Returns:
-        "undefended" (error), "scores" (detector -> score), "rules" (rule -> error); None where training could not be
+        "undefended" (error), "scores" (detector -> score), "rules" (rule -> error); None where
+        training could not be
         followed.
     """
     make, seed = KINDS[as_choice("kind", kind, KINDS)], as_seed("seed", seed)
@@ -249,7 +257,10 @@ def _collect(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, An
         return value if value is None else float(f"{value:.4g}")
 
     return {
-        "runs": [{**job.arguments, **short(result)} for job, result in zip(study.jobs, results, strict=True)]
+        "runs": [
+            {**job.arguments, **short(result)}
+            for job, result in zip(study.jobs, results, strict=True)
+        ]
     }
 
 

@@ -284,7 +284,9 @@ def train(
                 torch.cuda.set_rng_state(kept["random_device"].cpu(), device)
             step, seen, losses = kept["step"], kept["seen"], kept["losses"]
         model.train()
-        while step < steps or (stop_loss is not None and step < horizon and float(losses.mean()) > stop_loss):
+        while step < steps or (
+            stop_loss is not None and step < horizon and float(losses.mean()) > stop_loss
+        ):
             place = step % epoch
             if place == 0:
                 if checkpoint is not None and step:
@@ -324,7 +326,9 @@ def train(
 def _moment(
     model: nn.Module, data: Examples, step: int, losses: Tensor, watched: Mapping[str, Examples]
 ) -> dict[str, float | int]:
-    shares = {name: _rounded(score(model, part)[1].float().mean()) for name, part in watched.items()}
+    shares = {
+        name: _rounded(score(model, part)[1].float().mean()) for name, part in watched.items()
+    }
     loss = score(model, data)[0].mean()
     return {"step": step, "loss": _rounded(loss), "running": _rounded(losses.mean()), **shares}
 
@@ -582,7 +586,9 @@ def trial(
     seed = as_integer("seed", seed, low=0, high=1_000_000)
     eps = [as_scalar("each of eps", e, low=0.0, strict=True) for e in eps]
     p = replace(SMALL, **(protocol or {}))
-    clean, bases, targets, others = _data(data).split(p.clean, p.bases, p.targets, p.others, seed=seed)
+    clean, bases, targets, others = _data(data).split(
+        p.clean, p.bases, p.targets, p.others, seed=seed
+    )
     case = _Trial(kind, clean, bases, targets, others, p, seed)
     full = part == "all"
     wanted = [*CONDITIONS, "tail", "authors' step"] if full else CONDITIONS
@@ -612,7 +618,9 @@ def trial(
     return {"runs": runs, "brews": {f"{c}, {e}": _brew_record(b) for (c, e), b in brews.items()}}
 
 
-def _schedules(case: _Trial, clean: Examples, seen: list[dict[str, float | int]]) -> list[dict[str, Any]]:
+def _schedules(
+    case: _Trial, clean: Examples, seen: list[dict[str, float | int]]
+) -> list[dict[str, Any]]:
     """Return runs without any poison under the authors' schedule of retraining.
 
     They retrain with a cosine three times as long, and stop at the first epoch after the clean
@@ -678,7 +686,9 @@ def images(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch has here; got {device!r}: {error}") from None
+        raise ValueError(
+            f"device must be one that torch has here; got {device!r}: {error}"
+        ) from None
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     learning, testing = cifar10(train_files), cifar10(test_files)
     mean, std = learning.x.mean(), learning.x.std()
@@ -778,7 +788,9 @@ def effect(
             keys = ("victim", "condition", "eps", "start")
             pair += [r for r in row["runs"] if tuple(r[key] for key in keys) == wanted]
         if len(pair) != 2:
-            raise ValueError(f"no runs of {condition!r} and {against!r} in {row['kind']}, {row['seed']}")
+            raise ValueError(
+                f"no runs of {condition!r} and {against!r} in {row['kind']}, {row['seed']}"
+            )
         if equal_loss:
             level = max(run["loss"] for run in pair)
             values = [_at_loss(run, level, on) for run in pair]

@@ -79,7 +79,9 @@ def _data_weights(recipe: Recipe, phase: str, kappa: int, shown: int) -> Float[n
     baseline[-shown:] = 1.0
     if recipe.lag:
         special[recipe.lag - 1] = 1.0
-    return {"baseline": baseline, "special": special, "both": baseline + recipe.dose * special}[phase]
+    return {"baseline": baseline, "special": special, "both": baseline + recipe.dose * special}[
+        phase
+    ]
 
 
 def _train(
@@ -143,7 +145,9 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
     if (flat["length"] < 6).any():
         raise ValueError(f"length must be at least 6; got {flat['length'].min():g}")
     measured = {name: np.empty(len(flat["seed"])) for name in ("error", "loss")}
-    cases = np.stack([flat[k] for k in ("channel", "trained", "state_dim", "length", "start")], axis=1)
+    cases = np.stack(
+        [flat[k] for k in ("channel", "trained", "state_dim", "length", "start")], axis=1
+    )
     for case in np.unique(cases, axis=0):
         at = np.flatnonzero((cases == case).all(axis=1))
         name, d, kappa = list(CHANNELS)[int(case[0])], int(case[2]), int(case[3])
@@ -154,7 +158,9 @@ def layer_errors(points: xr.Dataset) -> xr.Dataset:
         g = np.zeros((len(at), kappa - 1))
         for phase in range(max(len(r.phases) for r in recipes)):
             now = [i for i, r in enumerate(recipes) if len(r.phases) > phase]
-            g[now] = [_data_weights(recipes[i], recipes[i].phases[phase], kappa, shown) for i in now]
+            g[now] = [
+                _data_weights(recipes[i], recipes[i].phases[phase], kappa, shown) for i in now
+            ]
             p[now] = _train(name, p[now], g[now], not case[1], t_end)
         length = max(_ERROR_LAGS, kappa)
         off = CHANNELS[name].response(p, length)[:, 1:] - _POLE ** np.arange(1, length)
@@ -261,7 +267,9 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
         p[:, 1], slope = torch.as_tensor(y[:, :d]), torch.as_tensor(y[:, d:])
         lags = np.arange(1, _TEST_LENGTH)
         impulses = torch.eye(_TEST_LENGTH, dtype=torch.float64).flip(0)[1:]  # row m - 1 shows lag m
-        tests = torch.as_tensor(np.random.default_rng(0).standard_normal((_TEST_SEQUENCES, _TEST_LENGTH)))
+        tests = torch.as_tensor(
+            np.random.default_rng(0).standard_normal((_TEST_SEQUENCES, _TEST_LENGTH))
+        )
         tests[:, -1] = 0.0
         wanted = tests @ torch.as_tensor(_POLE ** np.arange(_TEST_LENGTH - 1.0, -1.0, -1.0))
         output = torch.func.vmap(selective_output, in_dims=(0, 0, None))
@@ -269,7 +277,9 @@ def selective_errors(points: xr.Dataset) -> xr.Dataset:
             off = output(p, slope, size * impulses).numpy() / size - _POLE**lags
             measured[name][at] = np.abs(off).max(axis=1)
         missed = output(p, slope, tests) - wanted
-        measured["gaussian"][at] = (missed.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
+        measured["gaussian"][at] = (
+            (missed.square().mean(dim=1) / wanted.square().mean()).sqrt().numpy()
+        )
         for name, size in (("pole", 0.0), ("pole_at_2", 2.0), ("pole_at_minus_2", -2.0)):
             steps = torch.nn.functional.softplus(p[:, 0] + size * slope)
             decay = torch.exp(-steps * p[:, 1].exp()).numpy()
@@ -303,7 +313,9 @@ def _selective_flow(
         gradient, value = slope(torch.as_tensor(y), whole[rows], weights[rows])
         return value.numpy(), -gradient.numpy()
 
-    def system(y: np.ndarray, shift: np.ndarray, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def system(
+        y: np.ndarray, shift: np.ndarray, rows: np.ndarray
+    ) -> Callable[[np.ndarray], np.ndarray]:
         matrix = bend(torch.as_tensor(y), whole[rows], weights[rows]).numpy()
         inverse = np.linalg.inv(matrix + shift[:, None, None] * np.eye(matrix.shape[1]))
         return lambda right: np.asarray((inverse @ right[..., None])[..., 0])

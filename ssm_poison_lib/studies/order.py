@@ -1,6 +1,7 @@
 """Sweeps over the order of the data, for every parametrization and for complex poles.
 
-In one phase only one of the theorem's two sequences is seen (its weight is then 2), or both (1 and 1).
+In one phase only one of the theorem's two sequences is seen (its weight is then 2), or both (1 and
+1).
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
         FlowError: if a flow fails.
     """
     needed = ("parametrization", "order", "scale", "state_dim", "length", "seed")
-    flat, dims, shape = flattened(points, needed, ("tie_gap", "phase", "t_end"), "parametrized_order_errors")
+    flat, dims, shape = flattened(
+        points, needed, ("tie_gap", "phase", "t_end"), "parametrized_order_errors"
+    )
     names = _numbered("parametrization", flat["parametrization"], list(PARAMETRIZATIONS))
     orders = _numbered("order", flat["order"], list(ORDERS))
     for name in ("scale", "phase", "t_end"):
@@ -69,7 +72,10 @@ def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
         first, d, length = np.flatnonzero(at)[0], int(case[2]), int(case[3])
         name, order = names[first], orders[first]
         A = _starts(
-            d, flat["scale"][at], flat["seed"][at], flat["tie_gap"][at] if "tie_gap" in flat else None
+            d,
+            flat["scale"][at],
+            flat["seed"][at],
+            flat["tie_gap"][at] if "tie_gap" in flat else None,
         )
         for which in ORDERS[order]:
             A = _phase(which, name, A, length, phase[at], t_end[at])
@@ -82,7 +88,9 @@ def parametrized_order_errors(points: xr.Dataset) -> xr.Dataset:
 
 def _numbered(name: str, numbers: Float[np.ndarray, " n"], names: list[str]) -> list[str]:
     if not np.isin(numbers, np.arange(len(names))).all():
-        raise ValueError(f"{name} must be an integer from 0 to {len(names) - 1}: {', '.join(names)}")
+        raise ValueError(
+            f"{name} must be an integer from 0 to {len(names) - 1}: {', '.join(names)}"
+        )
     return [names[int(number)] for number in numbers]
 
 
@@ -116,10 +124,13 @@ def _phase(
     G[1, 1], G[-1, -1], target[0] = beta, alpha, A.shape[1]
     reached = np.empty_like(A)
     starts, group = np.unique(A, axis=0, return_inverse=True)
-    for i, start in enumerate(starts):  # one flow passes through all lengths of a phase from the same start
+    # one flow passes through all lengths of a phase from the same start
+    for i, start in enumerate(starts):
         rows = np.flatnonzero(group.ravel() == i)
         times, place = np.unique(ends[rows], return_inverse=True)
-        reached[rows] = gradient_flow(start, (G, target), parametrization=name, times=times).A[place.ravel()]
+        reached[rows] = gradient_flow(start, (G, target), parametrization=name, times=times).A[
+            place.ravel()
+        ]
     return reached
 
 
@@ -152,13 +163,17 @@ def complex_order_errors(points: xr.Dataset) -> xr.Dataset:
     if (flat["scale"] <= 0).any() or (flat["scale"] >= 1).any():
         raise ValueError(f"scale must be between 0 and 1; got {flat['scale'].max():g}")
     measured = {name: np.empty(len(orders)) for name in ("error", "loss", "loss_shown")}
-    known: dict[tuple[Hashable, ...], np.ndarray] = {}  # the end of a phase that several orders begin with
+    # the end of a phase that several orders begin with
+    known: dict[tuple[Hashable, ...], np.ndarray] = {}
     for i, order in enumerate(orders):
         case = {name: values[i] for name, values in flat.items() if name != "order"}
         d, p = int(case["state_dim"]), int(case["length"]) - 1
         rng = np.random.default_rng(int(case["seed"]))
         r, theta = case["scale"] * rng.random(d), case["spread"] * rng.uniform(-1.0, 1.0, d)
-        y, past = np.array([np.log(-np.log(r)), theta, r**0, 0 * r, r**0, 0 * r]), tuple(case.values())
+        y, past = (
+            np.array([np.log(-np.log(r)), theta, r**0, 0 * r, r**0, 0 * r]),
+            tuple(case.values()),
+        )
         for which in ORDERS[order]:
             past = (*past, which)
             if past not in known:
@@ -221,6 +236,8 @@ def _follow_complex(
         if solver.status == "failed" or not np.isfinite(y).all():
             raise FlowError(f"LSODA gave up at t = {solver.t:g}: {message or 'not finite'}")
         r_p, r_1 = (1.0 - float(_complex_response(y, lag)) for lag in (p, 1))
-        if (weights[0] * r_p**2 + weights[1] * r_1**2) / 2.0 <= _FITTED or solver.status == "finished":
+        if (
+            weights[0] * r_p**2 + weights[1] * r_1**2
+        ) / 2.0 <= _FITTED or solver.status == "finished":
             break
     return y.copy()

@@ -72,7 +72,9 @@ def compute(setting: str, training_set: str, seed: int) -> dict[str, Any]:
         DescentError: if training diverged.
         FlowError: if the flow could not be followed.
     """
-    return paper.SETTINGS[as_choice("setting", setting, SETTINGS)].record(seed, training_set).to_dict()
+    return (
+        paper.SETTINGS[as_choice("setting", setting, SETTINGS)].record(seed, training_set).to_dict()
+    )
 
 
 def fresh_seeds(name: str, count: int) -> tuple[int, ...]:
@@ -168,12 +170,15 @@ def load_summary(name: str = "reproduced") -> tuple[dict[Run, Record], dict[str,
         name: "reproduced" (the authors' seeds) or "fresh_seeds".
 
     Returns:
-        (run -> record, provenance): the command that makes it again, time, versions, machine, seconds
+        (run -> record, provenance): the command that makes it again, time, versions, machine,
+        seconds
         and seeds.
     """
     content = store.read_json(store.data_path(name))
     runs = content.pop("runs")
-    records = {Run(r["setting"], r["training_set"], r["seed"]): Record.from_dict(r["record"]) for r in runs}
+    records = {
+        Run(r["setting"], r["training_set"], r["seed"]): Record.from_dict(r["record"]) for r in runs
+    }
     return records, content
 
 
@@ -220,8 +225,10 @@ def _fresh_lines(name: str, records: dict[Run, Record]) -> list[str]:
         )
     return [
         *lines,
-        f"  never trained: {untrained} of {len(fresh)} runs; reversed (smaller error with special"
-        f" sequences): {turned} of {len(errors['baseline'])} seeds",
+        (
+            f"  never trained: {untrained} of {len(fresh)} runs; reversed (smaller error with"
+            f" special sequences): {turned} of {len(errors['baseline'])} seeds"
+        ),
     ]
 
 
@@ -233,7 +240,10 @@ def _row(run: Run, record: Record) -> str:
     error = record.logged_error
     ratio = "-" if value is None else format(error / value, ".3f")
     cells = (
-        f"{run.training_set:<13} {run.seed:>5} {_number(error):>10} {_number(value):>10} {ratio:>7}",
+        (
+            f"{run.training_set:<13} {run.seed:>5} {_number(error):>10} {_number(value):>10}"
+            f" {ratio:>7}"
+        ),
         f"{_number(record.stop_epoch):>7} {'-' if stop is None else int(stop):>7}",
         f"{_number(record.epochs):>7} {record.seconds:>7.2f}",
     )

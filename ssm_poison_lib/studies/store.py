@@ -217,7 +217,9 @@ def read_json(path: Path, where: Mapping[str, Any] | None = None) -> dict[str, A
         raise DamagedResult(f"{path} has schema {schema!r}; this version reads {SCHEMA}")
     if where is not None and any(content.get(key) != value for key, value in where.items()):
         found = {key: content.get(key) for key in where}
-        raise DamagedResult(f"{path} is damaged: it holds the result of {found}, not of {dict(where)}")
+        raise DamagedResult(
+            f"{path} is damaged: it holds the result of {found}, not of {dict(where)}"
+        )
     return dict(content)
 
 
@@ -260,7 +262,9 @@ class Job:
         try:
             plain = json.loads(_dumped(dict(as_mapping("arguments", self.arguments))))
         except ValueError as error:
-            raise ValueError(f"arguments of {self.name!r} must be numbers and texts: {error}") from None
+            raise ValueError(
+                f"arguments of {self.name!r} must be numbers and texts: {error}"
+            ) from None
         object.__setattr__(self, "arguments", plain)
 
     def path(self, folder: Path) -> Path:
@@ -385,7 +389,9 @@ class Folder:
         if dataclasses.is_dataclass(result) and not isinstance(result, type):
             result = dataclasses.asdict(result)
         if not isinstance(result, Mapping):
-            raise StudyError(f"{self.place(i)}: the function must return a mapping; got {shown(result)}")
+            raise StudyError(
+                f"{self.place(i)}: the function must return a mapping; got {shown(result)}"
+            )
         content = {"job": self.jobs[i].arguments, "result": dict(result), "made_by": [made_by]}
         try:
             write_json(self._paths[i], {**content, **stamp()})
@@ -402,8 +408,8 @@ def importable(function: Callable[..., Any]) -> str:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if module is None or getattr(sys.modules.get(module), name, None) is not function:
         raise ValueError(
-            "function must be defined at the top level of a module, where workers can import it, and not be"
-            f" a partial, a lambda or a method; got {function!r}"
+            "function must be defined at the top level of a module, where workers can import it,"
+            f" and not be a partial, a lambda or a method; got {function!r}"
         )
     return f"{module}:{name}"
 
@@ -479,8 +485,9 @@ def finish(
     own = any(name.startswith(f"{function.__module__}:") for name in changes)
     if changes and not accept_changes and (missing or own):
         raise ValueError(
-            f"{store.path} was made by other code or versions ({', '.join(changes)}): move it away to run"
-            " everything again, or keep what is there with accept_changes=True (--accept-changes)"
+            f"{store.path} was made by other code or versions ({', '.join(changes)}): move it away"
+            " to run everything again, or keep what is there with accept_changes=True"
+            " (--accept-changes)"
         )
     if missing or damaged or (changes and accept_changes):
         with _one_writer(store.path):
@@ -550,8 +557,8 @@ def _processes(workers: int, function: Callable[..., Any]) -> Iterator[Executor]
             process.terminate()
         if isinstance(error, BrokenProcessPool):
             raise StudyError(
-                f"a worker process ended ({error}); a script that runs scheduler='processes' must do so under"
-                " `if __name__ == '__main__':`"
+                f"a worker process ended ({error}); a script that runs scheduler='processes' must"
+                " do so under `if __name__ == '__main__':`"
             ) from None
         raise
     finally:
@@ -559,7 +566,7 @@ def _processes(workers: int, function: Callable[..., Any]) -> Iterator[Executor]
 
 
 def _begin_worker(_function: Callable[..., Any]) -> None:
-    """Leave Ctrl-C to the parent; one thread for linear algebra, loaded (with the function) or not."""
+    """Leave Ctrl-C to the parent; one thread for linear algebra, whether it is loaded or not."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(dict.fromkeys(_BLAS_VARIABLES, "1"))
     threadpool_limits(1)

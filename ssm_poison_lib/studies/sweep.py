@@ -65,7 +65,9 @@ def _grid(
     fixed = {k: as_scalar(f"fixed[{k!r}]", value) for k, value in given.items()}
     if twice := sorted(set(grid) & set(fixed)):
         raise ValueError(f"fixed must not name an axis; got {twice[0]!r}")
-    as_integer("the number of points of axes", math.prod(map(len, grid.values())), low=1, high=MAX_COUNT)
+    as_integer(
+        "the number of points of axes", math.prod(map(len, grid.values())), low=1, high=MAX_COUNT
+    )
     chunks = dict(as_mapping("chunks", {} if chunks is None else chunks))
     if strange := sorted(set(chunks) - set(grid)):
         raise ValueError(f"chunks must name axes ({', '.join(grid)}); got {strange[0]!r}")
@@ -144,10 +146,12 @@ def load(store: str | Path) -> xr.Dataset:
         raise StudyError(f"{damaged[0]}: run this sweep again, which mends it")
     if missing:
         raise StudyError(
-            f"{target.path} lacks {len(missing)} of {len(target.regions)} chunks: run this sweep again"
+            f"{target.path} lacks {len(missing)} of {len(target.regions)} chunks: run this sweep"
+            " again"
         )
     data = {
-        k: (tuple(target.grid), zarr.open_array(target.path / k, mode="r")[:]) for k in target.variables()
+        k: (tuple(target.grid), zarr.open_array(target.path / k, mode="r")[:])
+        for k in target.variables()
     }
     return xr.Dataset(data, coords=target.grid, attrs={"sweep": target.identity})
 
@@ -191,7 +195,9 @@ class _Store:
     @cached_property
     def regions(self) -> list[dict[str, slice]]:
         """The chunks: axis -> its part."""
-        parts = [[slice(i, i + n) for i in range(0, len(self.grid[k]), n)] for k, n in self.sizes.items()]
+        parts = [
+            [slice(i, i + n) for i in range(0, len(self.grid[k]), n)] for k, n in self.sizes.items()
+        ]
         return [dict(zip(self.grid, slices, strict=True)) for slices in itertools.product(*parts)]
 
     @cached_property
@@ -211,15 +217,17 @@ class _Store:
 
     def place(self, i: int) -> str:
         """Say where a chunk lies."""
-        return ", ".join(f"{k} {values[0]:g}..{values[-1]:g}" for k, values in self.labels(i).items())
+        return ", ".join(
+            f"{k} {values[0]:g}..{values[-1]:g}" for k, values in self.labels(i).items()
+        )
 
     def attributes(self) -> dict[str, Any]:
         """Return what the store says of itself; refuse another sweep's."""
         found = _attributes(self.path)
         if found["sweep"] != self.identity:
             raise ValueError(
-                f"store must be new or hold this very sweep; {str(self.path)!r} holds {found['sweep']},"
-                f" asked for is {self.identity}"
+                f"store must be new or hold this very sweep; {str(self.path)!r} holds"
+                f" {found['sweep']}, asked for is {self.identity}"
             )
         return found
 
@@ -244,7 +252,8 @@ class _Store:
                     f"{self._file(name, i)} is damaged or lost"
                     for name, checksum in zip(names, known, strict=True)
                     if known.any()
-                    and self._checksum(name, i, _read(self.path / name, tuple(region.values()))) != checksum
+                    and self._checksum(name, i, _read(self.path / name, tuple(region.values())))
+                    != checksum
                 ]
             if bad or not known.any():
                 missing.append(i)
@@ -256,7 +265,9 @@ class _Store:
         return self.path.joinpath(name, "c", *numbers)
 
     def _checksum(self, name: str, i: int, values: np.ndarray) -> np.uint64:
-        content = self._seal + f"{name}/{i}/{values.shape}/".encode() + values.astype("<f8").tobytes()
+        content = (
+            self._seal + f"{name}/{i}/{values.shape}/".encode() + values.astype("<f8").tobytes()
+        )
         return np.uint64(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"))
 
     def changes(self, made_by: dict[str, Any]) -> list[str]:
@@ -308,31 +319,38 @@ class _Store:
                     values.tolist()
                 ):
                     raise StudyError(
-                        f"function must keep the labels of {axis!r}, {values}; got {part[axis].values}"
+                        f"function must keep the labels of {axis!r}, {values}; got"
+                        f" {part[axis].values}"
                     )
                 part = part.sel({axis: values})
         shape = tuple(map(len, labels.values()))
         for name, variable in part.data_vars.items():
             if set(variable.dims) != set(labels):
                 raise StudyError(
-                    f"function must return variables over {', '.join(labels)}; {name!r} has {variable.dims}"
+                    f"function must return variables over {', '.join(labels)}; {name!r} has"
+                    f" {variable.dims}"
                 )
             raw = variable.transpose(*labels).values
             if raw.shape != shape:
-                raise StudyError(f"function must keep the chunk's shape {shape}; {name!r} has {raw.shape}")
+                raise StudyError(
+                    f"function must keep the chunk's shape {shape}; {name!r} has {raw.shape}"
+                )
             if raw.dtype.kind not in "biuf":
                 raise StudyError(f"function must return real numbers; {name!r} holds {raw.dtype}")
             with np.errstate(over="ignore"):
                 values = raw.astype(np.float64)
             if (values.astype(raw.dtype) != raw)[~np.isnan(values)].any():
                 raise StudyError(
-                    f"function must return numbers that float64 holds exactly; {name!r} holds others"
+                    f"function must return numbers that float64 holds exactly; {name!r} holds"
+                    " others"
                 )
             # one NaN for all: Zarr does not store a chunk of nothing else
             values[np.isnan(values)] = np.nan
             arrays[str(name)] = values
         reserved = {_CHECKSUM, *self.grid}
-        if strange := [k for k in arrays if k in reserved or not k or k.startswith(("_", ".")) or "/" in k]:
+        if strange := [
+            k for k in arrays if k in reserved or not k or k.startswith(("_", ".")) or "/" in k
+        ]:
             raise StudyError(f"function must not name a variable {strange[0]!r}")
         return arrays
 
@@ -346,7 +364,8 @@ class _Store:
         names = self.variables()
         if set(names) != set(arrays):
             raise StudyError(
-                f"function must return the same variables for every chunk; got {', '.join(arrays)} beside {', '.join(names)}"
+                f"function must return the same variables for every chunk; got {', '.join(arrays)}"
+                f" beside {', '.join(names)}"
             )
         for name, values in arrays.items():
             zarr.open_array(self.path / name, mode="r+")[tuple(self.regions[i].values())] = values
@@ -400,8 +419,8 @@ def _attributes(path: Path) -> dict[str, Any]:
         raise ValueError(f"store must be new or hold a sweep; got {str(path)!r}")
     if found.get("format") != _FORMAT:
         raise ValueError(
-            f"{path} holds a sweep of format {found.get('format', 1)}, without checksums; this version reads {_FORMAT}:"
-            " move the folder away to run it again"
+            f"{path} holds a sweep of format {found.get('format', 1)}, without checksums; this"
+            f" version reads {_FORMAT}: move the folder away to run it again"
         )
     return found
 
@@ -440,14 +459,20 @@ def read_config(path: str | Path, *, allow_any_function: bool = False) -> dict[s
     except (OSError, ValueError) as error:
         raise ValueError(f"CONFIG must be a TOML file; {str(path)!r}: {error}") from None
     if strange := sorted(set(config) - {"axes", "fixed", "chunks", "function", "store"}):
-        raise ValueError(f"CONFIG must have axes, fixed, chunks, function, store only; got {strange[0]!r}")
+        raise ValueError(
+            f"CONFIG must have axes, fixed, chunks, function, store only; got {strange[0]!r}"
+        )
     try:
         tables = {k: as_mapping(k, config.get(k, {})) for k in ("axes", "fixed", "chunks")}
         store = as_path("store", config.get("store", path.with_suffix(".zarr")))
-        function = _named_function(as_text("function", config.get("function", _THEOREM)), allow_any_function)
+        function = _named_function(
+            as_text("function", config.get("function", _THEOREM)), allow_any_function
+        )
     except TypeError as error:  # a wrong value in a file, not a wrong argument
         raise ValueError(f"CONFIG {str(path)!r}: {error}") from None
-    axes = {axis: _spaced(axis, v) if isinstance(v, dict) else v for axis, v in tables["axes"].items()}
+    axes = {
+        axis: _spaced(axis, v) if isinstance(v, dict) else v for axis, v in tables["axes"].items()
+    }
     return {**tables, "function": function, "axes": axes, "store": store}
 
 
@@ -457,15 +482,17 @@ def _named_function(name: str, allow_any: bool) -> Function:
     ours = __name__.partition(".")[0]
     if not allow_any and module.partition(".")[0] != ours:
         raise ValueError(
-            f"function must be one of {ours}, unless any that the file names may be imported and called"
-            f" (allow_any_function=True, --allow-any-function); got {name!r}"
+            f"function must be one of {ours}, unless any that the file names may be imported and"
+            f" called (allow_any_function=True, --allow-any-function); got {name!r}"
         )
     try:
         function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"function must be 'module:name'; got {name!r} ({error})") from None
     if not allow_any and str(getattr(function, "__module__", "")).partition(".")[0] != ours:
-        raise ValueError(f"function must be one of {ours}; got {name!r}, which comes from elsewhere")
+        raise ValueError(
+            f"function must be one of {ours}; got {name!r}, which comes from elsewhere"
+        )
     return as_function("function", function)
 
 
@@ -480,7 +507,9 @@ def _spaced(axis: str, values: dict[str, Any]) -> np.ndarray:
         start, stop, step = (0.0, *given, 1.0)[-3:] if len(given) < 2 else (*given, 1.0)[:3]
         count = math.ceil((stop - start) / step) if step else 0
     else:
-        count = as_integer(f"{spacing} of axis {axis!r}", arguments[-1] if len(given) > 2 else 50, low=1)
+        count = as_integer(
+            f"{spacing} of axis {axis!r}", arguments[-1] if len(given) > 2 else 50, low=1
+        )
     as_integer(f"the number of points of axis {axis!r}", count, low=1, high=MAX_LENGTH)
     try:
         return np.asarray(getattr(np, spacing)(*arguments))

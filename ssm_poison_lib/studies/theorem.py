@@ -60,7 +60,10 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
     )
     dose, cases = flat["dose"], np.stack([flat["state_dim"], flat["length"]], axis=1)
     negatives = flat.get("negatives", np.zeros(len(dose)))
-    measured = {name: np.empty(len(dose)) for name in ("error", "loss", "status", "log_tie", "time", "steps")}
+    measured = {
+        name: np.empty(len(dose))
+        for name in ("error", "loss", "status", "log_tie", "time", "steps")
+    }
     for d, length in np.unique(cases, axis=0):
         at = (cases == (d, length)).all(axis=1)
         scale, g, beta = flat["scale"][at], flat["tie_gap"][at], dose[at]
@@ -68,12 +71,21 @@ def theorem_errors(points: xr.Dataset) -> xr.Dataset:
             t_end = flat["t_end"][at]
         else:
             t_end = _time_to_fit(scale, beta, d, length)
-        A0, gaps = near_tie_starts(near_tie_shapes(int(d), g, flat["seed"][at], negatives[at]), scale, g)
+        A0, gaps = near_tie_starts(
+            near_tie_shapes(int(d), g, flat["seed"][at], negatives[at]), scale, g
+        )
         position = flat["special_position"][at] if "special_position" in flat else None
         batch = theorem_flows(
-            A0, gaps=gaps, length=int(length), alpha=1.0, beta=beta, t_end=t_end, workers=1, on_failure="nan",
+            A0,
+            gaps=gaps,
+            length=int(length),
+            alpha=1.0,
+            beta=beta,
+            t_end=t_end,
+            workers=1,
+            on_failure="nan",
             special_position=position,
-        )  # fmt: skip
+        )
         measured["error"][at] = batch.generalization_errors(np.ones(20), first_lag=1)
         measured["loss"][at] = batch.loss
         measured["status"][at] = batch.status
@@ -107,8 +119,11 @@ def uniform_errors(points: xr.Dataset) -> xr.Dataset:
         at = (cases == (d, length)).all(axis=1)
         scale, beta = flat["scale"][at], flat["dose"][at]
         starts = zip(scale, flat["seed"][at], strict=True)
-        A0 = np.array([near_zero(int(d), eps, seed=np.random.RandomState(int(seed))) for eps, seed in starts])
-        # A start that is small in every entry takes as long as its largest one asks for, whatever eps is.
+        A0 = np.array(
+            [near_zero(int(d), eps, seed=np.random.RandomState(int(seed))) for eps, seed in starts]
+        )
+        # A start that is small in every entry takes as long as its largest one asks for, whatever
+        # eps is.
         t_end = _time_to_fit(A0[:, 0], beta, d, length)
         batch = theorem_flows(
             A0, length=int(length), alpha=1.0, beta=beta, t_end=t_end, workers=1, on_failure="nan"
@@ -139,7 +154,9 @@ def order_errors(points: xr.Dataset) -> xr.Dataset:
     """
     flat, dims, shape = flattened(points, (*_START_AXES, "order"), ("phase",), "order_errors")
     if not np.isin(flat["order"], np.arange(len(ORDERS))).all():
-        raise ValueError(f"order must be an integer from 0 to {len(ORDERS) - 1}: {', '.join(ORDERS)}")
+        raise ValueError(
+            f"order must be an integer from 0 to {len(ORDERS) - 1}: {', '.join(ORDERS)}"
+        )
     phase = flat.get("phase", np.full(len(flat["order"]), 1e3))
     if (phase <= 0).any():
         raise ValueError(f"phase must be > 0; got {phase.min():g}")
@@ -155,16 +172,24 @@ def order_errors(points: xr.Dataset) -> xr.Dataset:
             left = np.arange(len(g))
             while len(left):
                 for which in ("special", "baseline"):
-                    A[left], gaps[left] = _phase(which, A[left], gaps[left], int(length), phase[at][left])
+                    A[left], gaps[left] = _phase(
+                        which, A[left], gaps[left], int(length), phase[at][left]
+                    )
                 rounds[left] += 1
-                off = (1 - A[left].sum(axis=1)) ** 2 + (1 - (A[left] ** (length - 1)).sum(axis=1)) ** 2
+                off = (1 - A[left].sum(axis=1)) ** 2 + (
+                    1 - (A[left] ** (length - 1)).sum(axis=1)
+                ) ** 2
                 left = left[(off > _INTERLEAVED_FITTED) & (rounds[left] < _MOST_ROUNDS)]
         else:
             for which in _PHASES[ORDERS[int(order)]]:
                 A, gaps = _phase(which, A, gaps, int(length), long)
                 rounds += 1
-        measured["error"][at] = np.max([np.abs((A**k).sum(axis=1) - 1) for k in range(1, 20)], axis=0)
-        measured["loss"][at] = ((1 - A.sum(axis=1)) ** 2 + (1 - (A ** (length - 1)).sum(axis=1)) ** 2) / 2
+        measured["error"][at] = np.max(
+            [np.abs((A**k).sum(axis=1) - 1) for k in range(1, 20)], axis=0
+        )
+        measured["loss"][at] = (
+            (1 - A.sum(axis=1)) ** 2 + (1 - (A ** (length - 1)).sum(axis=1)) ** 2
+        ) / 2
         measured["rounds"][at] = rounds
     return labelled(measured, points, dims, shape)
 
@@ -180,7 +205,9 @@ def _phase(
     exact gaps.
     """
     alpha, beta = {"baseline": (2.0, 0.0), "special": (0.0, 2.0), "both": (1.0, 1.0)}[which]
-    batch = theorem_flows(A, gaps=gaps, length=length, alpha=alpha, beta=beta, t_end=t_end, workers=1)
+    batch = theorem_flows(
+        A, gaps=gaps, length=length, alpha=alpha, beta=beta, t_end=t_end, workers=1
+    )
     return batch.A, np.nan_to_num(np.exp(np.asarray(batch.log_gap)[:, 1:]), nan=0.0)
 
 
@@ -206,7 +233,9 @@ def parametrization_errors(points: xr.Dataset) -> xr.Dataset:
     flat, dims, shape = flattened(points, needed, (), "parametrization_errors")
     names = list(PARAMETRIZATIONS)
     if not np.isin(flat["parametrization"], np.arange(len(names))).all():
-        raise ValueError(f"parametrization must be an integer from 0 to {len(names) - 1}: {', '.join(names)}")
+        raise ValueError(
+            f"parametrization must be an integer from 0 to {len(names) - 1}: {', '.join(names)}"
+        )
     if not np.isin(flat["near"], (0, 1)).all():
         raise ValueError("near must be 0 or 1")
     measured = {name: np.empty(len(flat["near"])) for name in ("error", "loss", "negatives")}
@@ -221,7 +250,10 @@ def parametrization_errors(points: xr.Dataset) -> xr.Dataset:
         G[1, 1], target[0] = beta, d
         G[length - 1, length - 1] += 1.0
         a = gradient_flow(
-            A0, (G, target), parametrization=names[int(case["parametrization"])], times=[case["t_end"]]
+            A0,
+            (G, target),
+            parametrization=names[int(case["parametrization"])],
+            times=[case["t_end"]],
         ).A[-1]
         off = np.array([1 - (a**k).sum() for k in range(1, max(20, length))])
         measured["error"][i] = np.abs(off[:19]).max()

@@ -1,5 +1,4 @@
-"""Audit of a training set: what in it, or in its order, could lead a state space model astray, and
-what cannot be told.
+"""Audit of a training set: what in it, or in its order, could lead a state space model astray.
 
 What is looked at are sums over sequences and one look at each, so that sets of any size go through,
 part by part, here or on a Dask cluster. A verdict says "no evidence of risk" and never "safe":

@@ -1,6 +1,4 @@
-"""A trial of a network on a sample of the data: restarts, without what stands out, in another
-order.
-"""
+"""A trial of a network on a sample: restarts, without what stands out, in another order."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Training sets from files, without trusting them: no pickles, stated sizes, errors that name the
-file.
+"""Training sets from files that are not trusted: no pickles, sizes checked, files named in errors.
 
 A training set is a list of parts. A part is read when it is needed, so that a set that does not fit
 in memory is read several times, part by part, here or by the workers of a Dask cluster.

@@ -1,6 +1,4 @@
-"""The report of an audit: JSON for machines, one HTML page for people. Whatever comes from the data
-is escaped.
-"""
+"""The report of an audit: JSON for machines, one HTML page for people, the data's text escaped."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def _sequences() -> tuple[np.ndarray]:
 
 
 #: Kinds of harmless sets, by name.
-KINDS: dict[str, Callable[[Rng], np.ndarray]] = {
+KINDS: dict[str, Callable[..., Any]] = {
     "Gaussian": _gaussian,
     "20 Gaussian sequences of length 7": _few,
     "short": _short,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_seed
-from ssm_poison_lib.defences import after, before, during
+from ssm_poison_lib.defences import after, before, during, rules
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.flows import near_tie_starts
 from ssm_poison_lib.sequences import TrainingSet, fixed_sequences
@@ -136,9 +136,7 @@ def _median(case: Case, data: Data, seed: int, near_tie: bool) -> np.ndarray:
         phases = (order[: len(order) // 2 or 1], np.arange(len(order)))
         students.append(benchmark.follow(case, data, phases, "free", *_start(near_tie, seed)))
     responses = np.array([(A[None] ** np.arange(1, 40)[:, None]).sum(axis=1) for A in students])
-    from ssm_poison_lib.defences.rules import median_student  # here: PyTorch takes a second to load
-
-    return students[median_student(responses)]
+    return students[rules.median_student(responses)]
 
 
 def _finite(value: float | None) -> float | None:
@@ -165,9 +163,9 @@ def compute(*, kind: str, seed: int, near_tie: bool) -> dict[str, Any]:
     data, case = Data(labelled.x, labelled.y, harmful, phases), Case(kind, _LENGTH, _DIM)
     start, gaps = _start(near_tie, seed + 1000)
 
-    def error(*arguments: Any) -> float | None:
+    def error(phases: Sequence[np.ndarray], name: str) -> float | None:
         try:
-            return benchmark.student_error(benchmark.follow(case, data, *arguments, start, gaps))
+            return benchmark.student_error(benchmark.follow(case, data, phases, name, start, gaps))
         except FlowError:
             return None
 
@@ -199,21 +197,21 @@ def compute(*, kind: str, seed: int, near_tie: bool) -> dict[str, Any]:
         scores |= dict.fromkeys(("effective rank", "negative poles", "price", "restarts disagree"))
         undefended = None
     everything = (np.arange(len(data.x)),)
-    by_lag = benchmark.named("longest lags first")(data.x, data.y, seed)
+    by_lag = rules.long_lags_first(data.x)
     try:
         middle = benchmark.student_error(_median(case, data, seed + 1000, near_tie))
     except FlowError:
         middle = None
-    rules = {
+    by_rule = {
         "shuffle": error(everything, "free"),
-        "longest lags first": error(by_lag.phases, "free"),
+        "longest lags first": error(by_lag, "free"),
         "positive poles, shuffled": error(everything, "exp(-exp)"),
         "median of five orders": middle,
     }
     return {
         "undefended": _finite(undefended),
         "scores": {name: _finite(value) for name, value in scores.items()},
-        "rules": {name: _finite(value) for name, value in rules.items()},
+        "rules": {name: _finite(value) for name, value in by_rule.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""The audit: verdicts and exit status on sets whose answer is known, harmless sets, broken and hostile files, the report."""
+"""The audit: verdicts and exit status on known and harmless sets, hostile files, the report."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def verdicts(found):
     return [f.verdict for f in found.findings]
 
 
-# ---- verdicts ------------------------------------------------------------------------------------------------------------
+# ---- verdicts ------------------------------------------------------------------------------------
 
 
 def test_the_theorems_baseline_set_leaves_lags_to_the_implicit_bias():
@@ -131,7 +131,9 @@ def test_poison_of_gradient_matching():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40, 10))
-    brew = gradient_matching(model, x[:50], y[:50], x[100:], y[100:], eps=0.25, steps=10, restarts=1)
+    brew = gradient_matching(
+        model, x[:50], y[:50], x[100:], y[100:], eps=0.25, steps=10, restarts=1
+    )
     found = audit(torch.cat([x, brew.x]).numpy(), torch.cat([y, y[:50]]).numpy())
     assert found.verdict == "contains special sequences"
     assert found.findings[0].count == 100
@@ -144,7 +146,8 @@ def test_what_cannot_be_told_is_undecided():
     assert audit(x, x[:, 0], order=x[:, 0]).verdict in VERDICTS
     lagging = np.where(np.arange(40)[:, None] < 20, x * (np.arange(6) > 3), x)
     noise = audit(lagging, gaussian(40, seed=3), order=np.arange(40) // 20)
-    assert verdicts(noise) == ["undecided"]  # other lags in each phase, and a student that does not fit
+    # other lags in each phase, and a student that does not fit
+    assert verdicts(noise) == ["undecided"]
 
 
 def test_lengths_beyond_the_limit_are_averaged_and_said(monkeypatch):
@@ -183,7 +186,7 @@ def test_labels_of_classes_numbers_and_text():
             audit(x, wrong)
 
 
-# ---- the small student ---------------------------------------------------------------------------------------------------
+# ---- the small student ---------------------------------------------------------------------------
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(2, 5), st.integers(0, 50))
@@ -200,7 +203,9 @@ def test_gradient_of_the_small_student(channels, outputs, length, seed):
         up[:, k] += step
         down[:, k] -= step
         losses = [problem.loss(students.at(t).responses(length)) for t in (up, down)]
-        np.testing.assert_allclose(gradient[:, k], (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(
+            gradient[:, k], (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-7
+        )
     J = students.jacobian(0, length)
     pull = (problem.G @ students.responses(length)[0] - problem.P).ravel()
     np.testing.assert_allclose(J.T @ pull, gradient[0], rtol=1e-9, atol=1e-12)
@@ -224,18 +229,20 @@ def test_the_small_student_fits_a_teacher_of_its_kind():
     assert found.student["restarts differ beyond"] < 0.01
 
 
-# ---- harmless sets -------------------------------------------------------------------------------------------------------
+# ---- harmless sets -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_harmless_sets_raise_no_alarm(kind):
-    assert [false_finding(kind, seed)["verdict"] for seed in range(2)] == ["no evidence of risk"] * 2
+    assert [false_finding(kind, seed)["verdict"] for seed in range(2)] == [
+        "no evidence of risk"
+    ] * 2
     x, y, order = harmless(kind, 1)
     assert len(x) == len(y) == len(order)
     assert harmless(kind, 0)[2] is None
 
 
-# ---- networks ------------------------------------------------------------------------------------------------------------
+# ---- networks ------------------------------------------------------------------------------------
 
 
 def tiny(channels, outputs):
@@ -261,14 +268,17 @@ def test_a_network_is_tried_by_name_or_by_factory(tmp_path, monkeypatch, capsys)
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert command("d.npz", "--model", "mine_for_audit:make", "--steps", "4", "--report", "r.html") == 0
+    assert (
+        command("d.npz", "--model", "mine_for_audit:make", "--steps", "4", "--report", "r.html")
+        == 0
+    )
     assert "What make learns" in (tmp_path / "r.html").read_text("utf-8")
     assert command("d.npz", "--model", "mine_for_audit:nothing") == 2
     assert command("d.npz", "--model", "transformer") == 2
     assert "must be one of free" in capsys.readouterr().err
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 
 def table(x, **more):
@@ -338,12 +348,19 @@ def test_a_folder_of_series(tmp_path, capsys):
     for i in range(20):
         np.save(flat / f"{i:02}.npy", rng.standard_normal(4))
     assert command(flat, "--layout", "series") == 2
-    csv(flat / "labels.csv", ["file", "label"], [[f"{i:02}.npy"] for i in range(20)], rng.standard_normal(20))
+    csv(
+        flat / "labels.csv",
+        ["file", "label"],
+        [[f"{i:02}.npy"] for i in range(20)],
+        rng.standard_normal(20),
+    )
     assert command(flat, "--layout", "series") == 0
 
 
 def test_a_csv_made_by_hand_with_ragged_rows(tmp_path, capsys):
-    text = "label,a,b,c\n" + "".join(f"{k % 2},{k},{k * k % 7},{'' if k % 3 else 1}\n" for k in range(1, 40))
+    text = "label,a,b,c\n" + "".join(
+        f"{k % 2},{k},{k * k % 7},{'' if k % 3 else 1}\n" for k in range(1, 40)
+    )
     (tmp_path / "hand.csv").write_text(text, "utf-8")
     assert command(tmp_path / "hand.csv") == 2
     assert "pad" in capsys.readouterr().err
@@ -353,7 +370,7 @@ def test_a_csv_made_by_hand_with_ragged_rows(tmp_path, capsys):
     assert command(bare, "--label", "f3") == 0
 
 
-# ---- broken and hostile files --------------------------------------------------------------------------------------------
+# ---- broken and hostile files --------------------------------------------------------------------
 
 
 def npy(array, **replaced):
@@ -464,7 +481,12 @@ def test_a_folder_of_many_files_asks_whether_a_row_is_a_sequence_or_a_step(kind,
         assert "--layout series" in capsys.readouterr().err
     assert command(tmp_path, "--label", "none", "--layout", "rows") == 1
     assert "24 sequences of length 3" in capsys.readouterr().out
-    csv(tmp_path / "labels.csv", ["file", "label"], [[f"{i}.{kind}"] for i in range(4)], np.arange(4.0))
+    csv(
+        tmp_path / "labels.csv",
+        ["file", "label"],
+        [[f"{i}.{kind}"] for i in range(4)],
+        np.arange(4.0),
+    )
     assert command(tmp_path, "--label", "none") == 2
 
 
@@ -582,7 +604,7 @@ def test_other_wrong_use(tmp_path, capsys):
         assert capsys.readouterr().err
 
 
-# ---- the report ----------------------------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -629,7 +651,9 @@ def test_the_report_in_a_browser(report, chromium, tmp_path):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for width, theme in ((1200, "light"), (390, "dark")):
             context = browser.new_context(
-                viewport={"width": width, "height": 800}, color_scheme=theme, java_script_enabled=True
+                viewport={"width": width, "height": 800},
+                color_scheme=theme,
+                java_script_enabled=True,
             )
             page = context.new_page()
             asked, said = [], []
@@ -642,7 +666,7 @@ def test_the_report_in_a_browser(report, chromium, tmp_path):
         browser.close()
 
 
-# ---- data too big for one machine ----------------------------------------------------------------------------------------
+# ---- data too big for one machine ----------------------------------------------------------------
 
 
 def numbers(found):
@@ -678,7 +702,9 @@ def test_parquet_files_through_two_workers_of_which_one_is_killed(tmp_path):
 
     deadly = [*parts[:3], replace(parts[3], load=load_or_die), *parts[4:]]
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
         Client(cluster) as client,
     ):
         found = audit_parts(deadly, scheduler=client)

@@ -25,18 +25,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser: of the command.
     """
     parser.description = (
-        "FILE is .npy (inputs alone), .npz (x and labels), .csv or .parquet (a sequence in each row), or a folder of such."
-        " Nothing leaves this machine; no pickle is read."
+        "FILE is .npy (inputs alone), .npz (x and labels), .csv or .parquet (a sequence in each"
+        " row), or a folder of such. Nothing leaves this machine; no pickle is read."
     )
     parser.add_argument("file", metavar="FILE", help="the training set")
     parser.add_argument(
         "--model",
         default="free",
         metavar="NAME",
-        help="free (the default: a small linear student), s4d, lru, mamba2, or module:factory, which is imported and called with"
-        " (channels, outputs): only code that you trust",
+        help=(
+            "free (the default: a small linear student), s4d, lru, mamba2, or module:factory, which"
+            " is imported and called with (channels, outputs): only code that you trust"
+        ),
     )
-    parser.add_argument("--label", metavar="COLUMN", help="column or array of labels; 'none': there are none")
+    parser.add_argument(
+        "--label", metavar="COLUMN", help="column or array of labels; 'none': there are none"
+    )
     parser.add_argument(
         "--steps",
         type=int,
@@ -45,7 +49,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of each training of --model, which is trained four or five times (default 200)",
     )
     parser.add_argument(
-        "--order", metavar="COLUMN", help="what training sorts by; 'rows': it does not shuffle the rows"
+        "--order",
+        metavar="COLUMN",
+        help="what training sorts by; 'rows': it does not shuffle the rows",
     )
     parser.add_argument(
         "--task", choices=("auto", "classes", "numbers"), default="auto", help="kind of labels"
@@ -59,8 +65,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout",
         choices=("rows", "series"),
-        help="rows: each row is one sequence; series: each file of a folder is one, a time step in each row; labels from"
-        " labels.csv (columns file, label) or from the folders' names",
+        help=(
+            "rows: each row is one sequence; series: each file of a folder is one, a time step in"
+            " each row; labels from labels.csv (columns file, label) or from the folders' names"
+        ),
     )
     parser.add_argument("--report", metavar="FILE", help="write the report, one HTML page")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON")
@@ -70,7 +78,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheduler",
         metavar="WHERE",
-        help="read the parts of a large set in parallel: 'threads', 'processes', or the address of a Dask scheduler",
+        help=(
+            "read the parts of a large set in parallel: 'threads', 'processes', or the address of a"
+            " Dask scheduler"
+        ),
     )
 
 
@@ -110,10 +121,16 @@ def run(options: argparse.Namespace) -> int:
         if not usable:  # nor a device, which the report would take the place of
             raise ValueError(f"--{name} must be a file in a folder that exists; got {str(path)!r}")
     if re.match(r"(?!https?:)[a-z][a-z0-9+.-]*:", options.book.strip(), re.IGNORECASE):
-        raise ValueError(f"--book must be a path, or an address with http or https; got {options.book!r}")
+        raise ValueError(
+            f"--book must be a path, or an address with http or https; got {options.book!r}"
+        )
     try:
         parts = from_path(
-            options.file, label=options.label, order=options.order, pad=options.pad, layout=options.layout
+            options.file,
+            label=options.label,
+            order=options.order,
+            pad=options.pad,
+            layout=options.layout,
         )
         found = audit_parts(
             parts,
@@ -154,7 +171,8 @@ def _scheduler(where: str | None) -> Any:
         return where
     if ":" not in where:
         raise ValueError(
-            f"--scheduler must be 'threads', 'processes' or an address such as tcp://host:8786; got {where!r}"
+            "--scheduler must be 'threads', 'processes' or an address such as tcp://host:8786; got"
+            f" {where!r}"
         )
     from distributed import Client
 

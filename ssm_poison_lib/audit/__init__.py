@@ -144,7 +144,10 @@ class Audit:
             else "no labels"
         )
         for found in self.findings:
-            where = f" (rows {', '.join(map(str, found.rows))}{', ...' * (found.count > len(found.rows))})"
+            where = (
+                " (rows"
+                f" {', '.join(map(str, found.rows))}{', ...' * (found.count > len(found.rows))})"
+            )
             lines.append(f"- {found.verdict}: {found.text}{where if found.rows else ''}")
         lines += [f"  {sentence}" for sentence in self.basis]
         if self.model is not None:
@@ -190,7 +193,8 @@ def audit(
         model: "free", "s4d", "lru", "mamba2", or a function (channels, outputs) -> torch module
             that maps (batch, length,
             channels) to (batch, outputs), for a trial of a network as well.
-        steps: of Adam in each training of `model`, 64 sequences each; it is trained four times, five
+        steps: of Adam in each training of `model`, 64 sequences each; it is trained four times,
+            five
             if something stands out.
         scheduler: of Dask, a name or a client; None: one part after the other.
 
@@ -219,7 +223,8 @@ def audit_parts(
         model: as in `audit`.
         steps: as in `audit`.
         scheduler: as in `audit`.
-        progress: is called with a line of text about how long the model's trainings take; None: nothing
+        progress: is called with a line of text about how long the model's trainings take; None:
+            nothing
             is said.
     """
     as_choice("task", task, ("auto", "classes", "numbers"))
@@ -237,7 +242,9 @@ def audit_parts(
     blocks = [None if phase is None else phase[a:b] for a, b in pairwise(ends)]
 
     first = run(_second_look, shape, each=[blocks])
-    by_phase = [reduce(lambda a, b: a + b, group) for group in zip(*(f["sums"] for f in first), strict=True)]
+    by_phase = [
+        reduce(lambda a, b: a + b, group) for group in zip(*(f["sums"] for f in first), strict=True)
+    ]
     total = reduce(lambda a, b: a + b, by_phase)
     centre = np.concatenate([f["mean lag"] for f in first])
     if total.silent == total.count:
@@ -245,7 +252,9 @@ def audit_parts(
     lags, gaps = lag_report(total), lag_gaps(total)
 
     cuts = [low for low, _high in gaps]
-    third = run(_third_look, shape, total, cuts, _every(total.count, _SAMPLE), each=[ends[:-1].tolist()])
+    third = run(
+        _third_look, shape, total, cuts, _every(total.count, _SAMPLE), each=[ends[:-1].tolist()]
+    )
     lever = np.concatenate([t["leverage"] for t in third])
     late = np.concatenate([t["late"] for t in third], axis=1)
     special = np.zeros(total.count, dtype=bool)
@@ -262,27 +271,45 @@ def audit_parts(
     nearest = {int(sample[i]): int(sample[near.nearest[i]]) for i in np.flatnonzero(near.flagged)}
     flagged = special | copies
 
-    apart = _sums_of(run, shape, flagged, ends[:-1]) if flagged.any() and not flagged.all() else None
+    apart = (
+        _sums_of(run, shape, flagged, ends[:-1]) if flagged.any() and not flagged.all() else None
+    )
     short = None
     if shape.outputs and phase is None:
         short = _sums_of(run, shape, centre <= np.median(centre), ends[:-1])
     student, responses = _study(total, by_phase, apart, short)
-    findings = _findings(total, lags, kept, special, copies, near, nearest, student, phase, centre, shape)
+    findings = _findings(
+        total, lags, kept, special, copies, near, nearest, student, phase, centre, shape
+    )
     trial = None
     if model != "free":
         if not shape.outputs:
             raise ValueError("model needs labels to train on")
         collected = _collect(run, shape, ends[:-1], flagged)
-        trial = study_model(model, *collected, shape.classes, phase, centre, steps=steps, progress=progress)
+        trial = study_model(
+            model, *collected, shape.classes, phase, centre, steps=steps, progress=progress
+        )
     theory = _theory(run, shape, total, phase)
     verdict = min((f.verdict for f in findings), key=VERDICTS.index, default=VERDICTS[-1])
     return Audit(
-        verdict=verdict, findings=findings, basis=_basis(total, lags, student, shape, phase, near, len(sample)),
-        count=total.count, length=shape.length, channels=total.channels, outputs=shape.outputs,
-        classes=tuple(map(str, shape.classes)), pooled=shape.pool, lags=lags, gaps=tuple(gaps),
-        standing_out=_standing_out(lever, centre, special, copies, nearest), student=student, responses=responses,
-        theory=theory, model=trial, names=tuple(dict.fromkeys(part.name for part in parts)),
-    )  # fmt: skip
+        verdict=verdict,
+        findings=findings,
+        basis=_basis(total, lags, student, shape, phase, near, len(sample)),
+        count=total.count,
+        length=shape.length,
+        channels=total.channels,
+        outputs=shape.outputs,
+        classes=tuple(map(str, shape.classes)),
+        pooled=shape.pool,
+        lags=lags,
+        gaps=tuple(gaps),
+        standing_out=_standing_out(lever, centre, special, copies, nearest),
+        student=student,
+        responses=responses,
+        theory=theory,
+        model=trial,
+        names=tuple(dict.fromkeys(part.name for part in parts)),
+    )
 
 
 # ---- one look after the other at all parts -------------------------------------------------------
@@ -348,7 +375,8 @@ def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
     shapes = {s["shape"] for s in seen}
     if len(shapes) > 1:
         raise ValueError(
-            f"all parts must have sequences of one length and as many channels; got {sorted(shapes)}"
+            "all parts must have sequences of one length and as many channels; got"
+            f" {sorted(shapes)}"
         )
     for what in ("kind", "outputs"):
         if len({(s[what] is None) if what == "kind" else s[what] for s in seen}) > 1:
@@ -475,9 +503,15 @@ def _masked(part: Part, shape: _Shape, mask: np.ndarray) -> DataSums:
 def _minus(a: DataSums, b: DataSums) -> DataSums:
     """Return the sums without those of some rows; shares by lag are no longer needed then."""
     return DataSums(
-        a.count - b.count, a.channels, a.gram - b.gram, a.cross - b.cross, a.label_gram - b.label_gram,
-        np.maximum(a.share - b.share, 0.0), a.top, a.silent - b.silent,
-    )  # fmt: skip
+        a.count - b.count,
+        a.channels,
+        a.gram - b.gram,
+        a.cross - b.cross,
+        a.label_gram - b.label_gram,
+        np.maximum(a.share - b.share, 0.0),
+        a.top,
+        a.silent - b.silent,
+    )
 
 
 # ---- the small student ---------------------------------------------------------------------------
@@ -600,49 +634,67 @@ def _findings(
         contrast = _contrast(phase, centre, special)
         level = max(_MOVED, _ABOVE * student["restarts differ"])
         if contrast >= _CONTRAST and not student["fits"]:
-            found.append(Finding(
-                "undecided",
-                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), but the"
-                " small student does not fit these data: try the order with your own model (--model)",
-            ))  # fmt: skip
+            found.append(
+                Finding(
+                    "undecided",
+                    f"the phases show different lags ({contrast:.0%} of the spread of mean lags is"
+                    " between them), but the small student does not fit these data: try the order"
+                    " with your own model (--model)",
+                )
+            )
         elif contrast >= _CONTRAST and given["moved"] >= level:
-            found.append(Finding(
-                "order-sensitive",
-                f"the phases show different lags ({contrast:.0%} of the spread of mean lags is between them), and the"
-                f" small student trained in this order ends {given['moved']:.2f} away from one trained on all together"
-                f" (relative; its restarts differ by {student['restarts differ']:.2g})",
-            ))  # fmt: skip
+            found.append(
+                Finding(
+                    "order-sensitive",
+                    f"the phases show different lags ({contrast:.0%} of the spread of mean lags is"
+                    " between them), and the small student trained in this order ends"
+                    f" {given['moved']:.2f} away from one trained on all together (relative; its"
+                    f" restarts differ by {student['restarts differ']:.2g})",
+                )
+            )
     if special.any():
         rows = np.flatnonzero(special)
         text = "; ".join(f"lags {a} to {b} are shown by nothing" for a, b in gaps)
-        found.append(Finding(
-            "contains special sequences",
-            f"{len(rows)} of {total.count:,} sequences have nearly all energy in their last steps, where the others have"
-            f" none ({text})"
-            + _effect(student),
-            tuple(rows[:_SHOWN].tolist()), len(rows),
-        ))  # fmt: skip
+        found.append(
+            Finding(
+                "contains special sequences",
+                f"{len(rows)} of {total.count:,} sequences have nearly all energy in their last"
+                f" steps, where the others have none ({text})" + _effect(student),
+                tuple(rows[:_SHOWN].tolist()),
+                len(rows),
+            )
+        )
     if copies.any():
         rows = np.flatnonzero(copies)
-        found.append(Finding(
-            "contains special sequences",
-            f"{len(rows)} sequences are nearly, not exactly, copies of others, and at most {near.expected:.1f} are to be"
-            f" expected in {near.dimension:.1f} dimensions" + _effect(student),
-            tuple(rows[:_SHOWN].tolist()), len(rows),
-        ))  # fmt: skip
+        found.append(
+            Finding(
+                "contains special sequences",
+                f"{len(rows)} sequences are nearly, not exactly, copies of others, and at most"
+                f" {near.expected:.1f} are to be expected in {near.dimension:.1f} dimensions"
+                + _effect(student),
+                tuple(rows[:_SHOWN].tolist()),
+                len(rows),
+            )
+        )
     fixed = lags.fixed >= _FIXED
     if fixed.mean() < _ENOUGH:
-        found.append(Finding(
-            "underdetermined",
-            f"the data fix {int(fixed.sum())} of {len(fixed)} lags (rank {lags.rank} of {len(total.gram)}); the implicit bias of"
-            " training decides the response at the others",
-        ))  # fmt: skip
+        found.append(
+            Finding(
+                "underdetermined",
+                f"the data fix {int(fixed.sum())} of {len(fixed)} lags (rank {lags.rank} of"
+                f" {len(total.gram)}); the implicit bias of training decides the response at the"
+                " others",
+            )
+        )
     if not found:
         if total.count - total.silent < _FEW:
             found.append(Finding("undecided", f"{total.count} sequences are too few to tell"))
         elif not shape.outputs:
             found.append(
-                Finding("undecided", "without labels no student can be trained, and orders cannot be tried")
+                Finding(
+                    "undecided",
+                    "without labels no student can be trained, and orders cannot be tried",
+                )
             )
         elif shape.pool > 1:
             found.append(
@@ -659,13 +711,17 @@ def _effect(student: dict[str, Any]) -> str:
     if effect is None:
         return ""
     return (
-        f"; without them the small student's response moves by {effect['moved']:.2g} (relative) and still explains"
-        f" {max(effect['explained anyway'], 0.0):.0%} of their labels"
+        f"; without them the small student's response moves by {effect['moved']:.2g} (relative) and"
+        f" still explains {max(effect['explained anyway'], 0.0):.0%} of their labels"
     )
 
 
 def _standing_out(
-    lever: np.ndarray, centre: np.ndarray, special: np.ndarray, copies: np.ndarray, nearest: dict[int, int]
+    lever: np.ndarray,
+    centre: np.ndarray,
+    special: np.ndarray,
+    copies: np.ndarray,
+    nearest: dict[int, int],
 ) -> tuple[dict[str, Any], ...]:
     score = lever + 2 * special + copies
     rows = np.argsort(-score, kind="stable")[:_SHOWN]
@@ -678,7 +734,9 @@ def _standing_out(
             reason = f"nearly a copy of row {nearest[i]}"
         elif lever[i] < max(0.5, 4 * float(np.median(lever))):
             continue
-        told.append({"row": i, "reason": reason, "leverage": float(lever[i]), "mean lag": float(centre[i])})
+        told.append(
+            {"row": i, "reason": reason, "leverage": float(lever[i]), "mean lag": float(centre[i])}
+        )
     return tuple(told)
 
 
@@ -693,27 +751,34 @@ def _basis(
 ) -> tuple[str, ...]:
     fixed = int((lags.fixed >= _FIXED).sum())
     told = [
-        f"Lags: {fixed} of {total.length} fixed by the data, rank {lags.rank} of {len(total.gram)}, excitation"
-        f" {lags.excitation:.1e} (smallest eigenvalue of the Gram matrix over their mean; below 1e-6 counts as none).",
-        f"Copies: looked for among {sampled:,} of {total.count:,} sequences; {near.copies} exact copies there.",
+        (
+            f"Lags: {fixed} of {total.length} fixed by the data, rank {lags.rank} of"
+            f" {len(total.gram)}, excitation {lags.excitation:.1e} (smallest eigenvalue of the Gram"
+            " matrix over their mean; below 1e-6 counts as none)."
+        ),
+        (
+            f"Copies: looked for among {sampled:,} of {total.count:,} sequences; {near.copies}"
+            " exact copies there."
+        ),
     ]
     if student["trained"]:
         told.append(
-            f"Small student: explains {student['student R2']:.0%} of the labels' squares, any linear response"
-            f" {student['linear R2']:.0%}"
+            f"Small student: explains {student['student R2']:.0%} of the labels' squares, any"
+            f" linear response {student['linear R2']:.0%}"
             + ("." if student["fits"] else ": it does not fit, so its response says little.")
         )
         told.append(
-            f"Restarts: {student['restarts']} students differ by {student['restarts differ']:.2g} within the training length and"
-            f" by {student['restarts differ beyond']:.2g} beyond it (0 agreement, 1.4 unrelated)."
+            f"Restarts: {student['restarts']} students differ by {student['restarts differ']:.2g}"
+            f" within the training length and by {student['restarts differ beyond']:.2g} beyond it"
+            " (0 agreement, 1.4 unrelated)."
         )
     else:
         told.append("Small student: not trained, there are no labels other than zero.")
     for name in ("in the given order", "short lags first"):
         if name in student:
             told.append(
-                f"Order: trained {name}, the response moves by {student[name]['moved']:.2g} and explains"
-                f" {student[name]['R2']:.0%}."
+                f"Order: trained {name}, the response moves by {student[name]['moved']:.2g} and"
+                f" explains {student[name]['R2']:.0%}."
             )
     if phase is None:
         told.append("Order: none given; training is taken to shuffle.")
@@ -729,10 +794,17 @@ def _collect(
     every = _every(len(flagged), 1000)
     got = run(_sampled, shape, every, each=[first.tolist()])
     rows = np.concatenate([g[2] for g in got])
-    return np.concatenate([g[0] for g in got]), np.concatenate([g[1] for g in got]), rows, flagged[rows]
+    return (
+        np.concatenate([g[0] for g in got]),
+        np.concatenate([g[1] for g in got]),
+        rows,
+        flagged[rows],
+    )
 
 
-def _sampled(part: Part, shape: _Shape, every: int, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sampled(
+    part: Part, shape: _Shape, every: int, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x, y = _ready(part, shape)
     rows = np.arange(first, first + len(x))
     chosen = rows % every == 0
@@ -747,7 +819,12 @@ def _theory(run: _Runner, shape: _Shape, total: DataSums, phase: Any) -> tuple[s
     if total.channels > 1 or shape.outputs > 1:
         return ("The theory does not apply: it is about one channel and one output.",)
     if total.length < 3 or total.length > 64 or total.count > 5000 or len(run.parts) > 1:
-        return ("The theory was not asked: it is about a few short sequences that show lags one by one.",)
+        return (
+            (
+                "The theory was not asked: it is about a few short sequences that show lags one by"
+                " one."
+            ),
+        )
     x, y = _ready(run.parts[0], shape)
     assert y is not None
     told: dict[str, int] = {}
@@ -761,6 +838,9 @@ def _theory(run: _Runner, shape: _Shape, total: DataSums, phase: Any) -> tuple[s
             return (f"The theory does not apply: {'; '.join(reasons)}.",)
     counted = ", ".join(f"{number} of 10 {name}" for name, number in told.items())
     return (
-        f"For free poles that start near zero (uniform, scale 0.001, {POLES} poles), all data together: {counted}.",
+        (
+            f"For free poles that start near zero (uniform, scale 0.001, {POLES} poles), all data"
+            f" together: {counted}."
+        ),
         *(f"{reason[0].upper()}{reason[1:]}." for reason in reasons),
     )

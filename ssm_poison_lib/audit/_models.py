@@ -61,12 +61,14 @@ class ModelResult:
     def __str__(self) -> str:
         said = (
             f"{self.name}: score {self.score:.2g} on {self.sample} sequences; restarts differ by"
-            f" {self.restarts_differ:.2g} on them and by {self.restarts_differ_beyond:.2g} on sequences twice as long,"
-            f" trained in phases by {self.ordered:.2g}"
+            f" {self.restarts_differ:.2g} on them and by {self.restarts_differ_beyond:.2g} on"
+            f" sequences twice as long, trained in phases by {self.ordered:.2g}"
         )
         if self.without_them is not None:
             said += f", without what stands out by {self.without_them:.2g}"
-        return said + ("." if self.fits else ": it does not fit yet, so this says little; try more steps.")
+        return said + (
+            "." if self.fits else ": it does not fit yet, so this says little; try more steps."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields by name."""
@@ -89,7 +91,9 @@ def factory_of(name: str) -> Callable[[int, int], nn.Module]:
         )
     module, _, function = name.partition(":")
     if not module or not function:
-        raise ValueError(f"model must be one of {', '.join(MODELS)} or module:factory; got {name!r}")
+        raise ValueError(
+            f"model must be one of {', '.join(MODELS)} or module:factory; got {name!r}"
+        )
     try:
         made = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever somebody's module raises
@@ -167,7 +171,9 @@ def study_model(
         out = network(inputs[:2])
         if not isinstance(out, Tensor) or out.shape != (min(2, len(inputs)), y.shape[1]):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}")
+            raise ValueError(
+                f"model must map (batch, length, channels) to (batch, {y.shape[1]}); got {got}"
+            )
         return network
 
     def trained(
@@ -198,14 +204,19 @@ def study_model(
 
     done: list[float] = []
     say(
-        f"model: {trainings} trainings of {steps} steps, {_timed(made, inputs, labels, loss, steps * trainings)}"
+        f"model: {trainings} trainings of {steps} steps,"
+        f" {_timed(made, inputs, labels, loss, steps * trainings)}"
     )
     restarts = [trained(seed) for seed in range(_RESTARTS)]
     half = len(inputs) // 2
     probe = inputs[:200]
     answers = model_outputs(restarts, probe)
-    longer = model_outputs(restarts, torch.cat([inputs[:half][:100], inputs[half : 2 * half][:100]], dim=1))
-    others = phase[rows] if phase is not None else (centre[rows] > np.median(centre[rows])).astype(int)
+    longer = model_outputs(
+        restarts, torch.cat([inputs[:half][:100], inputs[half : 2 * half][:100]], dim=1)
+    )
+    others = (
+        phase[rows] if phase is not None else (centre[rows] > np.median(centre[rows])).astype(int)
+    )
     phases = [np.flatnonzero(others == k) for k in np.unique(others)]
     moved = [model_outputs([trained(0, phases=phases)], probe)]
     if leave_out:

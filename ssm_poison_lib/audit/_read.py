@@ -64,7 +64,9 @@ def _numbers(name: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(f"{name} must be finite; row {row} is not")
     largest = float(np.abs(values).max(initial=0.0))
     if largest and not 1e-100 < largest < 1e100:  # squares of such numbers are infinite, or zero
-        raise ValueError(f"{name} must have its largest number between 1e-100 and 1e100; got {largest:.1e}")
+        raise ValueError(
+            f"{name} must have its largest number between 1e-100 and 1e100; got {largest:.1e}"
+        )
     return values
 
 
@@ -78,7 +80,8 @@ def _sequences(name: str, x: Any, pad: str) -> np.ndarray:
     array = np.asarray(x)
     if array.ndim not in (2, 3) or not array.size:
         raise ValueError(
-            f"{name} must be (n, length) or (n, length, channels), not empty; got shape {array.shape}"
+            f"{name} must be (n, length) or (n, length, channels), not empty; got shape"
+            f" {array.shape}"
         )
     array = _numbers(name, array)
     return array[..., None] if array.ndim == 2 else array
@@ -88,13 +91,16 @@ def _padded(name: str, rows: list[np.ndarray], pad: str, length: int | None = No
     lengths = sorted({len(row) for row in rows})
     if pad == "refuse":
         raise ValueError(
-            f"{name} holds sequences of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}: pad with zeros at the front"
-            " (--pad front: the last steps then stand below each other) or at the end (--pad end)"
+            f"{name} holds sequences of {len(lengths)} lengths, {lengths[0]} to {lengths[-1]}: pad"
+            " with zeros at the front (--pad front: the last steps then stand below each other) or"
+            " at the end (--pad end)"
         )
     rows = [_numbers(name, row[:, None] if row.ndim == 1 else row) for row in rows]
     channels = {row.shape[1:] for row in rows}
     if len(channels) > 1 or len(next(iter(channels))) != 1:
-        raise ValueError(f"{name} must hold sequences with the same channels; got {sorted(channels)}")
+        raise ValueError(
+            f"{name} must hold sequences with the same channels; got {sorted(channels)}"
+        )
     x = np.zeros((len(rows), length or lengths[-1], *next(iter(channels))))
     for i, row in enumerate(rows):
         x[i, slice(-len(row), None) if pad == "front" else slice(len(row))] = row
@@ -113,7 +119,8 @@ def from_arrays(
     for what, values in (("y", labels), ("order", ranks)):
         if values is not None and (values.ndim not in (1, 2) or len(values) != len(x)):
             raise ValueError(
-                f"{what} must have one entry for each of the {len(x)} sequences; got shape {values.shape}"
+                f"{what} must have one entry for each of the {len(x)} sequences; got shape"
+                f" {values.shape}"
             )
         if values is not None and values.dtype.kind not in "iufbUS":
             raise ValueError(f"{what} must be numbers or text; got dtype {values.dtype}")
@@ -204,7 +211,8 @@ def _from_folder(
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _KINDS and f.is_file())
     if not files or len(files) > _MOST_FILES:
         raise ValueError(
-            f"FILE must be a folder with 1 to {_MOST_FILES} files of the kinds {', '.join(_KINDS)}; got {len(files)}"
+            f"FILE must be a folder with 1 to {_MOST_FILES} files of the kinds {', '.join(_KINDS)};"
+            f" got {len(files)}"
         )
     if layout == "series":
         return _from_series(folder, files, label, order, pad)
@@ -212,12 +220,14 @@ def _from_folder(
     if set(names) == {"x.npy", "y.npy"}:
         x, y = (_array(_regular(names[name])) for name in ("x.npy", "y.npy"))
         if order not in (None, "rows"):
-            raise ValueError(f"order must be 'rows' for a folder of x.npy and y.npy; got {shown(order)}")
+            raise ValueError(
+                f"order must be 'rows' for a folder of x.npy and y.npy; got {shown(order)}"
+            )
         return from_arrays(x, None if label == "none" else y, None, pad=pad, name="x.npy")
     if layout is None and len(files) > 1 and _may_be_series(files, label):
         raise ValueError(
-            f"FILE has {len(files)} files: say --layout series (each file is one sequence, a time step in each row)"
-            " or --layout rows (each row is one sequence)"
+            f"FILE has {len(files)} files: say --layout series (each file is one sequence, a time"
+            " step in each row) or --layout rows (each row is one sequence)"
         )
     return [part for f in files for part in _from_file(f, label, order, pad)]
 
@@ -258,7 +268,8 @@ def _from_series(
             y = [n.split("/")[0] for n in inside.values()]
         else:
             raise ValueError(
-                "FILE must have labels.csv (columns file, label) or one folder for each class; --label none does without"
+                "FILE must have labels.csv (columns file, label) or one folder for each class;"
+                " --label none does without"
             )
     rows = [_one_series(f) for f in files]
     lengths = {r.shape for r in rows}
@@ -271,12 +282,16 @@ def _one_series(path: Path) -> np.ndarray:
         array = _numbers(path.name, _array(_regular(path)))
     elif path.suffix.lower() == ".csv":
         table = _csv(path)
-        array = np.stack([_column(path.name, name, table[name]) for name in table.column_names], axis=1)
+        array = np.stack(
+            [_column(path.name, name, table[name]) for name in table.column_names], axis=1
+        )
     else:
         raise ValueError(f"{path.name}: a series is a .csv or .npy file")
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or not array.size:
-        raise ValueError(f"{path.name} must be (length,) or (length, channels); got shape {array.shape}")
+        raise ValueError(
+            f"{path.name} must be (length,) or (length, channels); got shape {array.shape}"
+        )
     return array
 
 
@@ -299,8 +314,14 @@ def _from_file(path: Path, label: str | None, order: str | None, pad: str) -> li
             raise ValueError(f"{path.name} must hold an array 'x'; it has {shown(sorted(found))}")
         y = _chosen(path.name, [k for k in found if k != "x"], label)
         ranks = _order_of(path.name, found, order)
-        return from_arrays(found["x"], None if y is None else found[y], ranks, pad=pad, name=path.name)
-    return [Part(partial(_table_rows, path.name, partial(_csv, path), label, order, pad, None), path.name)]
+        return from_arrays(
+            found["x"], None if y is None else found[y], ranks, pad=pad, name=path.name
+        )
+    return [
+        Part(
+            partial(_table_rows, path.name, partial(_csv, path), label, order, pad, None), path.name
+        )
+    ]
 
 
 def _chosen(name: str, columns: Sequence[str], label: str | None) -> str | None:
@@ -308,12 +329,15 @@ def _chosen(name: str, columns: Sequence[str], label: str | None) -> str | None:
         return None
     if label is not None:
         if label not in columns:
-            raise ValueError(f"{name} must have the label {shown(label)}; it has {shown(list(columns))}")
+            raise ValueError(
+                f"{name} must have the label {shown(label)}; it has {shown(list(columns))}"
+            )
         return label
     found = [c for c in columns if c.lower() in _LABELS]
     if len(found) != 1:
         raise ValueError(
-            f"{name}: name the column of the labels (--label COLUMN), or 'none'; columns are {shown(list(columns))}"
+            f"{name}: name the column of the labels (--label COLUMN), or 'none'; columns are"
+            f" {shown(list(columns))}"
         )
     return found[0]
 
@@ -322,7 +346,9 @@ def _order_of(name: str, columns: Any, order: str | None) -> Any:
     if order in (None, "rows"):
         return None
     if order not in columns:
-        raise ValueError(f"{name} must have the order column {shown(order)}; it has {shown(sorted(columns))}")
+        raise ValueError(
+            f"{name} must have the order column {shown(order)}; it has {shown(sorted(columns))}"
+        )
     return columns[order]
 
 
@@ -330,21 +356,29 @@ def _checked_header(name: str, file: Any, size: int) -> None:
     """Refuse objects, and headers that promise another size than there is."""
     try:
         version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
         if version not in read:
             raise ValueError(f"format version {version}")
         shape, _, dtype = read[version](file)
     except Exception as error:
         raise ValueError(f"{name} is no NumPy array: {shown(str(error))}") from None
     if dtype.hasobject:
-        raise ValueError(f"{name} holds Python objects, which can run code when they are read: refused")
+        raise ValueError(
+            f"{name} holds Python objects, which can run code when they are read: refused"
+        )
     wanted = math.prod(shape) * dtype.itemsize
     if wanted > _LARGEST:
         raise ValueError(
-            f"{name} promises {wanted:,} bytes; at most {_LARGEST:,} are read, larger sets as parquet"
+            f"{name} promises {wanted:,} bytes; at most {_LARGEST:,} are read, larger sets as"
+            " parquet"
         )
     if wanted != size - file.tell():
-        raise ValueError(f"{name} promises {wanted:,} bytes of numbers and has {size - file.tell():,}")
+        raise ValueError(
+            f"{name} promises {wanted:,} bytes of numbers and has {size - file.tell():,}"
+        )
 
 
 def _array(path: Path) -> np.ndarray:
@@ -359,10 +393,14 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if sum(m.file_size for m in members) > _LARGEST or len(members) > 1000:
-                raise ValueError(f"{path.name} unpacks to more than {_LARGEST:,} bytes or 1000 arrays")
+                raise ValueError(
+                    f"{path.name} unpacks to more than {_LARGEST:,} bytes or 1000 arrays"
+                )
             for member in members:
                 if not member.filename.endswith(".npy"):
-                    raise ValueError(f"{path.name} must hold arrays alone; got {shown(member.filename)}")
+                    raise ValueError(
+                        f"{path.name} must hold arrays alone; got {shown(member.filename)}"
+                    )
                 name = member.filename.removesuffix(".npy")
                 with archive.open(member) as file:
                     _checked_header(f"{path.name}: {shown(name)}", file, member.file_size)
@@ -394,7 +432,9 @@ def _csv(path: Path) -> Any:
     with open(path, "rb") as file:
         first = file.read(1 << 20).split(b"\n", 1)[0]
     try:
-        cells = [cell.strip().strip('"') for cell in first.decode("utf-8-sig").rstrip("\r").split(",")]
+        cells = [
+            cell.strip().strip('"') for cell in first.decode("utf-8-sig").rstrip("\r").split(",")
+        ]
         other = next((mark for mark in ";\t|" if len(cells) == 1 and mark in cells[0]), None)
         if other:
             raise ValueError(f"cells must be separated by commas, not by {other!r}")
@@ -402,7 +442,9 @@ def _csv(path: Path) -> Any:
         options = csv.ReadOptions(autogenerate_column_names=bare, block_size=1 << 24)
         return csv.read_csv(path, read_options=options)
     except (pa.ArrowException, UnicodeError, ValueError) as error:
-        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+        raise ValueError(
+            f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
+        ) from None
 
 
 def _is_number(cell: str) -> bool:
@@ -436,17 +478,22 @@ def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) ->
                 size = max(group.total_byte_size, 8 * group.num_rows * max(1, group.num_columns))
                 if size > _LARGEST:
                     raise ValueError(
-                        f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are read"
+                        f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are"
+                        " read"
                     )
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+        raise ValueError(
+            f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
+        ) from None
     if not groups:
         raise ValueError(f"{path.name} has no rows")
     _chosen(path.name, columns, label)
     _order_of(path.name, dict.fromkeys(columns), order)
     return [
         Part(
-            partial(_table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest),
+            partial(
+                _table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest
+            ),
             path.name,
         )
         for k in range(groups)
@@ -461,7 +508,8 @@ def _longest_list(file: Any) -> int | None:
     if not lists:
         return None
     ends = [
-        pc.max(pc.list_value_length(file.read_row_group(k, columns=lists[:1])[lists[0]])).as_py() or 0
+        pc.max(pc.list_value_length(file.read_row_group(k, columns=lists[:1])[lists[0]])).as_py()
+        or 0
         for k in range(file.metadata.num_row_groups)
     ]
     return max(ends)
@@ -475,11 +523,18 @@ def _row_group(path: Path, k: int) -> Any:
         with pq.ParquetFile(path) as file:
             return file.read_row_group(k)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}") from None
+        raise ValueError(
+            f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
+        ) from None
 
 
 def _table_rows(
-    name: str, read: Callable[[], Any], label: str | None, order: str | None, pad: str, length: int | None
+    name: str,
+    read: Callable[[], Any],
+    label: str | None,
+    order: str | None,
+    pad: str,
+    length: int | None,
 ) -> Rows:
     """Return the rows of a table: a column for each step, or one column of lists."""
     import pyarrow as pa
@@ -530,7 +585,9 @@ def _labels(name: str, column: str, values: Any) -> np.ndarray:
         raise ValueError(f"{name}: column {shown(column)} has empty labels")
     found = np.array(values.to_pylist())
     if found.dtype.kind not in "iufbU" or found.ndim != 1:
-        raise ValueError(f"{name}: column {shown(column)} must hold numbers or text; got dtype {found.dtype}")
+        raise ValueError(
+            f"{name}: column {shown(column)} must hold numbers or text; got dtype {found.dtype}"
+        )
     return found
 
 

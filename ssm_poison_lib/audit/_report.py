@@ -42,7 +42,10 @@ td.number{text-align:right;font-variant-numeric:tabular-nums}li{overflow-wrap:an
 
 _CHAPTERS = {
     "order-sensitive": ("Does the order of the data matter?", "order.html"),
-    "contains special sequences": ("What helps, and what an attacker does about it", "defences.html"),
+    "contains special sequences": (
+        "What helps, and what an attacker does about it",
+        "defences.html",
+    ),
     "underdetermined": ("Why does it generalize?", "greedy_learning.html"),
     "undecided": ("Is my model at risk?", "at_risk.html"),
     "no evidence of risk": ("Is my model at risk?", "at_risk.html"),
@@ -144,7 +147,9 @@ def as_html(audit: Any, book: str) -> str:
 
 def _text(value: object) -> str:
     """Return escaped text, characters that no page shows replaced."""
-    return html.escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", str(value)))
+    return html.escape(
+        re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", str(value))
+    )
 
 
 def _upper(text: str) -> str:
@@ -176,7 +181,9 @@ def _link(verdict: str, book: str) -> str:
 def _finding(found: Any, book: str) -> str:
     rows = ""
     if found.rows:
-        more = f" and {found.count - len(found.rows):,} more" if found.count > len(found.rows) else ""
+        more = (
+            f" and {found.count - len(found.rows):,} more" if found.count > len(found.rows) else ""
+        )
         rows = f" Rows {', '.join(map(str, found.rows))}{more}."
     return f"<strong>{_text(_upper(found.verdict))}</strong>: {_text(found.text)}.{rows} {_link(found.verdict, book)}"
 
@@ -208,8 +215,13 @@ def _model(audit: Any) -> str:
         f"In phases instead of shuffled its outputs differ by {m.ordered:.2f}.",
     ]
     if m.without_them is not None:
-        told.append(f"Without the sequences that stand out its outputs differ by {m.without_them:.2f}.")
-    return _list(map(_text, told)) + "<p>Compare the last numbers with what restarts differ anyway.</p>"
+        told.append(
+            f"Without the sequences that stand out its outputs differ by {m.without_them:.2f}."
+        )
+    return (
+        _list(map(_text, told))
+        + "<p>Compare the last numbers with what restarts differ anyway.</p>"
+    )
 
 
 def _figure(figure: Figure, words: str, caption: str) -> str:
@@ -229,7 +241,10 @@ def _lag_figure(audit: Any) -> Figure:
         ax.bar(lags, fixed, width=0.7, color=figures.COLOURS["baseline"])
         ax.collections[0].remove()
     ax.plot(
-        lags, energy / energy.max(), ".-" if len(lags) < 60 else "-", color=figures.COLOURS["with special"]
+        lags,
+        energy / energy.max(),
+        ".-" if len(lags) < 60 else "-",
+        color=figures.COLOURS["with special"],
     )
     ax.set(xlabel="lag $m$", ylabel="decided; energy", ylim=(0, 1.05))
     return figure

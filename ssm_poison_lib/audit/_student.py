@@ -43,9 +43,12 @@ class Problem:
 
     @classmethod
     def of(cls, sums: DataSums, like: Problem | None = None) -> Problem:
-        """Return the problem of some sequences, in their own units or in those of another problem."""
+        """Return the problem of some sequences, in their own units or those of another problem."""
         if like is None:
-            x, y = np.sqrt(np.trace(sums.gram) / sums.count), np.sqrt(np.trace(sums.label_gram) / sums.count)
+            x, y = (
+                np.sqrt(np.trace(sums.gram) / sums.count),
+                np.sqrt(np.trace(sums.label_gram) / sums.count),
+            )
             scale = (float(x) or 1.0, float(y) or 1.0)
         else:
             scale = like.scale
@@ -71,7 +74,9 @@ class Students:
 
     def flat(self) -> np.ndarray:
         """Return all parameters, (R, parameters)."""
-        return np.concatenate([v.reshape(len(self.a), -1) for v in (self.a, self.b, self.c)], axis=1)
+        return np.concatenate(
+            [v.reshape(len(self.a), -1) for v in (self.a, self.b, self.c)], axis=1
+        )
 
     def at(self, theta: np.ndarray) -> Students:
         """Return students of the same shapes with parameters (R, parameters)."""
@@ -138,7 +143,9 @@ def start(channels: int, outputs: int, seeds: range) -> Students:
     return Students(np.array(a), np.array(b), np.array(c))
 
 
-def train(students: Students, problem: Problem, *, steps: int = _STEPS, polish: int = _POLISH) -> Students:
+def train(
+    students: Students, problem: Problem, *, steps: int = _STEPS, polish: int = _POLISH
+) -> Students:
     """Return the students after training; their starts are left as they are."""
     lags = len(problem.G) // problem.channels
     theta = students.flat()
@@ -157,7 +164,9 @@ def train(students: Students, problem: Problem, *, steps: int = _STEPS, polish: 
         better = loss < now
         theta = np.where(better[:, None], trial, theta)
         now = np.where(better, loss, now)
-        length = np.where(better, np.minimum(1.2 * length, 0.1 * np.linalg.norm(theta, axis=1)), 0.4 * length)
+        length = np.where(
+            better, np.minimum(1.2 * length, 0.1 * np.linalg.norm(theta, axis=1)), 0.4 * length
+        )
         gradient = students.at(theta).gradient(problem)
     for i in range(len(theta)):
         theta[i] = _polished(students, theta, i, problem, lags, polish)

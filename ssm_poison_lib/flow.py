@@ -253,7 +253,7 @@ def gradient_flow(
         t_end: end time; the rows of the result are then the solver's steps.
         times: (T,) > 0, increasing, instead of t_end; the rows are then these times.
         train: "A", or "ABC" to move B and C too.
-        parametrization: a name in `parametrizations.PARAMETRIZATIONS`: a_j = f(s_j), s is trained.
+        parametrization: a name in `PARAMETRIZATIONS`; a_j = f(s_j) and s is trained.
         gaps: (d-1,) differences between neighbours of the start's A, largest first, when they are
             too small to be found by subtraction (train="A", free entries and equal weights only;
             the largest entry of A is kept, the others follow from the gaps).

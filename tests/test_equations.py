@@ -9,6 +9,7 @@ from numpy.testing import assert_allclose
 
 from ssm_poison_lib import equations, sequences, ssm
 from ssm_poison_lib._engines import equations as compiled
+from ssm_poison_lib.flows import many_flows
 from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 
 MAPS = {  # the book's parametrizations once more, as torch differentiates them
@@ -126,3 +127,16 @@ def test_many_runs_are_the_same_with_a_leading_axis():
     for i in range(7):
         one = equations.pull(equations.powers(A[i], 6), e[i])
         assert_allclose((by_a[i], by_w[i]), one, rtol=1e-14)
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), length=st.integers(2, 8), size=st.integers(1, 9), d=st.integers(1, 5))
+def test_the_batched_flow_begins_with_the_velocity(equal, seed, length, size, d):
+    """What a run moves in a time of 1e-8, by gaps (equal weights) and entry by entry, any rank."""
+    A, B, C, data = draw(seed, length, size, d)
+    w = np.ones(d) if equal else B * C
+    target, G = data.teacher.impulse_response(length), data.gram()
+    moved = (many_flows(A, (G, target), w=w, t_end=1e-8, workers=1).A[0] - A) / 1e-8
+    expected = equations.velocity(A, w, np.ones(d), G, target)[0]
+    assert_allclose(moved, expected, rtol=0, atol=1e-6 * max(1.0, np.abs(expected).max() ** 2))

@@ -131,7 +131,12 @@ def test_many_runs_are_the_same_with_a_leading_axis():
 
 @pytest.mark.parametrize("equal", [True, False])
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10_000), length=st.integers(2, 8), size=st.integers(1, 9), d=st.integers(1, 5))
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.integers(2, 8),
+    size=st.integers(1, 9),
+    d=st.integers(1, 5),
+)
 def test_the_batched_flow_begins_with_the_velocity(equal, seed, length, size, d):
     """What a run moves in a time of 1e-8, by gaps (equal weights) and entry by entry, any rank."""
     A, B, C, data = draw(seed, length, size, d)

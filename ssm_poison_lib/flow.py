@@ -263,7 +263,7 @@ def gradient_flow(
         stationary_tol: stop once no unknown moves faster than this per unit of time. Mind that a
             near-zero start and a saddle are slow too: choose it far below the speed of the start.
         rtol: local error tolerance, relative, at least 2.3e-14.
-        atol: the same, absolute (default: 1e-20 for entries, 1e-13 for parameters s).
+        atol: the same, absolute (default: 1e-20; 1e-13 for parameters s or with decay).
         max_steps: most steps, at most 1e9.
 
     Returns:
@@ -298,10 +298,10 @@ def gradient_flow(
     if stationary_tol is not None:
         stationary_tol = as_scalar("stationary_tol", stationary_tol, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=2.3e-14)
-    default = 1e-20 if parametrization == "free" else 1e-13
+    decay = as_scalar("decay", decay, low=0.0)
+    default = 1e-20 if parametrization == "free" and not decay else 1e-13
     atol = default if atol is None else as_scalar("atol", atol, low=0.0, strict=True)
     max_steps = as_integer("max_steps", max_steps, low=1, high=MAX_COUNT)
-    decay = as_scalar("decay", decay, low=0.0)
     if train == "ABC" and (decay or parametrization != "free"):
         raise ValueError("train must be 'A' where decay or a parametrization is given")
     equal = train == "A" and bool((start.w == start.w[0]).all())

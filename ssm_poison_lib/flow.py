@@ -255,9 +255,9 @@ def gradient_flow(
         train: "A", or "ABC" to move B and C too.
         parametrization: a name in `PARAMETRIZATIONS`; a_j = f(s_j) and s is trained.
         gaps: (d-1,) differences between neighbours of the start's A, largest first, when they are
-            too small to be found by subtraction (train="A", free entries and equal weights only;
+            too small to be found by subtraction (train "A", free entries and equal weights only;
             the largest entry of A is kept, the others follow from the gaps).
-        decay: >= 0, weight of the penalty decay/2 sum a_j^2 (train="A" only).
+        decay: >= 0, weight of the penalty decay/2 sum a_j^2 (train "A" only).
         loss_tol: a run whose last loss is at most this counts as fitted.
         stop_at_loss: stop there instead of going on to the end time.
         stationary_tol: stop once no unknown moves faster than this per unit of time. Mind that a

@@ -51,7 +51,7 @@ from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["FlowStatus", "Trajectory", "many_flows", "near_tie_starts", "theorem_flows"]
+__all__ = ["many_flows", "near_tie_starts", "theorem_flows"]
 
 
 _REASONS = {

@@ -110,7 +110,10 @@ def slides(text: str, drawn: dict[str, str]) -> list[str]:
 def write(app: Sphinx, error: Exception | None) -> None:
     """Write talk.html into the built book, with its figures and reveal.js."""
     source = Path(app.srcdir) / SOURCE
-    if error or app.builder.format != "html" or not source.exists():
+    whole = (
+        app.env is not None and "book/cheat_sheet" in app.env.found_docs
+    )  # not a part, for a test
+    if error or app.builder.format != "html" or not source.exists() or not whole:
         return
     spec = importlib.util.find_spec("sphinx_revealjs")
     if spec is None or spec.origin is None:

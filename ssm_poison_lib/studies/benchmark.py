@@ -450,7 +450,7 @@ def isolation(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
 
 
 #: The book's defences: name -> function.
-DEFENCES: Mapping[str, Defence] = {
+DEFENCES: Mapping[str, Callable[..., Any]] = {
     "do nothing": nothing,
     "shuffle": shuffle,
     "longest lags first": long_first,

@@ -45,6 +45,7 @@ __all__ = [
     "student_error",
 ]
 
+#: Seeds of the stored table; a caller brings as many others.
 BOOK_SEEDS = (0, 1, 2, 3, 4)
 _SCALE, _GAP = (
     1e-4,

@@ -25,6 +25,7 @@ from ssm_poison_lib.studies.store import Job, Study
 
 __all__ = ["ADAPTED", "DETECTORS", "RULES", "SEEDS", "compute", "separation"]
 
+#: Seeds of the stored runs.
 SEEDS = tuple(range(100, 150))
 _LENGTH, _DIM, _SCALE = 7, 10, 1e-4
 _RESTARTS = 4

@@ -502,7 +502,7 @@ NO_ARGUMENTS = {
     "algebra.jacobian_at_saddle", "figures.use_style",
 }  # fmt: skip
 RESULTS = {
-    "flow.FlowError", "flow.FlowStatus", "flow.Trajectory", "flows.Trajectory", "flows.FlowStatus",
+    "flow.FlowError", "flow.FlowStatus", "flow.Trajectory",
     "parametrizations.Parametrization",
     "sequences.Teacher",
 }  # fmt: skip

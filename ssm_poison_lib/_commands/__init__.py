@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import Any
 
-__all__ = ["COMMANDS", "add_runner_options", "report", "runner_options"]
+__all__ = ["COMMANDS", "add_results_options", "add_runner_options", "report", "runner_options"]
 
 #: Each command's name, that of its module, with one line of help.
 COMMANDS = {
@@ -26,6 +26,17 @@ COMMANDS = {
 def report(message: str) -> None:
     """Print a message beside the results."""
     print(message, file=sys.stderr)
+
+
+def add_results_options(parser: argparse.ArgumentParser, summary: str) -> None:
+    """Add where results are kept, and the one file of what came out: `summary` says which."""
+    parser.add_argument(
+        "--results",
+        default="results",
+        metavar="FOLDER",
+        help="where results are kept (default: results)",
+    )
+    parser.add_argument("--summary", metavar="FILE", help=summary)
 
 
 def add_runner_options(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import time
 
 from ssm_poison_lib._checks import as_path
-from ssm_poison_lib._commands import add_runner_options, runner_options
+from ssm_poison_lib._commands import add_results_options, add_runner_options, runner_options
 from ssm_poison_lib.studies import reproduce, store
 
 EPILOG = (
@@ -31,15 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="add N consecutive fresh seeds beyond the authors' own",
     )
-    parser.add_argument(
-        "--results",
-        default="results",
-        metavar="FOLDER",
-        help="where results are kept (default: results)",
-    )
-    parser.add_argument(
-        "--summary", metavar="FILE", help="one JSON of all runs (default: FOLDER/reproduce.json)"
-    )
+    add_results_options(parser, "one JSON of all runs (default: FOLDER/reproduce.json)")
     add_runner_options(parser)
 
 

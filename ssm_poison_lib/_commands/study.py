@@ -8,7 +8,7 @@ import os
 import time
 
 from ssm_poison_lib._checks import as_choice, as_path
-from ssm_poison_lib._commands import add_runner_options, runner_options
+from ssm_poison_lib._commands import add_results_options, add_runner_options, runner_options
 
 #: Each study's name, that of its module in `ssm_poison_lib.studies`, with one line of help.
 STUDIES = {
@@ -28,15 +28,7 @@ EPILOG = "example: python -m ssm_poison_lib study convergence --workers 8\n" + "
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(STUDIES)}")
-    parser.add_argument(
-        "--results",
-        default="results",
-        metavar="FOLDER",
-        help="where results are kept (default: results)",
-    )
-    parser.add_argument(
-        "--summary", metavar="FILE", help="one JSON of what came out (default: FOLDER/NAME.json)"
-    )
+    add_results_options(parser, "one JSON of what came out (default: FOLDER/NAME.json)")
     add_runner_options(parser)
 
 

@@ -17,10 +17,18 @@ from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_seed
 from ssm_poison_lib.defences import after, before, during, rules
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.flows import near_tie_starts
-from ssm_poison_lib.sequences import TrainingSet, fixed_sequences
+from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM, near_zero, theorem_teacher
 from ssm_poison_lib.studies import benchmark
-from ssm_poison_lib.studies.benchmark import ATTACKS, HARMLESS, Case, Data
+from ssm_poison_lib.studies.benchmark import (
+    ATTACKS,
+    HARMLESS,
+    Case,
+    Data,
+    _late,
+    _long,
+    _together,
+)
 from ssm_poison_lib.studies.store import Job, Study
 
 __all__ = ["ADAPTED", "DETECTORS", "RULES", "SEEDS", "compute", "separation"]
@@ -31,24 +39,11 @@ _LENGTH, _DIM, _SCALE = 7, 10, 1e-4
 _RESTARTS = 4
 
 
-def _long(length: int, rng: np.random.Generator, count: int = 8) -> np.ndarray:
-    return rng.uniform(0.5, 1.5, (count, 1)) * fixed_sequences(length, (1,))
-
-
-def _late(length: int, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    return rng.uniform(0.5, 1.5, (count, 1)) * fixed_sequences(length, (length - 1,))
-
-
-def _mixed(clean: np.ndarray, bad: np.ndarray, rng: np.random.Generator) -> Any:
-    order = rng.permutation(len(clean) + len(bad))
-    return np.vstack([clean, bad])[order], order >= len(clean), (np.arange(len(order)),)
-
-
 def _covered(length: int, rng: np.random.Generator) -> Any:
     """The mixture, with a whisper at every lag in the other rows: no row alone shows a lag."""
     clean = _long(length, rng)
     clean[:, 1:] += 0.02 * rng.standard_normal((len(clean), length - 1))
-    return _mixed(clean, _late(length, rng), rng)
+    return _together(clean, _late(length, rng), rng)
 
 
 def _inside(length: int, rng: np.random.Generator) -> Any:
@@ -57,12 +52,12 @@ def _inside(length: int, rng: np.random.Generator) -> Any:
     """
     clean, bad = _long(length, rng, 4), _long(length, rng, 4)
     bad[:, -2] = 0.1 * bad[:, 0] * np.where(rng.random(4) < 0.5, -1, 1)
-    return _mixed(clean, bad, rng)
+    return _together(clean, bad, rng)
 
 
 def _many_short(length: int, rng: np.random.Generator) -> Any:
     """As many special rows as others: no minority stands out."""
-    return _mixed(_long(length, rng), _late(length, rng, 9), rng)
+    return _together(_long(length, rng), _late(length, rng, 9), rng)
 
 
 def _disguised_first(length: int, rng: np.random.Generator) -> Any:
@@ -91,7 +86,7 @@ def _first_by_lag(length: int, rng: np.random.Generator) -> Any:
     clean[:, :3] = rng.standard_normal((8, 3))
     bad = _late(length, rng, 9)
     bad[:, 0] = 3 * np.abs(bad[:, -2])
-    return _mixed(clean, bad, rng)
+    return _together(clean, bad, rng)
 
 
 #: Attacks made against the defences: name -> function of length and Generator.

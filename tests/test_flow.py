@@ -529,3 +529,41 @@ def test_a_trajectory_has_the_steps_it_has():
 def test_the_gaps_of_the_baseline_limit_are_named():
     with pytest.raises(ValueError, match=r"^gaps must have length 1 along its last axis"):
         flow.baseline_limit([0.2, 0.1], 7, gaps=[0.1, 0.2])
+
+
+# ---- what a flow is given ------------------------------------------------------------------------
+
+MOMENTS = np.diag([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 1.0])
+
+
+def test_moments_in_place_of_a_training_set_give_the_same_flow():
+    data = sequences.TrainingSet(
+        np.vstack([sequences.baseline_sequences(3), sequences.special_sequences(3)]),
+        ssm.theorem_teacher(2),
+    )
+    moments = data.gram(), data.teacher.impulse_response(3)
+    ends = [flow.gradient_flow([0.02, 0.01], given, t_end=5.0).A[-1] for given in (data, moments)]
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize(
+    ("training_set", "options", "message"),
+    [
+        ((-MOMENTS[0], MOMENTS[1]), {}, "training_set's G must be positive semidefinite"),
+        ((np.ones(3), MOMENTS[1]), {}, "training_set's G must"),
+        ((np.full((3, 3), np.nan), MOMENTS[1]), {}, "training_set's G must be finite"),
+        (MOMENTS, {"t_end": None, "times": [0.0, 1.0]}, "times must"),
+        (MOMENTS, {"t_end": None, "times": [1.0, 1.0]}, "times must"),
+        (MOMENTS, {"decay": -1.0}, "decay must"),
+        (MOMENTS, {"train": "ABC", "decay": 0.1}, "train must be 'A'"),
+        (MOMENTS, {"train": "ABC", "parametrization": "exp"}, "train must be 'A'"),
+    ],
+)
+def test_what_is_wrong_is_named(training_set, options, message):
+    with pytest.raises(ValueError, match=message):
+        flow.gradient_flow([0.02, 0.01], training_set, **{"t_end": 1.0, **options})
+
+
+def test_a_start_at_the_end_of_its_range_is_refused():
+    with pytest.raises(ValueError, match=r"start must have entries between 0 and 1"):
+        flow.gradient_flow([1.0, 0.5], MOMENTS, t_end=1.0, parametrization="exp(-exp)")

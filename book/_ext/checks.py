@@ -27,7 +27,9 @@ def fold(notebook: dict[str, Any], *, drop: bool = False) -> bool:
             raise ValueError(
                 f"a cell tagged {TAG!r} must hold an assert; got {''.join(cell['source'])[:60]!r}"
             )
-        cell["metadata"]["tags"].append("remove-cell" if drop else "hide-input")
+        tag = "remove-cell" if drop else "hide-input"
+        if tag not in cell["metadata"]["tags"]:
+            cell["metadata"]["tags"].append(tag)
         what = f"{count} checks" if count > 1 else "1 check"
         cell["metadata"].setdefault("mystnb", {}).update(
             code_prompt_show=f"{what} of this section", code_prompt_hide=f"{what} of this section"

@@ -151,7 +151,8 @@ def test_a_defence_in_a_file_of_its_own(tmp_path, monkeypatch, capsys):
     written = json.loads((tmp_path / "mine.json").read_text())
     assert len(written["rows"]) == 10 * len(CASES)
     assert written["versions"]["python"]
-    assert written["summaries"]["mine:defence, your seeds"]["detected"] > 0.8
+    # It misses lag 3 of "lags 1 and 3" and all of "special first, hidden".
+    assert written["summaries"]["mine:defence, your seeds"]["detected"] == pytest.approx(4.5 / 6)
 
 
 def test_the_books_seeds_are_not_yours(capsys):

@@ -58,6 +58,9 @@ def with_address(tmp_path_factory) -> dict[str, str]:
     return build(copy_sources(tmp_path_factory.mktemp("with"), ADDRESS))
 
 
+FORMULA = re.compile(r'<(?:span|div) class="math notranslate[^>]*>')
+
+
 def links(page: str) -> set[str]:
     return set(re.findall(r'href="(https?://[^"]*)"', page))
 
@@ -75,6 +78,13 @@ def test_without_an_address_nothing_that_depends_on_it_is_there(without_address)
         ):
             assert word not in page.split("<article")[0], f"{word} on {name}"
     assert "someone" not in without_address["citing"]
+
+
+def test_every_formula_keeps_its_room_until_it_is_set(without_address):
+    found = [tag for page in without_address.values() for tag in FORMULA.findall(page)]
+    rooms = [float(room) for tag in found for room in re.findall(r'style="--room: (.+?)em"', tag)]
+    assert len(rooms) == len(found) > 1000
+    assert 0 < min(rooms) < max(rooms) < 100
 
 
 @pytest.mark.parametrize("name", chapters())

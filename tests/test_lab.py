@@ -192,10 +192,14 @@ def test_a_damaged_notebook_is_named_and_kept(here, capsys):
         )
 
 
-def test_a_missing_kernel_is_named(here, capsys):
+def test_a_missing_kernel_is_named(here, capsys, monkeypatch):
     path = here / "book" / "other.md"
     text = (here / "book" / "trial.md").read_text("utf-8")
     path.write_text(text.replace("name: python3", "name: python-of-the-moon"), "utf-8")
+    assert notebooks.execute(["other"]) == 2  # no chapter: the line that differs is named
+    assert "line 10 of the header is '  name: python-of-the-moon'" in capsys.readouterr().err
+    header = notebooks.HEADER.replace("name: python3", "name: python-of-the-moon")
+    monkeypatch.setattr(notebooks, "HEADER", header)
     assert notebooks.execute(["other"]) == 1
     message = (
         "other.md asks for the Jupyter kernel 'python-of-the-moon', which is not installed here"

@@ -318,6 +318,9 @@ def execute(names: list[str], *, everything: bool = False, fresh: bool = False) 
             f"unknown chapter {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}",
             file=sys.stderr,
         )
+        for path in [BOOK / f"{name}.md" for name in unknown]:
+            for problem in heading_problems(path) if path.is_file() else []:
+                print(f"{path.name}: {problem}", file=sys.stderr)
         return 2
     wanted = (
         allowed

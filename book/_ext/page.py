@@ -309,13 +309,71 @@ def give_sizes(app: Sphinx, body: str) -> str:
     return IMAGE.sub(measured, body)
 
 
+# ---- room for formulas ---------------------------------------------------------------------------
+
+FORMULA = re.compile(
+    r'<(span|div) class="math notranslate nohighlight"([^>]*)>(.*?)</\1>', re.DOTALL
+)
+MARKS = re.compile(
+    r"\\(?:[()!]|(?:[bB]ig[lr]?|left|right|bar|hat|tilde|dot|text|mathrm|mathbb|mathcal|sqrt)"
+    r"(?![a-zA-Z]))"
+)
+FRACTION = re.compile(r"\\[td]?frac\s*(\{[^{}]*\}|\w|\\[a-z]+)\s*(\{[^{}]*\}|\w|\\[a-z]+)")
+SPACED = re.compile(  # what stands between spaces, or is wide
+    r"\\(?:le|ge|ne|approx|to|in|sim|ll|gg|mapsto|cdot|times|pm|sum|prod|int|quad)(?![a-zA-Z])"
+    r"|[=<>]|(?<=[\w})|])\s*[+-]"
+)
+SCRIPT = re.compile(r"[\^_]\s*(?:\{([^{}]*)\}|(\\[a-zA-Z]+|[^\s\\{]))")
+ROW = re.compile(r"\\\\(?![a-zA-Z])")
+LARGE = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
+
+
+def width(tex: str) -> float:
+    """Return about how wide the letters and signs of a formula are in a row, in em."""
+    signs = re.sub(r"[{}\s^_]", "", re.sub(r"\\[lr][vV]ert|\\.(?![a-z])", "|", tex))
+    signs = re.sub(r"\\[a-zA-Z]+", "x", signs)
+    return sum(1.08 if sign.isupper() else 0.65 if sign.isalnum() else 0.5 for sign in signs)
+
+
+def inline_width(tex: str) -> float:
+    """Return about how wide a formula in a line will be, in em (fitted to the book's own)."""
+    tex = FRACTION.sub(lambda found: max(found[1], found[2], key=width), MARKS.sub("", tex))
+    spaced, tex = len(SPACED.findall(tex)), SPACED.sub("", tex)
+    scripts = sum(width(long or short) for long, short in SCRIPT.findall(tex))
+    return 1.7 * spaced + 0.7 * scripts + width(SCRIPT.sub("", tex))
+
+
+def display_height(tex: str) -> float:
+    """Return about how high a displayed formula will be with its margins, in em."""
+    return 2.6 + sum(
+        1.8 + 1.2 * ("frac" in row) + 0.9 * bool(LARGE.search(row)) for row in ROW.split(tex)
+    )
+
+
+def give_room(body: str) -> str:
+    """Write into every formula about how much room it will take: TeX, which stands there until the
+    mathematics is set, breaks lines elsewhere, and all below would move then.
+    """
+
+    def measured(found: re.Match[str]) -> str:
+        kind, attributes, content = found.groups()
+        tex = html.unescape(re.sub(r"<[^>]*>", "", content))
+        room = inline_width(tex) if kind == "span" else display_height(tex)
+        return (
+            f'<{kind} class="math notranslate nohighlight"{attributes}'
+            f' style="--room: {room:.3g}em">{content}</{kind}>'
+        )
+
+    return FORMULA.sub(measured, body)
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
 def complete_page(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Add description, sizes of figures, run time and downloads to a page."""
+    """Add description, sizes of figures and formulas, run time and downloads to a page."""
     if doctree is None or "body" not in context:
         return
     words = html.escape(description(doctree), quote=True)
@@ -324,7 +382,7 @@ def complete_page(
     )
     if app.config.html_baseurl:
         context["metatags"] += f'\n<meta property="og:description" content="{words}" />'
-    context["body"] = give_sizes(app, context["body"])
+    context["body"] = give_room(give_sizes(app, context["body"]))
     if (Path(app.srcdir) / f"{page}.ipynb").exists():
         context["body"] += facts(app, page)
         add_text_download(context, page)

@@ -7,7 +7,8 @@ numbers in words (`summary`), which is how a stored figure is compared with a fr
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import is_color_like
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
 from ssm_poison_lib._checks import (
@@ -99,6 +101,11 @@ _STYLE: dict[Any, Any] = {
     "ytick.labelsize": 9,
 }
 
+# Inches of a figure on a phone, where 342 pixels have to hold it: letters of 9 points are then 9.7
+# pixels high. A panel among others is at most so high.
+_PHONE_WIDTH = 4.4
+_PHONE_PANEL = 2.6
+
 
 def use_style() -> None:
     """Make figures the last line of a cell can display: as SVG that follows the page's theme, and
@@ -114,7 +121,7 @@ def use_style() -> None:
     shell = IPython.get_ipython()
     if shell is not None:
         formatters = shell.display_formatter.formatters
-        formatters["image/svg+xml"].for_type(Figure, to_svg)
+        formatters["image/svg+xml"].for_type(Figure, _for_page)
         formatters["text/plain"].for_type(
             Figure, lambda figure, printer, _cycle: printer.text(summary(figure))
         )
@@ -168,6 +175,41 @@ def to_svg(figure: Figure) -> str:
     )
     head, tail = svg.split("<defs>", 1)
     return f"{head}{style}<defs>{tail}"
+
+
+@contextmanager
+def _stacked(figure: Figure) -> Iterator[None]:
+    """Put the panels of a figure one above the other, as wide as a phone; put them back at the
+    end.
+    """
+    width, height = figure.get_size_inches()
+    placed = [(ax, spec) for ax in figure.axes if (spec := ax.get_subplotspec()) is not None]
+    cells = sorted({(spec.rowspan.start, spec.colspan.start) for _, spec in placed})
+    rows = max((spec.get_gridspec().nrows for _, spec in placed), default=1)
+    panel = height / rows if len(cells) < 2 else min(height / rows, _PHONE_PANEL)
+    grid = GridSpec(max(len(cells), 1), 1, figure=figure)
+    try:
+        figure.set_size_inches(_PHONE_WIDTH, panel * max(len(cells), 1))
+        for ax, spec in placed:
+            ax.set_subplotspec(grid[cells.index((spec.rowspan.start, spec.colspan.start))])
+        yield
+    finally:
+        figure.set_size_inches(width, height)
+        for ax, spec in placed:
+            ax.set_subplotspec(spec)
+
+
+def _for_page(figure: Figure) -> str:
+    """Return `to_svg`, and hidden in it, for a figure wider than a phone, a second drawing with the
+    panels one above the other, which the pages show there (book/_ext/page.py parts the two).
+    """
+    desk = to_svg(figure)
+    if figure.get_figwidth() <= _PHONE_WIDTH:
+        return desk
+    with _stacked(figure):
+        phone = to_svg(figure)
+    hidden = phone[phone.index("<svg ") :].replace("<svg ", '<svg class="phone" display="none" ', 1)
+    return f"{desk.rstrip().removesuffix('</svg>')}{hidden}</svg>\n"
 
 
 def _number(value: float, digits: int = 2) -> str:
@@ -304,7 +346,7 @@ class Interactive:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
         return {
             "text/plain": f"{summary(self.static)}\nslider {self.slider}: {', '.join(self.frames)}",
-            "image/svg+xml": to_svg(self.static),
+            "image/svg+xml": _for_page(self.static),
             "application/vnd.plotly.v1+json": self.spec(),
         }
 

@@ -57,6 +57,10 @@ LOOK = """async () => {
     cards: [...article.querySelectorAll('img[src$=".svg"]')]
       .map(i => getComputedStyle(i).backgroundColor),
     fonts: [...new Set(fonts)],
+    sideways: [...article.querySelectorAll(
+      ".cell_output, .cell_output pre, .pst-scrollable-table-container, mjx-container[display]")]
+      .filter(e => e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 2)
+      .map(e => e.textContent.trim().slice(0, 60)),
     shift: window.shifted,
     megabytes: performance.getEntriesByType("navigation")
       .concat(performance.getEntriesByType("resource"))
@@ -128,7 +132,8 @@ def visit(
         page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
         seen = page.evaluate(LOOK)
         broken = broken_rules(page, theme) if axe else []
-        found[theme] = faults(seen | {"foreign": foreign, "complaints": complaints}, theme) + broken
+        seen |= {"foreign": foreign, "complaints": complaints}
+        found[theme] = faults(seen, theme, narrow=width == PHONE) + broken
     context.close()
     return {theme: lines for theme, lines in found.items() if lines}
 
@@ -148,7 +153,7 @@ def broken_rules(page: Page, theme: str) -> list[str]:
     return [f"{rule['id']}: {node['html'][:120]}" for rule in broken for node in rule["nodes"][:3]]
 
 
-def faults(seen: dict[str, Any], theme: str) -> list[str]:
+def faults(seen: dict[str, Any], theme: str, *, narrow: bool) -> list[str]:
     """Return what is wrong with a page, one line each."""
     found = [f"requests {url}" for url in seen["foreign"]]
     found += [f"console: {text}" for text in seen["complaints"]]
@@ -162,6 +167,8 @@ def faults(seen: dict[str, Any], theme: str) -> list[str]:
         found.append(f"{seen['flat']} formulas without height, {seen['errors']} with a TeX error")
     if seen["overflow"] > 0:
         found.append(f"{seen['overflow']} pixels wider than the window")
+    if narrow:  # code may scroll
+        found += [f"scrolls sideways: {words}" for words in seen["sideways"]]
     if seen["theme"] != theme or set(seen["schemes"]) - {theme}:
         found.append(f"theme {seen['theme']}, figures in {set(seen['schemes'])}, wanted {theme}")
     if set(seen["cards"]) - {"rgba(0, 0, 0, 0)"}:

@@ -88,6 +88,57 @@ def test_svg_is_valid_stable_and_follows_the_theme(run):
         assert colour not in body.lower(), "a colour that does not follow the theme"
 
 
+def phone_drawing(svg):
+    """Return the drawing for phones that is hidden in a page's SVG, and the widths of both."""
+    root = ET.fromstring(svg)
+    (phone,) = root.findall("{http://www.w3.org/2000/svg}svg[@class='phone']")
+    assert phone.get("display") == "none"
+    return phone, [float(drawing.get("width").removesuffix("pt")) for drawing in (root, phone)]
+
+
+def panels(drawing):
+    return [g.get("id") for g in drawing.iter() if (g.get("id") or "").startswith("axes_")]
+
+
+@pytest.mark.parametrize(("columns", "rows", "removed"), [(1, 1, 0), (2, 1, 0), (3, 2, 1)])
+def test_a_wide_figure_carries_a_narrow_one_with_its_panels_in_a_column(columns, rows, removed):
+    def drawn():
+        figure, axes = figures.new(columns, rows=rows)
+        for k, ax in enumerate(axes):
+            ax.plot([0, 1], [0, k])
+        for ax in axes[len(axes) - removed :]:
+            ax.remove()
+        return figure
+
+    figure = drawn()
+    places = [ax.get_subplotspec() for ax in figure.axes]
+    svg = figures._for_page(figure)
+    assert svg == figures._for_page(drawn())
+    phone, (wide, narrow) = phone_drawing(svg)
+    assert wide == pytest.approx(72 * 7.2)
+    assert narrow == pytest.approx(72 * 4.4)
+    assert len(panels(phone)) == columns * rows - removed
+    heights = [
+        float(place)
+        for place in re.findall(
+            r"axes_\d+\">\s*<g id=\"patch_\d+\">\s*<path d=\"M [\d.]+ ([\d.]+)", svg
+        )
+    ]
+    below = heights[len(figure.axes) :]
+    assert below == sorted(set(below))  # each below the one before
+    assert tuple(figure.get_size_inches()) == (pytest.approx(7.2), pytest.approx(2.9 * rows))
+    assert [ax.get_subplotspec() for ax in figure.axes] == places
+
+
+def test_a_figure_that_fits_a_phone_carries_no_other():
+    figure, _ = figures.new(width=4.4)
+    assert figures._for_page(figure) == figures.to_svg(figure)
+    figure = figures.Figure(figsize=(6, 3))  # by hand, without panels
+    phone, (_, narrow) = phone_drawing(figures._for_page(figure))
+    assert panels(phone) == []
+    assert narrow == pytest.approx(72 * 4.4)
+
+
 def luminance(colour):
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]

@@ -35,7 +35,10 @@ GREEK = dict(
     phi="φ",
 )
 LENGTH = 180  # of a description, in characters: about what search engines show
-IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?\bsrc="(?:\.\./)*_images/([^"]+)")')
+IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?\bsrc="((?:\.\./)*_images/([^"]+))"[^>]*>)')
+# A figure's second drawing, for phones, which `figures` hides in the first.
+FOR_PHONE = re.compile(r'<svg class="phone" display="none" (.*)(?=</svg>\s*$)', re.DOTALL)
+PHONE = "(max-width: 600px)"  # as in book.css
 # Scripts that a page loads and does not use: the icons come from the theme's fonts; the search has
 # a page of its own.
 ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
@@ -281,30 +284,59 @@ class ChapterMap(SphinxDirective):
 def size(path: Path) -> tuple[int, int] | None:
     """Return width and height of a picture in CSS pixels; None for a kind that is not measured."""
     if path.suffix == ".svg":
-        root = ElementTree.parse(path).getroot()
-        units = {"pt": 4 / 3, "px": 1.0, "": 1.0}
-        found = [
-            re.fullmatch(r"([\d.]+)(pt|px|)", root.get(side, "")) for side in ("width", "height")
-        ]
-        return tuple(round(float(m[1]) * units[m[2]]) for m in found) if all(found) else None  # type: ignore[return-value]
+        return svg_size(path.read_text("utf-8"))
     if path.suffix == ".png":
         head = path.read_bytes()[16:24]
         return int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
     return None
 
 
+def svg_size(svg: str) -> tuple[int, int] | None:
+    """Return width and height of an SVG in CSS pixels; None if it does not say them."""
+    root = ElementTree.fromstring(svg.encode())
+    units = {"pt": 4 / 3, "px": 1.0, "": 1.0}
+    found = [re.fullmatch(r"([\d.]+)(pt|px|)", root.get(side, "")) for side in ("width", "height")]
+    return tuple(round(float(m[1]) * units[m[2]]) for m in found) if all(found) else None  # type: ignore[return-value]
+
+
+def for_phone(svg: str) -> str | None:
+    """Return the drawing for phones that a figure hides, as a file of its own; None if it has
+    none.
+    """
+    found = FOR_PHONE.search(svg)
+    return f"<svg {found[1]}" if found else None
+
+
+def part_drawings(out: Path) -> None:
+    """Write the drawings for phones beside the figures, and take them out of these."""
+    for path in out.glob("_images/*.svg"):
+        svg = path.read_text("utf-8")
+        if phone := for_phone(svg):
+            path.with_suffix(".phone.svg").write_text(phone, "utf-8")
+            path.write_text(FOR_PHONE.sub("", svg), "utf-8")
+
+
 def give_sizes(app: Sphinx, body: str) -> str:
     """Write its size into every picture, so that the text keeps its place when it arrives, which it
-    does when it is near.
+    does when it is near; offer the drawing for phones where there is one.
     """
     paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
 
     def measured(found: re.Match[str]) -> str:
-        path = paths.get(found[2])
+        rest, address, name = found.groups()
+        path = paths.get(name)
         pixels = size(path) if path is not None and path.exists() else None
         if pixels is None:
             return found[0]
-        return f'<img width="{pixels[0]}" height="{pixels[1]}" loading="lazy" {found[1]}'
+        image = f'<img width="{pixels[0]}" height="{pixels[1]}" loading="lazy" {rest}'
+        phone = for_phone(path.read_text("utf-8")) if path.suffix == ".svg" else None
+        if phone is None:
+            return image
+        wide, high = svg_size(phone)
+        return (
+            f'<picture><source media="{PHONE}" srcset="{address.removesuffix(".svg")}.phone.svg"'
+            f' width="{wide}" height="{high}"/>{image}</picture>'
+        )
 
     return IMAGE.sub(measured, body)
 
@@ -451,6 +483,7 @@ def lighten_pages(app: Sphinx, error: Exception | None) -> None:
         for path in out.glob(pattern):
             path.unlink()
     subset_icons(out)
+    part_drawings(out)
     for notebook in (out / "_sources" / "book").glob("*.ipynb"):
         strip_outputs(notebook)
         text = Path(app.srcdir) / "book" / f"{notebook.stem}.md"

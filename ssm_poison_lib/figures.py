@@ -430,6 +430,13 @@ def _drawn_from(start: Any, times: np.ndarray, share: float) -> np.ndarray:
     return np.asarray(times >= first)
 
 
+def _share_vertical(axes: Sequence[Axes]) -> None:
+    """Give panels one vertical axis, which holds what any of them draws."""
+    for ax in axes[1:]:
+        ax.sharey(axes[0])
+    axes[0].autoscale_view(scalex=False)
+
+
 def _colour(name: str) -> str:
     return COLOURS.get(name, COLOURS["third"])
 
@@ -742,6 +749,7 @@ def convergence(
     axes[0].set(xlabel=xlabel, ylabel=ylabel)
     axes[1].set(xlabel="training loss (falls to the right)")
     axes[1].invert_xaxis()
+    _share_vertical(axes)
     for column, name in enumerate(runs):
         axes[0].annotate(
             name,
@@ -757,6 +765,9 @@ def convergence(
 def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int = 3) -> Figure:
     """Draw the median error of many seeds, a band from the lower to the upper quartile, one panel
     for each cell of a study.
+
+    The panels share their vertical axis. Dotted lines: the medians at the stop of the authors'
+    rule, over the seeds whose two runs reach it, if these are at least half.
 
     Args:
         cells: title -> result of a cell, as `studies.convergence.summarize` returns it.
@@ -777,10 +788,17 @@ def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int
     figure, axes = new(columns, rows=-(-len(cells) // columns), height=2.5)
     for ax in axes[len(cells) :]:
         ax.remove()
-    for place, (ax, (title, cell)) in enumerate(zip(axes, cells.items(), strict=False)):
-        for name in ("baseline", "with special"):
-            where = f"cells[{title!r}]"
-            outcome = _part(where, _part(where, cell, "outcomes"), name)
+    axes = axes[: len(cells)]
+    for place, (ax, (title, cell)) in enumerate(zip(axes, cells.items(), strict=True)):
+        where = f"cells[{title!r}]"
+        outcomes = _part(where, cell, "outcomes")
+        at_stop = {
+            name: _part(where, _part(where, outcomes, name), "at_stop")
+            for name in ("baseline", "with special")
+        }
+        stopped = [pair for pair in zip(*at_stop.values(), strict=True) if None not in pair]
+        for column, name in enumerate(at_stop):
+            outcome = _part(where, outcomes, name)
             spreads = _part(where, outcome, "by_epoch" if against == "epoch" else "by_loss")
             marks = _part(where, cell, "grid" if against == "epoch" else "losses")
             seeds = _part(where, cell, "seeds")
@@ -794,6 +812,14 @@ def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int
             for edge, values in (("lower", lower), ("upper", upper)):
                 ax.plot(x, values, color=colour, linewidth=0.5, label=f"{name}, {edge} quartile")
             ax.fill_between(x, lower, upper, color=colour, alpha=0.15, linewidth=0)
+            if 2 * len(stopped) >= len(seeds):
+                ax.axhline(
+                    float(np.median([pair[column] for pair in stopped])),
+                    color=colour,
+                    linestyle=":",
+                    linewidth=1.2,
+                    label=f"{name}, at the stop",
+                )
         ax.set(xscale="log", yscale="log")
         ax.set_title(title, loc="left", fontsize=9.5)
         if against == "loss":
@@ -805,6 +831,7 @@ def medians(cells: Mapping[str, Any], *, against: str, ylabel: str, columns: int
             )
         if place % columns == 0:
             ax.set_ylabel(ylabel)
+    _share_vertical(axes)
     return figure
 
 
@@ -868,8 +895,7 @@ def scales(
         at_level = 10 ** np.interp(level, harmed[::-1], np.log10(scale[::-1]))
         dx = 7.0 if k < len(cases) - 1 else -38.0  # the last line has its room to the left
         line_end_label(share, title, float(at_level), level, COLOURS["ink"], dx=dx)
-    for ax in axes[1 : len(cases)]:
-        ax.sharey(axes[0])
+    _share_vertical(axes[: len(cases)])
     share.set(
         xscale="log",
         ylim=(-0.03, 1.08),

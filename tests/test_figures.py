@@ -297,13 +297,17 @@ def cell():
     def spread(n, k):
         return {"n": n, "median": 2.0 + k, "q25": 1.0 + k, "q75": 3.0 + k}
 
-    def column(k):
+    def column(k, at_stop):
         return {
+            "at_stop": at_stop,
             "by_epoch": [spread(4, k), spread(4, k + 1)],
             "by_loss": [spread(4, k), spread(2, k + 1), spread(1, k + 2)],
         }
 
-    both = {"baseline": column(0), "with special": column(10)}
+    both = {
+        "baseline": column(0, [1.0, 2.0, None, 9.0]),
+        "with special": column(10, [11.0, 14.0, 15.0, None]),
+    }
     return {
         "seeds": [1, 2, 3, 4],
         "method": "adam",
@@ -324,6 +328,20 @@ def test_medians_draw_median_and_quartiles_of_every_cell(cell):
     assert_array_equal(drawn["with special, lower quartile"].get_ydata(), [11, 12])
     assert_array_equal(drawn["with special, upper quartile"].get_ydata(), [13, 14])
     assert drawn["with special, median"].get_color() == figures.COLOURS["with special"]
+    assert set(drawn["baseline, at the stop"].get_ydata()) == {1.5}  # two seeds have both
+    assert set(drawn["with special, at the stop"].get_ydata()) == {12.5}
+
+
+def test_medians_share_an_axis_that_holds_all_and_leave_out_a_stop_of_few(cell):
+    few = {**cell, "outcomes": {k: {**v} for k, v in cell["outcomes"].items()}}
+    few["outcomes"]["with special"]["at_stop"] = [11.0, None, None, None]
+    large = {"n": 4, "median": 500.0, "q25": 400.0, "q75": 600.0}
+    few["outcomes"]["with special"]["by_epoch"] = [large, large]
+    first, second = figures.medians({"one": cell, "two": few}, against="epoch", ylabel="error").axes
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim()[0] < 1 < 600 < first.get_ylim()[1]
+    assert "baseline, at the stop" in lines(first)
+    assert "baseline, at the stop" not in lines(second)
 
 
 def test_medians_against_the_loss_leave_out_what_few_seeds_reach(cell):

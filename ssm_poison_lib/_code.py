@@ -27,11 +27,13 @@ def code_digests(function: Callable[..., Any]) -> dict[str, str]:
     package = function.__module__.partition(".")[0]
     left = [(function.__module__, function.__qualname__.partition(".")[0])]
     digests: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()  # a package may import its own modules: a circle
     modules: dict[str, tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]] = {}
     while left:
         module, name = left.pop()
-        if module.partition(".")[0] != package or f"{module}:{name}" in digests:
+        if module.partition(".")[0] != package or (module, name) in seen:
             continue
+        seen.add((module, name))
         if module not in modules:
             modules[module] = _names(module)
         defined, imported = modules[module]
@@ -104,14 +106,15 @@ def _names(module: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]
     """
     try:
         with _PARSING:
-            tree = without_docstrings(ast.parse(inspect.getsource(importlib.import_module(module))))
+            loaded = importlib.import_module(module)
+            tree = without_docstrings(ast.parse(inspect.getsource(loaded)))
     except (ImportError, OSError, TypeError):  # no module, or one without a file
         return {}, {}
     imported: dict[str, tuple[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = resolve_name(
-                "." * node.level + (node.module or ""), module.rpartition(".")[0] or module
+                "." * node.level + (node.module or ""), loaded.__package__ or module
             )
             imported |= {name.asname or name.name: (base, name.name) for name in node.names}
         elif isinstance(node, ast.Import):

@@ -22,7 +22,8 @@ def text(tmp_path, monkeypatch) -> Path:
     """Lay out a project with one text and an address; return the text's path."""
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     path = tmp_path / "trial.md"
-    path.write_text(f"{notebooks.HEADER}\n# Trial\n\n```{{code-cell}} ipython3\n1\n```\n", "utf-8")
+    cell = "```{code-cell} ipython3\nfrom ssm_poison_lib import ssm\n```\n"
+    path.write_text(f"{notebooks.HEADER}\n# Trial\n\n{cell}", "utf-8")
     configure(tmp_path, ADDRESS)
     return path
 
@@ -42,6 +43,16 @@ def test_without_an_address_there_is_no_such_cell(text, tmp_path):
     assert first_cell(text).cell_type == "markdown"
     (tmp_path / "_config.yml").unlink()
     assert first_cell(text).cell_type == "markdown"
+
+
+def test_a_chapter_that_does_without_the_library_has_none(text, tmp_path):
+    style = "try:\n    from ssm_poison_lib import figures\nexcept ImportError:\n    pass\n"
+    text.write_text(
+        f"{notebooks.HEADER}\n# Trial\n\n```{{code-cell}} ipython3\n{style}```\n", "utf-8"
+    )
+    assert first_cell(text).cell_type == "markdown"
+    own = notebooks.read_text(ROOT / "book" / "sixty_lines.md")
+    assert not any("git" in cell.source for cell in own.cells)
 
 
 def test_with_an_address_it_is_the_first_and_off_the_page(text):

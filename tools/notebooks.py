@@ -68,9 +68,9 @@ kernelspec:
   name: python3
 ---
 """
-# First cell of every notebook while the repository's address is set: where the library is missing,
-# such as on Colab, fetch the project. The folder is the book's own afterwards, because chapters
-# read data beside them.
+# First cell of a notebook that needs the library, while the repository's address is set: where the
+# library is missing, such as on Colab, fetch the project. The folder is the book's own afterwards,
+# because chapters read data beside them.
 LAUNCH = """\
 import importlib.util, os, subprocess, sys
 
@@ -82,6 +82,8 @@ check=True)
     importlib.invalidate_caches()
 if os.path.isdir("{folder}/book"):
     os.chdir("{folder}/book")"""
+# "All of it in sixty lines" uses the library's style of figures where it finds it: that is indented.
+LIBRARY_IMPORT = re.compile(r"^(?:from|import) ssm_poison_lib\b", re.MULTILINE)
 # What a reader's machine would print differently: absolute paths of common roots, kernel files,
 # object addresses.
 MACHINE = re.compile(
@@ -137,7 +139,7 @@ def fingerprint(name: str) -> dict[str, str]:
     own = [cell for cell in cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
     written = [[cell.cell_type, cell.source, cell.metadata] for cell in own]
     found["text"] = digest(json.dumps(written, ensure_ascii=False, sort_keys=True).encode())
-    if launch := launch_cells():
+    if launch := launch_cells(own):
         found["launch cell"] = digest(*(cell.source.encode() for cell in launch))
     if name == STATUS_PAGE:
         others = {other: entry for other, entry in read_status().items() if other != STATUS_PAGE}
@@ -158,10 +160,12 @@ def is_current(name: str) -> bool:
 # ---- execution -----------------------------------------------------------------------------------
 
 
-def launch_cells() -> list[NotebookNode]:
-    """Return the cell that makes the library importable, none while _config.yml names no
-    repository.
+def launch_cells(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Return the cell that makes the library importable for the cells of a chapter; none if they do
+    without it, or while _config.yml names no repository.
     """
+    if not any(c.cell_type == "code" and LIBRARY_IMPORT.search(c.source) for c in cells):
+        return []
     config = ROOT / "_config.yml"
     setting = yaml.safe_load(config.read_text("utf-8"))["repository"] if config.exists() else {}
     address = str(setting.get("url") or "").rstrip("/")
@@ -193,7 +197,7 @@ def read_text(path: Path) -> NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     # JupyterLab may have saved the cell into the text, with an older address.
     own = [cell for cell in notebook.cells if LAUNCH_TAG not in cell.metadata.get("tags", [])]
-    notebook.cells = launch_cells() + own
+    notebook.cells = launch_cells(own) + own
     set_cell_ids(notebook)
     return notebook
 

@@ -26,6 +26,23 @@ def test_every_slide_is_made_from_the_books_figures():
     assert sum("<img" in section for section in sections) >= 5
     assert sum('class="notes"' in section for section in sections) >= 5
     assert not re.search(r"https?://", "".join(sections))
+    minutes = [int(re.search(r"<p>Minute (\d+)\.", section)[1]) for section in sections]
+    assert minutes == sorted(set(minutes))
+    assert minutes[-1] < 20
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_panel_is_shown_alone(number):
+    whole = talk.figures(ROOT / "book")["fig-summary-scale"]
+    cut = talk.panel(whole, number)
+    shown = [k for k in range(1, 5) if f'<g id="axes_{k}">' in cut]
+    assert shown == [number]
+    assert cut.count('display="none"') == 3
+    x, y, width, height = map(float, re.search(r'viewBox="([^"]*)"', cut)[1].split())
+    _, _, whole_width, whole_height = map(float, re.search(r'viewBox="([^"]*)"', whole)[1].split())
+    assert 0.4 < width / whole_width < 0.6
+    assert 0.4 < height / whole_height < 0.6
+    assert (x < whole_width / 4) == (number == 1) == (y < whole_height / 4)
 
 
 def test_formulas_figures_and_notes():
@@ -40,6 +57,7 @@ def test_formulas_figures_and_notes():
     [
         ("![x](figure:gone)", "'gone' is not one of the book's"),
         ("![](figure:f)", "must have an alternative"),
+        ("![x](figure:f/3)", "'f': panel must be one of the figure's; got 3"),
     ],
 )
 def test_a_figure_that_is_missing_or_mute_is_refused(text, message):

@@ -82,7 +82,7 @@ check=True)
     importlib.invalidate_caches()
 if os.path.isdir("{folder}/book"):
     os.chdir("{folder}/book")"""
-# "All of it in sixty lines" uses the library's style of figures where it finds it: that is indented.
+# Indented, as in "All of it in sixty lines", it is for the style of figures alone.
 LIBRARY_IMPORT = re.compile(r"^(?:from|import) ssm_poison_lib\b", re.MULTILINE)
 # What a reader's machine would print differently: absolute paths of common roots, kernel files,
 # object addresses.

@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from sphinx.application import Sphinx
@@ -20,13 +21,22 @@ SOURCE = Path("book") / "assets" / "talk.md"
 # of the built book: the slides are talk.html beside its first page
 TARGET = Path("_static") / "talk"
 REVEAL = ("reset.css", "reveal.css", "reveal.js")
-FIGURE = re.compile(r'<img src="figure:([\w-]+)" alt="([^"]*)"\s*/?>')
+FIGURE = re.compile(r'<img src="figure:([\w-]+)(?:/(\d+))?" alt="([^"]*)"\s*/?>')
+# Around a panel's frame, in points: room for its numbers, its words and what stands at line ends.
+MARGINS = {"left": 44, "top": 20, "right": 22, "bottom": 34}
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
+<script>
+// As light or dark as the book is (its own setting, or the system's); T switches.
+const theme = document.documentElement.dataset;
+try {{ theme.theme = localStorage.getItem("mode"); }} catch {{}}
+if (!["light", "dark"].includes(theme.theme))
+  theme.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+</script>
 <link rel="stylesheet" href="_static/talk/reset.css">
 <link rel="stylesheet" href="_static/talk/reveal.css">
 <link rel="stylesheet" href="_static/talk.css">
@@ -42,12 +52,18 @@ window.MathJax = {{ startup: {{ typeset: false }}, options: {{ enableMenu: false
 <script src="_static/talk/reveal.js"></script>
 <script src="_static/talk/notes.js"></script>
 <script>
+// Held upright, a phone gets upright slides: the same letters, figures below each other.
+const upright = matchMedia("(max-aspect-ratio: 3/4)");
+const size = () =>
+  upright.matches ? {{ width: 640, height: 1280 }} : {{ width: 1280, height: 720 }};
 MathJax.startup.promise
   .then(() => MathJax.typesetPromise())
   .then(() => Reveal.initialize({{
-    hash: true, width: 1280, height: 720, margin: 0.04, transition: "none", slideNumber: "c/t",
+    ...size(), hash: true, margin: 0.04, center: false, transition: "none", slideNumber: "c/t",
+    keyboard: {{ 84: () => {{ theme.theme = theme.theme === "dark" ? "light" : "dark"; }} }},
     plugins: [RevealNotes],
-  }}));
+  }}))
+  .then(() => upright.addEventListener("change", () => Reveal.configure(size())));
 </script>
 </body>
 </html>
@@ -66,14 +82,38 @@ def figures(book: Path) -> dict[str, str]:
     return found
 
 
+def panel(svg: str, number: int) -> str:
+    """Return a figure's SVG cut to one of its panels, with the others hidden: what fills half a
+    page has letters that the last row cannot read.
+
+    Args:
+        svg: as Matplotlib draws it.
+        number: of the panel, from 1.
+
+    Raises:
+        ValueError: if the figure has no such panel.
+    """
+    frame = re.search(rf'<g id="axes_{number}">\s*<g id="patch_\d+">\s*<path d="([^"]*)"', svg)
+    if frame is None:
+        raise ValueError(f"panel must be one of the figure's; got {number}")
+    numbers = np.array(re.findall(r"-?\d+(?:\.\d+)?", frame[1]), dtype=float).reshape(-1, 2)
+    (x, y), (right, bottom) = numbers.min(axis=0), numbers.max(axis=0)
+    x, y = x - MARGINS["left"], y - MARGINS["top"]
+    width, height = right + MARGINS["right"] - x, bottom + MARGINS["bottom"] - y
+    size = f'width="{width:g}pt" height="{height:g}pt" viewBox="{x:g} {y:g} {width:g} {height:g}"'
+    svg = re.sub(r'width="[^"]*pt" height="[^"]*pt" viewBox="[^"]*"', size, svg, count=1)
+    # Hidden, not taken out: the shapes of letters stand where they are used first.
+    return re.sub(rf'<g id="axes_(?!{number}")\d+"', r'\g<0> display="none"', svg)
+
+
 def slides(text: str, drawn: dict[str, str]) -> list[str]:
     """Return the slides of a text, parted by lines of three hyphens; what follows "Note:" is for
     the speaker.
 
     Args:
         text: in Markdown, with formulas between dollars and figures as ![alternative
-            text](figure:NAME).
-        drawn: SVG of the figures by NAME.
+            text](figure:NAME), or /2 after the name for the second panel alone.
+        drawn: SVG of the figures by NAME; panels that are shown join it as NAME-2.
 
     Returns:
         A section of HTML for each slide.
@@ -89,13 +129,19 @@ def slides(text: str, drawn: dict[str, str]) -> list[str]:
     md.add_render_rule("math_block", lambda self, t, i, *_: rf"\[{html.escape(t[i].content)}\]")
 
     def figure(found: re.Match[str]) -> str:
-        name, words = found.groups()
+        name, number, words = found.groups()
         if name not in drawn:
             raise ValueError(
                 f"the talk's figure {name!r} is not one of the book's: {sorted(drawn)}"
             )
         if not words:
             raise ValueError(f"the talk's figure {name!r} must have an alternative text")
+        if number:
+            try:
+                drawn[f"{name}-{number}"] = panel(drawn[name], int(number))
+            except ValueError as error:
+                raise ValueError(f"the talk's figure {name!r}: {error}") from None
+            name = f"{name}-{number}"
         # A file of its own in an image: the ids of two figures on one page would mix.
         return f'<img src="_static/talk/{name}.svg" alt="{words}">'
 

@@ -175,7 +175,7 @@
     return svg(width, height, `Impulse responses against the lag; the teacher’s is 1 at every lag from 1 on; ${told}.`, inner);
   }
 
-  function drawErrors(width, results) {
+  function drawErrors(width, results, note) {
     const height = 104, x = axis(1e-5, 10, 14, width - 14, true), middle = 56;
     let inner = line(14, middle, width - 14, middle, "ex-axis");
     for (const [value, name] of x.ticks)
@@ -188,7 +188,7 @@
       const words = `${name} ${showError(error)}`, room = 4 * words.length;
       inner += text(Math.min(Math.max(at, room), width - room), y, words, `text-anchor="middle" class="ex-strong ex-${kind}-text"`);
     }
-    inner += text(0, 14, "Largest error at lags 1 to 19 (not divided by d)", 'class="ex-title"');
+    inner += text(0, 14, `Largest error at lags 1 to 19${note}`, 'class="ex-title"');
     return svg(width, height, `Error on a logarithmic scale: ${tell(results)}`, inner);
   }
 
@@ -300,9 +300,11 @@
         places.special.innerHTML = drawRace(width("special"), special, "special", `With special: ${fits(special)}`, limits, SWITCH[state.order] || "");
       }
       if (places.response) places.response.innerHTML = drawResponse(width("response"), results, state.kappa);
-      errors.innerHTML = drawErrors(width("error"), results);
+      // Without the race a page speaks of neither d nor entries.
+      errors.innerHTML = drawErrors(width("error"), results, places.baseline ? " (not divided by d)" : "");
       const negative = special.a.filter((x) => x < -0.001).length;
-      summary.textContent = `Error: ${tell(results)} In the authors’ normalisation, divided by d = ${state.d}: ${showError(baseline.error / state.d)} and ${showError(special.error / state.d)}. `
+      summary.textContent = `Error: ${tell(results)}`;
+      if (places.baseline) summary.textContent += ` In the authors’ normalisation, divided by d = ${state.d}: ${showError(baseline.error / state.d)} and ${showError(special.error / state.d)}. `
         + `Negative entries at the end, with special: ${negative}.`;
       clearTimeout(speaking);
       speaking = setTimeout(() => { spoken.textContent = `Error: ${tell(results)}`; }, 600);

@@ -188,15 +188,24 @@ def _stacked(figure: Figure) -> Iterator[None]:
     rows = max((spec.get_gridspec().nrows for _, spec in placed), default=1)
     panel = height / rows if len(cells) < 2 else min(height / rows, _PHONE_PANEL)
     grid = GridSpec(max(len(cells), 1), 1, figure=figure)
+    named: list[tuple[Axes, list[str]]] = []  # names that stood once, at the left of a row
     try:
         figure.set_size_inches(_PHONE_WIDTH, panel * max(len(cells), 1))
-        for ax, spec in placed:
+        first: dict[int, Axes] = {}
+        for ax, spec in sorted(placed, key=lambda pair: pair[1].colspan.start):
             ax.set_subplotspec(grid[cells.index((spec.rowspan.start, spec.colspan.start))])
+            left = first.setdefault(spec.rowspan.start, ax)
+            names, own = ([label.get_text() for label in x.get_yticklabels()] for x in (left, ax))
+            if len(names) == len(own) and any(names) and not any(own):
+                named.append((ax, own))
+                ax.set_yticklabels(names)
         yield
     finally:
         figure.set_size_inches(width, height)
         for ax, spec in placed:
             ax.set_subplotspec(spec)
+        for ax, own in named:
+            ax.set_yticklabels(own)
 
 
 def _for_page(figure: Figure) -> str:

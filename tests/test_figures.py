@@ -130,6 +130,21 @@ def test_a_wide_figure_carries_a_narrow_one_with_its_panels_in_a_column(columns,
     assert [ax.get_subplotspec() for ax in figure.axes] == places
 
 
+def test_on_a_phone_every_panel_names_its_rows():
+    def drawn(right):
+        figure, axes = figures.new(2)
+        for ax, names in zip(axes, (["one", "two"], right), strict=True):
+            ax.set_yticks([0, 1], names)
+        return figure
+
+    figure = drawn(["", ""])
+    words = re.findall(r"<!-- (one|two|three) -->", figures._for_page(figure))
+    assert words == ["one", "two"] * 3  # once for a desk, twice for a phone
+    assert [label.get_text() for label in figure.axes[1].get_yticklabels()] == ["", ""]
+    words = re.findall(r"<!-- (one|two|three) -->", figures._for_page(drawn(["three", ""])))
+    assert words == ["one", "two", "three"] * 2  # names of its own are kept
+
+
 def test_a_figure_that_fits_a_phone_carries_no_other():
     figure, _ = figures.new(width=4.4)
     assert figures._for_page(figure) == figures.to_svg(figure)

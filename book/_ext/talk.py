@@ -42,9 +42,9 @@ if (!["light", "dark"].includes(theme.theme))
 <link rel="stylesheet" href="_static/talk.css">
 </head>
 <body>
-<main class="reveal"><div class="slides">
+<main><div class="reveal"><div class="slides">
 {slides}
-</div></main>
+</div></div></main>
 <script>
 window.MathJax = {{ startup: {{ typeset: false }}, options: {{ enableMenu: false }} }};
 </script>
@@ -63,7 +63,10 @@ MathJax.startup.promise
     keyboard: {{ 84: () => {{ theme.theme = theme.theme === "dark" ? "light" : "dark"; }} }},
     plugins: [RevealNotes],
   }}))
-  .then(() => upright.addEventListener("change", () => Reveal.configure(size())));
+  .then(() => {{
+    upright.addEventListener("change", () => Reveal.configure(size()));
+    if (Reveal.isScrollView()) document.body.tabIndex = 0; // on a phone slides are scrolled
+  }});
 </script>
 </body>
 </html>

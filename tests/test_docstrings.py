@@ -67,7 +67,9 @@ def test_a_docstring_begins_with_a_sentence_and_has_known_sections(name):
     module = importlib.import_module(f"ssm_poison_lib.{name}")
     for path, thing in described(module).items():
         text = inspect.cleandoc(thing.__doc__ or "")
-        assert re.match(r"[A-Z`\d(].*?[.:;]", text, re.DOTALL), path
+        assert re.match(r"[A-Z`\d(].*?[.:;]", text, re.DOTALL), (
+            f"{path}: a docstring begins with a sentence, a capital letter first; got {text[:40]!r}"
+        )
         heads = re.findall(r"^([A-Z]\w+):$", text, re.MULTILINE)
         assert set(heads) <= set(SECTIONS), path
 

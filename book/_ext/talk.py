@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+from page import FOR_PHONE
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
@@ -74,14 +75,14 @@ MathJax.startup.promise
 
 
 def figures(book: Path) -> dict[str, str]:
-    """Return the drawn figures of all chapters, as SVG, by their names."""
+    """Return the drawn figures of all chapters, as SVG for wide screens, by their names."""
     found = {}
     for notebook in sorted(book.glob("*.ipynb")):
         for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
             name = cell["metadata"].get("mystnb", {}).get("figure", {}).get("name")
             for output in cell.get("outputs", []):
                 if name and "image/svg+xml" in output.get("data", {}):
-                    found[name] = "".join(output["data"]["image/svg+xml"])
+                    found[name] = FOR_PHONE.sub("", "".join(output["data"]["image/svg+xml"]))
     return found
 
 

@@ -71,7 +71,7 @@ const broken = (tex, room) => {  // a displayed formula's TeX, in rows
   const inner = ROWS.exec(tex);
   if (inner && ROWS.test(inner[2])) return broken(inner[2], room);
   const given = inner ? topLevel(inner[2], NEXT).map((row) => row.replace(NEXT, "")) : [tex];
-  const rows = given.filter((row) => row.trim()).flatMap((row, k) => rowsOf(row.replace(/(?<!\\)&/g, ""), room).map((part, n) => indented(part, k + n)));
+  const rows = given.filter((row) => row.trim()).flatMap((row, k) => rowsOf(topLevel(row, /^&/).map((part) => part.replace(/^&/, "")).join(""), room).map((part, n) => indented(part, k + n)));
   return `\\begin{aligned}${rows.map((row) => `&${row}`).join("\\\\")}\\end{aligned}`;
 };
 const fitFormulas = async () => {
@@ -132,6 +132,7 @@ const fitTables = () => {
       row.setAttribute("role", "row");
       [...row.cells].forEach((cell, k) => {
         cell.setAttribute("role", "cell");
+        if (!cell.textContent.trim()) return;
         const label = Object.assign(document.createElement("span"), { className: "column" });
         label.append(...(heads[k]?.cloneNode(true).childNodes ?? []));
         for (const named of label.querySelectorAll("[id]")) named.removeAttribute("id");

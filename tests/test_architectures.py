@@ -11,7 +11,7 @@ from conftest import ROOT
 from reference_architectures import NAMES, array, from_reference
 
 from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
-from ssm_poison_lib.architectures._input import check_input
+from ssm_poison_lib.architectures._input import check_input, check_state
 
 ARRAYS = np.load(ROOT / "tests" / "reference" / "architectures.npz")
 METHODS = {
@@ -236,11 +236,25 @@ def test_bad_input_is_named(kind):
         check_input("x", good.numpy(), model, ("batch", "length", 4))
     with pytest.raises(ValueError, match=r"x must have shape \(batch, 4\)"):
         model.step(good, model.initial_state(2))
+    other = model.initial_state(3)
+    one, name = (other, "state") if torch.is_tensor(other) else (other[0], r"state\[0\]")
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(2, .*; got \(3, "):
+        model.step(good[:, 0], other)
+    with pytest.raises(TypeError, match="state must be a torch tensor; got ndarray"):
+        check_state("state", one.numpy(), one)
+    with pytest.raises(ValueError, match=r"state must have dtype .* got torch.float16"):
+        check_state("state", one.real.half(), one)
+    right = model.initial_state(2)
+    broken = right * math.nan if torch.is_tensor(right) else (right[0] * math.nan, right[1])
+    with pytest.raises(ValueError, match=f"{name} must be finite"):
+        model.step(good[:, 0], broken)
+    huge = torch.full_like(good, 3e38)  # finite, though its sum is not
+    assert check_input("x", huge, model, ("batch", "length", 4)) is huge
     with pytest.raises(ValueError, match="batch must be an integer >= 1; got 0"):
         model.initial_state(0)
     with pytest.raises(ValueError, match="method must be one of"):
         model(good, method="magic")
-    with pytest.raises(ValueError, match="seed must be an integer >= 0; got -1"):
+    with pytest.raises(ValueError, match="seed must be an integer from 0 to 4294967295; got -1"):
         layer(kind, seed=-1)
 
 
@@ -281,6 +295,13 @@ def test_bad_arguments_are_named(make, message):
 def test_layer_must_be_a_function():
     with pytest.raises(TypeError, match="layer must be a function of the block's index; got S4D"):
         SequenceModel(1, 2, S4D(4, 4), channels=4)
+    with pytest.raises(TypeError, match=r"layer\(0\) must be a Module; got int"):
+        SequenceModel(1, 2, lambda i: i, channels=4)
+    narrow = SequenceModel(1, 2, lambda i: torch.nn.Linear(4, 3), channels=4)
+    with pytest.raises(
+        ValueError, match=r"layer must map \(1, 6, 4\) to the same shape; got \(1, 6"
+    ):
+        narrow(sequences(1, 6, 1, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

@@ -239,6 +239,26 @@ def test_gradient_matching_names_what_is_wrong(change, error, message):
         gradient_matching(**good | {"restarts": 1, "loss": logistic_loss} | change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": Y + 1}, "y must be from 0 to 1, the model's outputs; got 1 to 2"),
+        ({"target_y": torch.full_like(Y, -100)}, "target_y must be from 0 to 1.* got -100 to -100"),
+        ({"y": Y.double()}, r"y must be int64 \(n,\); got torch.float64"),
+        (
+            {"loss": lambda out, y: out[:, 0] - y},
+            r"loss must return one number, a mean; got \(4,\)",
+        ),
+        ({"direction": lambda g: g[:1]}, "direction must return a tensor like each parameter"),
+    ],
+)
+def test_labels_and_functions_that_do_not_fit_are_named(change, message):
+    model = SequenceModel(1, 2, lambda i: S4D(4, 2, seed=i), channels=4).double()
+    good = {"model": model, "x": X, "y": Y, "target_x": X, "target_y": Y, "eps": 0.1, "steps": 1}
+    with pytest.raises(ValueError, match=message):
+        gradient_matching(**good | {"restarts": 1} | change)
+
+
 def test_data_of_one_class_have_nothing_to_match():
     model = SequenceModel(1, 1, lambda i: S4D(4, 2, seed=i), channels=4)
     x, y = X.float(), torch.zeros(len(X), dtype=torch.int64)
@@ -336,5 +356,7 @@ def test_cifar10_reads_its_binary_format(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             cifar10([tmp_path / name])
+    with pytest.raises(TypeError, match="files must be a list of paths; got the single path"):
+        cifar10(str(tmp_path / "label.bin"))
     with pytest.raises(ValueError, match="files must name at least one file"):
         cifar10([])

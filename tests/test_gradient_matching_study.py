@@ -55,6 +55,9 @@ def test_starts_depend_on_the_seed_alone():
     assert not all(torch.equal(one[k], other[k]) for k in one)
 
 
+ONE = drawn(4)
+
+
 class Killed(Exception):
     pass
 
@@ -105,6 +108,39 @@ def test_controls_have_the_size_of_the_attack(seed, n):
     rows = [[torch.equal(a, b) for b in delta] for a in made["swapped"]]
     assert np.array(rows).sum() == n  # every example's changes go to one other example
     assert not np.diag(rows).any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: study.controls(torch.ones(1, 5, 1), seed=0),
+            "delta must be finite changes of two",
+        ),
+        (lambda: study.controls(torch.full((2, 5, 1), np.nan), seed=0), "delta must be finite"),
+        (lambda: study.replace(PROTOCOL, batch=0), "batch must be an integer >= 1; got 0"),
+        (lambda: study.replace(PROTOCOL, steps=0), "steps must be an integer >= 1; got 0"),
+        (lambda: study.replace(PROTOCOL, learning_rate=-1.0), "learning_rate must be .* > 0"),
+        (lambda: study.replace(PROTOCOL, dropout=1.0), "dropout must be below 1; got 1.0"),
+        (
+            lambda: study.trial(data="digits", kind="cnn", seed=0, protocol={"size": 3}),
+            "each name in protocol must be one of .*; got 'size'",
+        ),
+        (
+            lambda: study.build("cnn", Examples(ONE.x, 0 * ONE.y), PROTOCOL, seed=0),
+            "data must have two classes or more; got 4 examples without",
+        ),
+        (
+            lambda: study.train(
+                torch.nn.Linear(1, 1), Examples(ONE.x[:0], ONE.y[:0]), PROTOCOL, seed=0
+            ),
+            "data must have examples; got none",
+        ),
+    ],
+)
+def test_bad_input_of_the_study_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +232,26 @@ def test_the_stored_study_is_complete():
     ]
     assert "gradient_matching" in provenance["command"]
     assert {r["seed"] for r in content["runs"]} == set(range(10))
+
+
+def test_a_model_too_poor_to_choose_targets_from_is_named_before_the_attack():
+    noise = torch.randn(30, 20, 1, generator=torch.Generator().manual_seed(3))
+    labels = torch.arange(30) % 2  # nothing in x tells them: all right by chance in 2^-30
+    protocol = study.replace(PROTOCOL, groups=((3, 10, 4),))
+    case = study._Trial(
+        "mamba2", drawn(20), drawn(20, seed=1), Examples(noise, labels), drawn(), protocol, 0
+    )
+    with pytest.raises(ValueError, match=r"need 30 that .* mamba2 does so with \d+ of 30 after 12"):
+        study._attack(case, [1.0], ["matched"])
+
+
+def test_the_authors_rates_go_with_the_architecture():
+    found = {kind: study.large(kind) for kind in study.KINDS}
+    assert (found["mamba2"].learning_rate, found["mamba2"].weight_decay) == (0.003, 0.05)
+    assert (found["lru"].learning_rate, found["lru"].weight_decay) == (0.001, 0.05)
+    assert found["s4d"] == found["cnn"] == study.LARGE
+    with pytest.raises(ValueError, match="kind must be one of"):
+        study.large("s5")
 
 
 def images(path, n, seed):

@@ -53,6 +53,14 @@ def ssd_of_the_layer(p, slope, x):
 
 def test_selective_output_is_that_of_mamba2():
     p = default_start("Mamba-2", 4, seed=2)
+    rows, row = torch.as_tensor(p), torch.zeros(4, dtype=torch.float64)
+    for wrong, message in (
+        ((rows[:3], row, row[None]), r"parameters must be \(4, d\); got \(3, 4\)"),
+        ((rows, row[:1], row[None]), r"slope must be \(4,\); got \(1,\)"),
+        ((rows, row, row), r"x must be \(n, kappa\); got \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            selective_output(*wrong)
     rng = np.random.default_rng(0)
     x, slope = torch.as_tensor(rng.standard_normal((5, 9))), torch.as_tensor(rng.standard_normal(4))
     found = selective_output(torch.as_tensor(p), slope, x)
@@ -217,9 +225,9 @@ def test_bad_arguments_of_a_flow_are_named():
 
     with pytest.raises(ValueError, match="start must have 7 rows; got 6"):
         flow(start[:, :6])
-    with pytest.raises(ValueError, match="weights must be >= 0"):
+    with pytest.raises(ValueError, match="weights must be >= 0; got -1 among them"):
         flow(g=-g)
-    with pytest.raises(ValueError, match=r"weights must be >= 0, of shape \(1, 3\); got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"weights must be of shape \(1, 3\); got \(1, 2\)"):
         flow(g=g[:, :2])
     with pytest.raises(ValueError, match="t_end must be a finite number > 0"):
         flow(t_end=0.0)

@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="numbers in place of the authors', such as steps=2500 channels=64 depth=2 restarts=1",
+        help="in place of the authors' numbers for this kind, such as steps=2500 channels=64",
     )
     parser.add_argument(
         "--groups",
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         kind=options.kind,
         seed=options.seed,
         eps=options.eps,
-        protocol=dataclasses.replace(study.LARGE, **changed),
+        protocol=dataclasses.replace(study.large(options.kind), **changed),
         device=options.device,
         precision=options.precision,
         folder=folder,

@@ -177,8 +177,17 @@ def selective_output(parameters: Tensor, slope: Tensor, x: Tensor) -> Float[Tens
     Returns:
         (n,) last outputs.
 
+    Raises:
+        ValueError: for other shapes.
+
     Source: `Mamba2`, its equation for h_t with B and C constant.
     """
+    if parameters.ndim != 2 or len(parameters) != 4:
+        raise ValueError(f"parameters must be (4, d); got {tuple(parameters.shape)}")
+    if slope.shape != parameters.shape[1:]:
+        raise ValueError(f"slope must be {tuple(parameters.shape[1:])}; got {tuple(slope.shape)}")
+    if x.ndim != 2:
+        raise ValueError(f"x must be (n, kappa); got {tuple(x.shape)}")
     dt_bias, A_log, B, C = parameters
     dt = F.softplus(dt_bias + slope * x[..., None])  # (n, kappa, d)
     later = dt.flip(1).cumsum(dim=1).flip(1) - dt  # (n, kappa, d), the steps after t

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ssm_poison_lib._checks import ArrayLike, as_array, as_flag, as_scalar
+from ssm_poison_lib._checks import ArrayLike, as_array, as_flag, as_instance, as_scalar
 from ssm_poison_lib._engines.rosenbrock import (
     _A,
     _B1,
@@ -160,16 +160,20 @@ def channel_flow(
         Parameters, losses and times.
 
     Raises:
+        TypeError: if `channel` is something else, such as a name.
         ValueError: if an argument is out of range.
         FlowError: if a run fails.
     """
+    channel = as_instance("channel", channel, Channel)
     whole = as_array("start", start, ndim=3)
     g = as_array("weights", weights, ndim=2)
     goal = as_array("target", target, ndim=1)
     if whole.shape[1] != len(channel.rows):
         raise ValueError(f"start must have {len(channel.rows)} rows; got {whole.shape[1]}")
-    if g.shape != (len(whole), len(goal)) or (g < 0).any():
-        raise ValueError(f"weights must be >= 0, of shape {(len(whole), len(goal))}; got {g.shape}")
+    if g.shape != (len(whole), len(goal)):
+        raise ValueError(f"weights must be of shape {(len(whole), len(goal))}; got {g.shape}")
+    if (g < 0).any():
+        raise ValueError(f"weights must be >= 0; got {g.min():g} among them")
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=1e-12)
     names = channel.poles_only if as_flag("poles_only", poles_only) else channel.all_rows

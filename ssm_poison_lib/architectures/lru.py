@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ssm_poison_lib._checks import as_choice, as_flag, as_integer, as_scalar
-from ssm_poison_lib.architectures._input import check_input
+from ssm_poison_lib._checks import as_choice, as_flag, as_integer, as_scalar, as_seed
+from ssm_poison_lib.architectures._input import check_input, check_state
 
 __all__ = ["LRU"]
 
@@ -61,7 +61,7 @@ class LRU(nn.Module):
         top = as_scalar("max_phase", max_phase, low=0.0, strict=True)
         depthwise = as_flag("depthwise", depthwise)
         if seed is not None:
-            seed = as_integer("seed", seed, low=0)
+            seed = as_seed("seed", seed)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -175,15 +175,20 @@ class LRU(nn.Module):
         return self.poles().new_zeros((batch, *shape))
 
     def step(
-        self, x: Tensor, state: Complex[Tensor, "batch ..."]
+        self, x: Tensor, state: Tensor
     ) -> tuple[Float[Tensor, "batch H"], Complex[Tensor, "batch ..."]]:
         """Return the output at one time step and the next state: x (batch, H), state as in
         `initial_state`.
 
         Args:
             x: (batch, H), the inputs of one time step
-            state: as `initial_state` makes it
+            state: as `initial_state` makes it, (batch, ...)
+
+        Raises:
+            TypeError: for anything but tensors.
+            ValueError: for another shape, dtype or device, NaN or infinity.
         """
         x = check_input("x", x, self, ("batch", self.channels))
+        state = check_state("state", state, self.initial_state(len(x)))
         state = self.poles() * state + self._drive(x)
         return self._read(state, x), state

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssm_poison_lib._checks import as_choice, as_integer
-from ssm_poison_lib.architectures._input import check_input
+from ssm_poison_lib._checks import as_choice, as_integer, as_seed
+from ssm_poison_lib.architectures._input import check_input, check_state
 
 __all__ = ["Mamba2"]
 
@@ -63,7 +63,7 @@ class Mamba2(nn.Module):
         width = as_integer("conv_width", conv_width, low=1)
         self.chunk = as_integer("chunk", chunk, low=1)
         if seed is not None:
-            seed = as_integer("seed", seed, low=0)
+            seed = as_seed("seed", seed)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -169,15 +169,27 @@ class Mamba2(nn.Module):
             self.D.new_zeros(batch, self.heads, self.head_dim, self.state_dim),
         )
 
-    def step(self, x: Tensor, state: State) -> tuple[Float[Tensor, "batch H"], State]:
+    def step(
+        self, x: Tensor, state: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "batch H"], State]:
         """Return the output at one time step and the next state: x (batch, H), state as in
         `initial_state`.
 
         Args:
             x: (batch, H), the inputs of one time step
-            state: as `initial_state` makes it
+            state: as `initial_state` makes it, (batch, ...)
+
+        Raises:
+            TypeError: for anything but tensors.
+            ValueError: for another shape, dtype or device, NaN or infinity.
         """
-        return self._step(check_input("x", x, self, ("batch", self.channels)), state)
+        x = check_input("x", x, self, ("batch", self.channels))
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(f"state must be a pair of tensors; got {type(state).__name__}")
+        zeros = self.initial_state(len(x))
+        for k in (0, 1):
+            check_state(f"state[{k}]", state[k], zeros[k])
+        return self._step(x, state)
 
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         past, h = state

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
+from ssm_poison_lib._checks import as_choice, as_instance, as_integer, as_scalar
 from ssm_poison_lib.architectures._input import check_input
 
 __all__ = ["SequenceModel"]
@@ -56,7 +56,9 @@ class SequenceModel(nn.Module):
                 f"layer must be a function of the block's index; got {type(layer).__name__}"
             )
         self.encoder = nn.Linear(self.inputs, channels)
-        self.layers = nn.ModuleList([layer(i) for i in range(depth)])
+        self.layers = nn.ModuleList(
+            [as_instance(f"layer({i})", layer(i), nn.Module) for i in range(depth)]
+        )
         self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(depth + 1)])
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.Linear(channels, as_integer("outputs", outputs, low=1))
@@ -66,11 +68,19 @@ class SequenceModel(nn.Module):
 
         Args:
             x: (batch, length, inputs).
+
+        Raises:
+            ValueError: for bad input, or a layer that changes the shape.
         """
         h = self.encoder(
             check_input("x", x, self, ("batch", "length", self.inputs))
         )  # (batch, length, channels)
         for layer, norm in zip(self.layers, self.norms[:-1], strict=True):
-            h = h + self.dropout(layer(norm(h)))
+            made = layer(norm(h))
+            if made.shape != h.shape:
+                raise ValueError(
+                    f"layer must map {tuple(h.shape)} to the same shape; got {tuple(made.shape)}"
+                )
+            h = h + self.dropout(made)
         h = self.norms[-1](h)
         return self.decoder(h.mean(dim=1) if self.pooling == "mean" else h[:, -1])

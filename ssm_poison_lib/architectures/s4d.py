@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from ssm_poison_lib._checks import as_choice, as_integer, as_scalar
-from ssm_poison_lib.architectures._input import check_input
+from ssm_poison_lib._checks import as_choice, as_integer, as_scalar, as_seed
+from ssm_poison_lib.architectures._input import check_input, check_state
 
 __all__ = ["S4D"]
 
@@ -57,7 +57,7 @@ class S4D(nn.Module):
         low = as_scalar("dt_min", dt_min, low=0.0, strict=True)
         high = as_scalar("dt_max", dt_max, low=low)
         if seed is not None:
-            seed = as_integer("seed", seed, low=0)
+            seed = as_seed("seed", seed)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -142,16 +142,21 @@ class S4D(nn.Module):
         return z.new_zeros((as_integer("batch", batch, low=1), *z.shape))
 
     def step(
-        self, x: Tensor, state: Complex[Tensor, "batch H n"]
+        self, x: Tensor, state: Tensor
     ) -> tuple[Float[Tensor, "batch H"], Complex[Tensor, "batch H n"]]:
         """Return the output at one time step and the next state: x (batch, H), state (batch, H,
         N/2).
 
         Args:
             x: (batch, H), the inputs of one time step
-            state: as `initial_state` makes it
+            state: as `initial_state` makes it, (batch, ...)
+
+        Raises:
+            TypeError: for anything but tensors.
+            ValueError: for another shape, dtype or device, NaN or infinity.
         """
-        y, state = self._step(check_input("x", x, self, ("batch", self.channels)), state)
+        x = check_input("x", x, self, ("batch", self.channels))
+        y, state = self._step(x, check_state("state", state, self.initial_state(len(x))))
         return self._mix(y), state
 
     def _step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,11 +121,14 @@ def cifar10(files: Iterable[str | PathLike[str]]) -> Examples:
         x (n, 1024, 3), red, green and blue of one pixel at each step, row by row, from 0 to 1.
 
     Raises:
+        TypeError: for a single path in place of a list.
         ValueError: for a file that cannot be read, is empty or cut off, or holds a label above 9.
 
     Source: the format that accompanies Krizhevsky, "Learning Multiple Layers of Features from Tiny
     Images" (2009).
     """
+    if isinstance(files, str | PathLike):
+        raise TypeError(f"files must be a list of paths; got the single path {str(files)!r}")
     parts = []
     for file in files:
         path = as_path("each of files", file)

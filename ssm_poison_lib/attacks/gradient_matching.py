@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssm_poison_lib._checks import as_flag, as_instance, as_integer, as_scalar
+from ssm_poison_lib._checks import as_flag, as_function, as_instance, as_integer, as_scalar
 
 __all__ = ["Brew", "Group", "gradient_matching", "target_groups"]
 
@@ -83,6 +83,7 @@ def target_groups(
 
     Source: the attack of the poisoning paper's code, there sizes = ((20, 50, 250), (40, 50, 125)).
     """
+    loss, correct = as_instance("loss", loss, Tensor), as_instance("correct", correct, Tensor)
     if loss.ndim != 1 or loss.shape != correct.shape or not len(loss):
         raise ValueError(
             f"loss and correct must be (m,); got {tuple(loss.shape)} and {tuple(correct.shape)}"
@@ -91,9 +92,9 @@ def target_groups(
         raise ValueError("loss must be finite; got NaN or infinity among its entries")
     bases = as_integer("bases", bases, low=1)
     generator = torch.Generator().manual_seed(as_integer("seed", seed, low=0))
-    counts = [tuple(as_integer("each entry of sizes", n, low=1) for n in size) for size in sizes]
-    if not counts or any(len(size) != 3 for size in counts):
+    if not sizes or any(not isinstance(s, Sequence) or len(s) != 3 for s in sizes):
         raise ValueError(f"sizes must be triples (groups, targets, bases); got {sizes!r}")
+    counts = [tuple(as_integer("each entry of sizes", n, low=1) for n in size) for size in sizes]
     first = counts[0][0] * counts[0][1]
     wanted, spent = sum(c * t for c, t, _ in counts), sum(c * b for c, _, b in counts)
     if wanted > len(loss):
@@ -187,8 +188,8 @@ def gradient_matching(
 
     Raises:
         TypeError: or ValueError for other types, shapes, dtypes, devices, values that are not
-            finite, indices outside the sets, bases in two groups, or targets whose gradient is
-            zero.
+            finite, labels that the model has no output for (with cross-entropy), indices outside
+            the sets, bases in two groups, or targets whose gradient is zero.
     """
     model = as_instance("model", model, nn.Module)
     _check_examples("x", x, "y", y)
@@ -208,7 +209,9 @@ def gradient_matching(
         1.5 * eps if step_size is None else as_scalar("step_size", step_size, low=0.0, strict=True)
     )
     tail = as_scalar("tail", tail, low=0.0)
-    progress = as_flag("progress", progress)
+    progress, loss = as_flag("progress", progress), as_function("loss", loss)
+    if direction is not None:
+        direction = as_function("direction", direction)
     generator = torch.Generator().manual_seed(as_integer("seed", seed, low=0))
     if groups is None:
         groups = [Group(torch.arange(len(target_x)), torch.arange(len(x)))]
@@ -225,16 +228,22 @@ def gradient_matching(
     ):
         if not parameters:
             raise ValueError("model must have parameters that require gradients")
+        if loss is F.cross_entropy:
+            with torch.no_grad():
+                classes = model(x[:1]).shape[-1]
+            _check_labels("y", y, classes)
+            _check_labels("target_y", target_y, classes)
         for index, group in enumerate(groups):
             bases, labels = x[group.bases], y[group.bases]
-            wanted = [
-                -g
-                for g in _gradient(
-                    loss(model(target_x[group.targets]), target_y[group.targets]), parameters
-                )
-            ]
+            at_targets = loss(model(target_x[group.targets]), target_y[group.targets])
+            if not isinstance(at_targets, Tensor) or at_targets.ndim:
+                got = tuple(at_targets.shape) if isinstance(at_targets, Tensor) else at_targets
+                raise ValueError(f"loss must return one number, a mean; got {got}")
+            wanted = [-g for g in _gradient(at_targets, parameters)]
             if direction is not None:
                 wanted = direction(wanted)
+                if [g.shape for g in wanted] != [p.shape for p in parameters]:
+                    raise ValueError("direction must return a tensor like each parameter")
             target_size = _norm(wanted)
             if not target_size > 0 or not torch.isfinite(target_size):
                 raise ValueError(
@@ -293,6 +302,17 @@ def _check_examples(name: str, x: Tensor, label: str, y: Tensor) -> None:
         raise ValueError(f"{label} must be on the device of {name}, {x.device}; got {y.device}")
 
 
+def _check_labels(name: str, y: Tensor, classes: int) -> None:
+    """Refuse what cross-entropy takes for no label at all (-100) or fails on without a name."""
+    if y.ndim != 1 or y.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64 (n,); got {y.dtype} {tuple(y.shape)}")
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"{name} must be from 0 to {classes - 1}, the model's outputs; got {int(y.min())} to"
+            f" {int(y.max())}"
+        )
+
+
 def _check_groups(groups: Sequence[Group], targets: int, bases: int) -> None:
     if not groups:
         raise ValueError("groups must hold at least one group")
@@ -303,6 +323,7 @@ def _check_groups(groups: Sequence[Group], targets: int, bases: int) -> None:
             ("targets", group.targets, targets),
             ("bases", group.bases, bases),
         ):
+            rows = as_instance(f"groups[{index}].{name}", rows, Tensor)
             if rows.ndim != 1 or rows.dtype != torch.int64 or not len(rows):
                 raise ValueError(
                     f"groups[{index}].{name} must be indices (k,), k >= 1; got {tuple(rows.shape)}"

@@ -24,6 +24,7 @@ from ssm_poison_lib._checks import (
     as_choice,
     as_instance,
     as_integer,
+    as_mapping,
     as_scalar,
     as_seed,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "effect",
     "images",
     "interval",
+    "large",
     "score",
     "train",
     "trial",
@@ -78,6 +80,9 @@ class Protocol:
         brew_steps: steps of the attack.
         brew_step: size of a step of the attack, in eps.
         restarts: of the attack, of which the best is kept.
+
+    Raises:
+        ValueError: for counts below 1, rates or sizes of steps that are not positive.
     """
 
     clean: int
@@ -96,6 +101,17 @@ class Protocol:
     brew_steps: int
     brew_step: float
     restarts: int
+
+    def __post_init__(self) -> None:
+        for name in ("clean", "bases", "targets", "others", "channels", "state_dim", "depth"):
+            as_integer(name, getattr(self, name), low=1)
+        for name in ("batch", "steps", "brew_steps", "restarts"):
+            as_integer(name, getattr(self, name), low=1)
+        for name in ("learning_rate", "brew_step"):
+            as_scalar(name, getattr(self, name), low=0.0, strict=True)
+        as_scalar("weight_decay", self.weight_decay, low=0.0)
+        if as_scalar("dropout", self.dropout, low=0.0) >= 1.0:
+            raise ValueError(f"dropout must be below 1; got {self.dropout!r}")
 
 
 #: What two cores do ten times in minutes; the groups are a tenth of the authors'.
@@ -137,6 +153,24 @@ LARGE = Protocol(
     brew_step=1.5,
     restarts=8,
 )
+
+# The authors' learning rate and weight decay by architecture; the other two kinds have LARGE's.
+_RATES = {"s4d": (0.01, 0.01), "lru": (0.001, 0.05), "mamba2": (0.003, 0.05)}
+
+
+def large(kind: str) -> Protocol:
+    """Return LARGE with the authors' learning rate and weight decay for an architecture.
+
+    Not kept: they train the poles and steps of S4 at .001 without decay, and their Mamba-2 reads 64
+    tokens of a convolutional stem, where the one here reads every pixel.
+
+    Args:
+        kind: one of KINDS.
+    """
+    rate, decay = _RATES.get(
+        as_choice("kind", kind, KINDS), (LARGE.learning_rate, LARGE.weight_decay)
+    )
+    return replace(LARGE, learning_rate=rate, weight_decay=decay)
 
 
 class _Attention(nn.Module):
@@ -182,9 +216,17 @@ def build(kind: str, data: Examples, protocol: Protocol, *, seed: int) -> Sequen
         data: examples; their length, channels and classes count.
         protocol: channels, state_dim, depth and dropout count.
         seed: of the starting weights.
+
+    Raises:
+        ValueError: for other kinds, or data of one class.
     """
     kind = as_choice("kind", kind, KINDS)
     length, inputs = as_instance("data", data, Examples).x.shape[1:]
+    protocol = as_instance("protocol", protocol, Protocol)
+    if not len(data) or int(data.y.max()) < 1:
+        raise ValueError(
+            f"data must have two classes or more; got {len(data)} examples without a second one"
+        )
     H, N = protocol.channels, protocol.state_dim
 
     def layer(_index: int) -> nn.Module:
@@ -255,6 +297,8 @@ def train(
         met
         in the last epoch), and the watched shares.
     """
+    if not len(data):
+        raise ValueError("data must have examples; got none")
     steps = protocol.steps if steps is None else as_integer("steps", steps, low=1)
     horizon = steps if horizon is None else as_integer("horizon", horizon, low=steps)
     epoch = math.ceil(len(data) / protocol.batch)
@@ -352,7 +396,14 @@ def controls(delta: Tensor, *, seed: int) -> dict[str, Tensor]:
     Returns:
         "noise": every entry with a random sign; "swapped": every example has the changes of
         another one; "flipped": all signs turned.
+
+    Raises:
+        ValueError: for fewer than two examples, NaN or infinity.
     """
+    if len(delta) < 2 or not torch.isfinite(delta).all():
+        raise ValueError(
+            f"delta must be finite changes of two examples or more; got {len(delta)} of them"
+        )
     generator = torch.Generator().manual_seed(as_seed("seed", seed))
     signs = torch.randint(2, delta.shape, generator=generator).to(delta) * 2 - 1
     order = torch.randperm(len(delta), generator=generator)
@@ -489,6 +540,14 @@ def _attack(case: _Trial, eps: Sequence[float], conditions: Iterable[str]) -> tu
     """Return the attacked model, what was seen of it, changes by (condition, eps), and brews."""
     conditions = set(conditions)
     model, seen = case.trained("attacked", joined(case.clean, case.bases))
+    right, first = int(score(model, case.targets)[1].sum()), case.protocol.groups[0]
+    if right < first[0] * first[1]:
+        raise ValueError(
+            f"the first groups of targets need {first[0] * first[1]} that the attacked model"
+            f" classifies correctly, and {case.kind} does so with {right} of {len(case.targets)}"
+            f" after {case.protocol.steps} steps at training loss {seen[-1]['loss']:.3g}: it must"
+            " be trained longer (steps) or at another learning_rate, or the groups must be smaller"
+        )
     changes: dict[tuple[str, float], Tensor] = {}
     brews: dict[tuple[str, float], dict[str, Tensor]] = {}
     for size in eps:
@@ -585,7 +644,10 @@ def trial(
     part = as_choice("part", part, ("all", "core"))
     seed = as_integer("seed", seed, low=0, high=1_000_000)
     eps = [as_scalar("each of eps", e, low=0.0, strict=True) for e in eps]
-    p = replace(SMALL, **(protocol or {}))
+    changed = {} if protocol is None else as_mapping("protocol", protocol)
+    for name in changed:
+        as_choice("each name in protocol", name, Protocol.__dataclass_fields__)
+    p = replace(SMALL, **changed)
     clean, bases, targets, others = _data(data).split(
         p.clean, p.bases, p.targets, p.others, seed=seed
     )
@@ -654,7 +716,7 @@ def images(
     kind: str,
     seed: int = 0,
     eps: float = 0.25,
-    protocol: Protocol = LARGE,
+    protocol: Protocol | None = None,
     device: str = "cpu",
     precision: str = "float32",
     folder: Path,
@@ -673,13 +735,18 @@ def images(
         seed: of split, brew and starts.
         eps: size of the changes in standard deviations of the pixels; the authors' 16/255 is about
             .25.
-        protocol: sizes.
+        protocol: sizes; None: `large(kind)`.
         device: as torch names it, such as "cuda".
         precision: "float32"; "tf32", the same with faster products on a GPU; or "float64".
         folder: for intermediate states.
 
     Returns:
         "runs" and "brews" as `trial` returns them.
+
+    Raises:
+        ValueError: also if the trained model classifies too few targets correctly for the groups to
+            choose from, which no choice of targets can mend: it has to be trained longer, or at
+            another rate. (A Mamba-2 on 1,024 pixels needs more than 2,000 steps.)
     """
     kind = as_choice("kind", kind, KINDS)
     as_choice("precision", precision, ("float32", "tf32", "float64"))
@@ -697,7 +764,7 @@ def images(
     def ready(part: Examples) -> Examples:
         return Examples(((part.x - mean) / std).to(device, dtype), part.y.to(device))
 
-    p = protocol
+    p = large(kind) if protocol is None else as_instance("protocol", protocol, Protocol)
     clean, bases = (ready(e) for e in learning.split(p.clean, p.bases, seed=seed))
     targets, others = (ready(e) for e in testing.split(p.targets, p.others, seed=seed))
     case = _Trial(kind, clean, bases, targets, others, p, seed, folder)

@@ -95,3 +95,19 @@ def test_a_change_in_any_engine_compiles_all_of_them_anew(monkeypatch, folder):
     assert before == stamp()
     monkeypatch.setattr(_jit, "_STAMP", "another sign in another file")
     assert stamp() != before
+
+
+def test_a_part_is_taken_into_the_code_that_calls_it(folder):
+    """Nothing is kept of its own; the caller's file holds all that it needs."""
+    part = _jit.compiled(part=True)(twice_plus)
+
+    def caller():
+        def around(x):
+            return part(x) + part(2.0 * x)
+
+        return _jit.compiled()(around)
+
+    assert caller()(1.0) == 7.0
+    code, index = kept(folder)
+    assert [len(code), len(index)] == [1, 1]
+    assert code[0].name.startswith("test_jit.test_a_part")

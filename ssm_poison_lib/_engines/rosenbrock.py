@@ -22,8 +22,7 @@ __all__ = ["Results", "Runs", "factor_gram", "integrate"]
 
 # No "nnan" or "ninf": the error control looks for values that are not finite.
 _FASTMATH = {"contract", "reassoc", "nsz", "arcp"}
-# Parts are called by compiled code alone: what Python would need to call them is not compiled.
-_part = compiled(apart=True, fastmath=_FASTMATH, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_part = compiled(part=True, fastmath=_FASTMATH)
 
 # GRK4T of Kaps and Rentrop (1979) in the form without products by J, Hairer and Wanner, Solving
 # Ordinary Differential Equations II, section IV.7:
@@ -508,10 +507,10 @@ def _linearize(lanes, here, system):
     _drive(
         lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma
     )
-    w, u = lanes.w.ravel(), lanes.u.ravel()
+    w, u = lanes.w.reshape(lanes.w.size), lanes.u.reshape(lanes.u.size)
     for c in range(len(here.rho)):
         _polynomial(lanes.P[c], lanes.a, system.V[c], system.dV[c])
-        v, dv = system.V[c].ravel(), system.dV[c].ravel()
+        v, dv = system.V[c].reshape(system.V[c].size), system.dV[c].reshape(system.dV[c].size)
         for i in range(len(w)):
             v[i] *= w[i]
         for i in range(len(w)):
@@ -600,13 +599,17 @@ def _differentiate(lanes, clock, here, system):
         growth[s] = 0.0
     # Loops as long and as small as can be: LLVM compares every row that a loop writes with every
     # other row before it uses vector instructions, and gives up beyond eight pairs.
-    w, u, c = lanes.w.ravel(), lanes.u.ravel(), lanes.chain.ravel()
+    w, u, c = (
+        lanes.w.reshape(lanes.w.size),
+        lanes.u.reshape(lanes.u.size),
+        lanes.chain.reshape(lanes.chain.size),
+    )
     f, g, D, dD, right = (
-        here.f.ravel(),
-        here.g.ravel(),
-        system.D.ravel(),
-        system.dD.ravel(),
-        system.right.ravel(),
+        here.f.reshape(here.f.size),
+        here.g.reshape(here.g.size),
+        system.D.reshape(system.D.size),
+        system.dD.reshape(system.dD.size),
+        system.right.reshape(system.right.size),
     )
     for i in range(len(w)):
         D[i] *= w[i]
@@ -678,9 +681,9 @@ def _factor(system):
     V, eV, S = system.V, system.eV, system.S
     r, d, W = V.shape
     if r <= d:
-        e = system.inverse_e.ravel()
+        e = system.inverse_e.reshape(system.inverse_e.size)
         for c in range(r):
-            v, out = V[c].ravel(), eV[c].ravel()
+            v, out = V[c].reshape(V[c].size), eV[c].reshape(eV[c].size)
             for i in range(len(e)):
                 out[i] = v[i] * e[i]
             for i in range(c + 1):
@@ -719,11 +722,11 @@ def _stages(lanes, clock, there, system):
     d, W = lanes.a.shape
     for stage in range(4):
         if stage == 1 or stage == 2:  # stage 3 shares the point of stage 2
-            x, y = system.trial.ravel(), lanes.u.ravel()
+            x, y = system.trial.reshape(system.trial.size), lanes.u.reshape(lanes.u.size)
             for n in range(len(x)):
                 x[n] = y[n]
             for i in range(stage):
-                factor, y = _A[stage, i], system.k[i].ravel()
+                factor, y = _A[stage, i], system.k[i].reshape(system.k[i].size)
                 for n in range(len(x)):
                     x[n] += factor * y[n]
             _entries(system.trial, lanes.chain, lanes.sign, system.at)
@@ -740,8 +743,13 @@ def _stages(lanes, clock, there, system):
             )
             _polynomial(there.gamma, system.at, there.f, there.g)
         if stage > 0:
-            x, y, w, u = there.f.ravel(), there.g.ravel(), lanes.w.ravel(), system.trial.ravel()
-            c, out = lanes.chain.ravel(), system.right.ravel()
+            x, y, w, u = (
+                there.f.reshape(there.f.size),
+                there.g.reshape(there.g.size),
+                lanes.w.reshape(lanes.w.size),
+                system.trial.reshape(system.trial.size),
+            )
+            c, out = lanes.chain.reshape(lanes.chain.size), system.right.reshape(system.right.size)
             for n in range(len(x)):
                 out[n] = w[n] * ((1.0 - c[n]) * x[n] + c[n] * y[n] * u[n])
             for j in range(d):
@@ -759,8 +767,13 @@ def _control(lanes, clock, system, rtol, atol):
     """Accept or refuse the step of each lane, and choose the next."""
     d, W = lanes.a.shape
     k, error = system.k, clock.error
-    k1, k2, k3, k4 = k[0].ravel(), k[1].ravel(), k[2].ravel(), k[3].ravel()
-    old, new = lanes.u.ravel(), system.trial.ravel()
+    k1, k2, k3, k4 = (
+        k[0].reshape(k[0].size),
+        k[1].reshape(k[1].size),
+        k[2].reshape(k[2].size),
+        k[3].reshape(k[3].size),
+    )
+    old, new = lanes.u.reshape(lanes.u.size), system.trial.reshape(system.trial.size)
     for i in range(len(old)):
         new[i] = old[i] + _B1 * k1[i] + _B2 * k2[i] + _B3 * k3[i] + _B4 * k4[i]
     for s in range(W):
@@ -812,7 +825,7 @@ def _control(lanes, clock, system, rtol, atol):
     _entries(lanes.u, lanes.chain, lanes.sign, lanes.a)
 
 
-@compiled(apart=True, fastmath=_FASTMATH)
+@compiled(apart=True, _nrt=False, fastmath=_FASTMATH)
 @no_type_check
 def _integrate(
     runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results

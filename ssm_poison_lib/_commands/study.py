@@ -15,6 +15,7 @@ STUDIES = {
     "defences": "detectors and training rules, against attackers who know them (five minutes)",
     "benchmark": "the book's defences on the cases of the benchmark (a minute)",
     "convergence": "all comparisons far past the authors' stop, with controls (hours)",
+    "detectors": "detectors of other packages on the same data (five minutes)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",
     "gradient_matching": (
         "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)"

@@ -6,34 +6,40 @@ Each function returns which examples are clean, (n,) truth values in the order o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn, optim
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_instance, as_integer, as_scalar, as_seed
 from ssm_poison_lib.architectures import SequenceModel
 
 __all__ = ["activation_clustering", "art_classifier", "isolation_forest", "label_issues", "roni",
-           "spectral_signatures"]  # fmt: skip
+           "spectral_scores", "spectral_signatures"]  # fmt: skip
 
 
-def isolation_forest(x: ArrayLike, *, share: float = 0.1, seed: int = 0) -> Bool[np.ndarray, " n"]:
+def isolation_forest(
+    x: ArrayLike, *, share: float | None = 0.1, seed: int = 0
+) -> Bool[np.ndarray, " n"]:
     """Return which sequences scikit-learn's IsolationForest does not isolate.
 
     Args:
         x: (n, kappa) or (n, kappa, channels).
-        share: in (0, 0.5], of the sequences to call unclean.
+        share: in (0, 0.5], of the sequences to call unclean; None: those beyond the threshold of
+            the forest's authors.
         seed: of the trees.
     """
     from sklearn.ensemble import IsolationForest
 
     rows = as_array("x", x, ndim=(2, 3)).reshape(len(np.asarray(x)), -1)
-    share = as_scalar("share", share, low=0.0, high=0.5, strict=True)
-    forest = IsolationForest(contamination=share, random_state=as_seed("seed", seed), n_jobs=1)
+    if share is not None:
+        share = as_scalar("share", share, low=0.0, high=0.5, strict=True)
+    forest = IsolationForest(contamination="auto" if share is None else share, random_state=as_seed("seed", seed), n_jobs=1)
     return np.asarray(forest.fit_predict(rows) == 1)
 
 
@@ -50,6 +56,17 @@ def label_issues(probabilities: ArrayLike, y: ArrayLike) -> Bool[np.ndarray, " n
     predicted = as_array("probabilities", probabilities, ndim=2)
     labels = as_array("y", y, ndim=1, last=len(predicted)).astype(int)
     return ~np.asarray(find_label_issues(labels, predicted, n_jobs=1), dtype=bool)
+
+
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Seed what ART draws from, NumPy's global state, and leave it as it was."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 class _Features(nn.Module):
@@ -113,7 +130,7 @@ def activation_clustering(model: nn.Module, x: ArrayLike, y: ArrayLike) -> Bool[
     from art.defences.detector.poison import ActivationDefence
 
     rows, labels, classifier = _for_art(model, x, y)
-    with torch.random.fork_rng(devices=[]):
+    with _fixed_seed(), torch.random.fork_rng(devices=[]):
         _, clean = ActivationDefence(
             classifier, rows, np.eye(classifier.nb_classes)[labels]
         ).detect_poison()
@@ -144,6 +161,31 @@ def spectral_signatures(
         classifier, rows, one_hot, expected_pp_poison=share
     ).detect_poison()
     return np.asarray(clean, dtype=bool)
+
+
+def spectral_scores(model: nn.Module, x: ArrayLike, y: ArrayLike) -> Float[np.ndarray, " n"]:
+    """Return the scores by which ART's SpectralSignatureDefense sorts: squared projections on the
+    main direction of a class's activations, over their mean in that class.
+
+    Args:
+        model: a trained `SequenceModel`.
+        x: (n, length, channels).
+        y: (n,) class labels from 0.
+
+    Returns:
+        scores >= 0 with mean 1 in each class; 0 where all activations of a class are equal.
+
+    Source: as `spectral_signatures`.
+    """
+    from art.defences.detector.poison import SpectralSignatureDefense
+
+    rows, labels, classifier = _for_art(model, x, y)
+    features = classifier.get_activations(rows, layer=len(classifier.layer_names) - 1)
+    scores = np.zeros(len(rows))
+    for k in np.unique(labels):
+        found = SpectralSignatureDefense.spectral_signature_scores(features[labels == k])[:, 0]
+        scores[labels == k] = found / found.mean() if found.any() else found
+    return scores
 
 
 def roni(
@@ -184,16 +226,12 @@ def roni(
     def accuracy(true: np.ndarray, predicted: np.ndarray) -> float:
         return float(np.mean(true.argmax(axis=1) == predicted.argmax(axis=1)))
 
-    state = np.random.get_state()  # noqa: NPY002  ART draws from NumPy's global state
-    np.random.seed(0)  # noqa: NPY002
-    try:
+    with _fixed_seed():
         defence = RONIDefense(
             SklearnClassifier(LogisticRegression(max_iter=200)), rows, np.eye(classes)[labels],
             known, np.eye(classes)[known_labels], perf_func=accuracy, eps=eps, calibrated=False,
         )  # fmt: skip
         _, clean = defence.detect_poison()
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
     return np.asarray(clean, dtype=bool)
 
 

@@ -39,7 +39,11 @@ def isolation_forest(
     rows = as_array("x", x, ndim=(2, 3)).reshape(len(np.asarray(x)), -1)
     if share is not None:
         share = as_scalar("share", share, low=0.0, high=0.5, strict=True)
-    forest = IsolationForest(contamination="auto" if share is None else share, random_state=as_seed("seed", seed), n_jobs=1)
+    forest = IsolationForest(
+        contamination="auto" if share is None else share,
+        random_state=as_seed("seed", seed),
+        n_jobs=1,
+    )
     return np.asarray(forest.fit_predict(rows) == 1)
 
 

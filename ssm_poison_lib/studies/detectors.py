@@ -29,7 +29,7 @@ __all__ = ["DETECTORS", "SEEDS", "STUDY", "compute", "path"]
 SEEDS = tuple(range(100, 120))
 #: What a detector's score is: name -> words. Larger means more suspicious.
 DETECTORS = {
-    "common share along the way": "share of the motion that moves all poles alike, mean over the way",
+    "common share along the way": "share of each step that moves all poles alike, mean",
     "sudden fits": "how much more suddenly than the median row the most sudden one is learnt",
     "isolation forest": "share of rows beyond its threshold",
     "activation clustering": "share of rows that it does not call clean",

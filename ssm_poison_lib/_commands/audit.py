@@ -39,14 +39,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--label", metavar="COLUMN", help="column or array of labels; 'none': there are none"
+        "--label",
+        metavar="COLUMN",
+        help=(
+            "column or array of labels, for a .npy file another file (.npy or .csv); 'none': there"
+            " are none"
+        ),
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="column that is no input, such as an index or a time; once for each; 'none': all are",
     )
     parser.add_argument(
         "--steps",
         type=int,
-        default=200,
         metavar="N",
-        help="of each training of --model, which is trained four or five times (default 200)",
+        help=(
+            "of each training of --model, which is trained four or five times on batches of 64"
+            " (default: as many as take some two minutes in all, 20 to 200)"
+        ),
     )
     parser.add_argument(
         "--order",
@@ -131,6 +145,7 @@ def run(options: argparse.Namespace) -> int:
             order=options.order,
             pad=options.pad,
             layout=options.layout,
+            skip=options.skip,
         )
         found = audit_parts(
             parts,

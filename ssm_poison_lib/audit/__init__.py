@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import kruskal
 
 from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
-from ssm_poison_lib.audit._models import MODELS, STEPS, ModelResult, study_model
+from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
 from ssm_poison_lib.audit._report import BLIND, as_html, as_json
 from ssm_poison_lib.audit._student import POLES, Problem, start, train
@@ -176,7 +176,7 @@ def audit(
     task: str = "auto",
     pad: str = "refuse",
     model: str | Callable[[int, int], Any] = "free",
-    steps: int = STEPS,
+    steps: int | None = None,
     scheduler: Any = None,
 ) -> Audit:
     """Audit a training set in memory, or a Dask array.
@@ -194,8 +194,7 @@ def audit(
             that maps (batch, length,
             channels) to (batch, outputs), for a trial of a network as well.
         steps: of Adam in each training of `model`, 64 sequences each; it is trained four times,
-            five
-            if something stands out.
+            five if something stands out. None: as many as take some two minutes in all, 20 to 200.
         scheduler: of Dask, a name or a client; None: one part after the other.
 
     Raises:
@@ -211,7 +210,7 @@ def audit_parts(
     *,
     task: str = "auto",
     model: str | Callable[[int, int], Any] = "free",
-    steps: int = STEPS,
+    steps: int | None = None,
     scheduler: Any = None,
     progress: Callable[[str], Any] | None = None,
 ) -> Audit:
@@ -232,7 +231,8 @@ def audit_parts(
         as_choice("model", model, MODELS)
     else:
         as_function("model", model)
-    as_integer("steps", steps, low=1)
+    if steps is not None:
+        as_integer("steps", steps, low=1)
     run = _Runner(list(parts), scheduler)
     seen = run(_first_look)
     shape = _shape(seen, task)

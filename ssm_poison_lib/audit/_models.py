@@ -23,8 +23,9 @@ __all__ = ["MODELS", "STEPS", "ModelResult", "factory_of", "study_model"]
 #: Models that the audit knows by name; "free" is the small linear student alone.
 MODELS = ("free", "s4d", "lru", "mamba2")
 
-#: Steps of each training, unless somebody says otherwise.
-STEPS = 200
+#: Steps of each training, unless somebody says otherwise: at least, at most.
+STEPS = (20, 200)
+_SECONDS = 120.0  # for all trainings, which the number of steps is chosen by
 
 _WIDTH, _BATCH, _RESTARTS = 16, 64, 3
 
@@ -36,6 +37,7 @@ class ModelResult:
     Attributes:
         name: of the model.
         sample: sequences it trained on.
+        steps: of each training.
         score: accuracy, or R2, on what it trained on; median of the restarts.
         restarts_differ: relative difference of the restarts' outputs on training sequences.
         restarts_differ_beyond: the same on sequences of twice the length (two training sequences in
@@ -47,6 +49,7 @@ class ModelResult:
 
     name: str
     sample: int
+    steps: int
     score: float
     restarts_differ: float
     restarts_differ_beyond: float
@@ -60,14 +63,15 @@ class ModelResult:
 
     def __str__(self) -> str:
         said = (
-            f"{self.name}: score {self.score:.2g} on {self.sample} sequences; restarts differ by"
-            f" {self.restarts_differ:.2g} on them and by {self.restarts_differ_beyond:.2g} on"
-            f" sequences twice as long, trained in phases by {self.ordered:.2g}"
+            f"{self.name}: score {self.score:.2g} on {self.sample} sequences after {self.steps}"
+            f" steps; restarts differ by {self.restarts_differ:.2g} on them and by"
+            f" {self.restarts_differ_beyond:.2g} on sequences twice as long, trained in phases by"
+            f" {self.ordered:.2g}"
         )
         if self.without_them is not None:
             said += f", without what stands out by {self.without_them:.2g}"
         return said + (
-            "." if self.fits else ": it does not fit yet, so this says little; try more steps."
+            "." if self.fits else ": it does not fit yet, so this says little; try more --steps."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -107,24 +111,24 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _timed(
+def _step_seconds(
     made: Callable[[int], nn.Module],
     inputs: Tensor,
     labels: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
-    steps: int,
-) -> str:
-    """Say how long so many steps take, after one of them."""
+) -> float:
+    """Return how long a step takes: the second one, since the first loads what it needs."""
     try:
         with torch.random.fork_rng(devices=[]):
             network = made(0)
-            begun = time.perf_counter()
-            loss(network(inputs[:_BATCH]), labels[:_BATCH]).backward()
+            for _ in range(2):
+                begun = time.perf_counter()
+                loss(network(inputs[:_BATCH]), labels[:_BATCH]).backward()
     except ValueError:
         raise
     except Exception as error:  # whatever somebody's model raises
         raise ValueError(f"model cannot be made or trained: {_said(error)}") from error
-    return f"about {steps * (time.perf_counter() - begun) / 60:.1f} minutes"
+    return time.perf_counter() - begun
 
 
 def _normalized_error(output: Tensor, y: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ def study_model(
     phase: np.ndarray | None,
     centre: np.ndarray,
     *,
-    steps: int = STEPS,
+    steps: int | None = None,
     progress: Callable[[str], Any] | None = None,
 ) -> ModelResult:
     """Train a network four times on a sample, five if something stands out, and compare what it
@@ -188,7 +192,7 @@ def study_model(
                     network,
                     inputs[some],
                     labels[some],
-                    steps=steps,
+                    steps=chosen,
                     batch=_BATCH,
                     phases=phases,
                     loss=loss,
@@ -203,9 +207,11 @@ def study_model(
         return network
 
     done: list[float] = []
+    seconds = _step_seconds(made, inputs, labels, loss)
+    chosen = steps or int(np.clip(_SECONDS / (trainings * seconds), *STEPS))
     say(
-        f"model: {trainings} trainings of {steps} steps,"
-        f" {_timed(made, inputs, labels, loss, steps * trainings)}"
+        f"model: {trainings} trainings of {chosen} steps, about"
+        f" {chosen * trainings * seconds / 60:.1f} minutes (--steps)"
     )
     restarts = [trained(seed) for seed in range(_RESTARTS)]
     half = len(inputs) // 2
@@ -231,6 +237,7 @@ def study_model(
     return ModelResult(
         name=model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__),
         sample=len(inputs),
+        steps=chosen,
         score=score,
         restarts_differ=restart_disagreement(answers).relative,
         restarts_differ_beyond=restart_disagreement(longer).relative,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import stat
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,11 @@ _LARGEST = 2**32  # bytes of one file's numbers in memory
 _PART = 2**26  # bytes of numbers in a part of an array
 _LABELS = ("y", "label", "labels", "target", "class")
 _KINDS = (".npy", ".npz", ".csv", ".parquet")
+_SERIES = (".npy", ".csv", ".parquet")
+# Names of columns that pandas or a logger writes beside the data; one that never falls is asked
+# about.
+_INDEX = ("", "unnamed: 0", "__index_level_0__", "index", "id", "time", "timestamp", "date",
+          "datetime")  # fmt: skip
 _MOST_FILES = 100_000
 
 
@@ -160,17 +166,20 @@ def from_path(
     order: str | None = None,
     pad: str = "refuse",
     layout: str | None = None,
+    skip: Sequence[str] = (),
 ) -> list[Part]:
     """Return the parts of a file or a folder of files.
 
     Args:
         path: .npy (inputs alone), .npz (x and labels), .csv, .parquet, or a folder of such.
         label: name of the labels; None: y, label, labels, target or class, whichever is there;
-            "none": there are none.
+            "none": there are none. For a .npy file: another file, .npy or .csv, of labels.
         order: name of a column to sort by, "rows" for the order of the rows; None: no order.
         pad: a name in `PADDING`.
         layout: "rows", a sequence in each row; "series": each file is one sequence, a time step in
             each row; None: rows, where it is clear, because there is one file or each has labels.
+        skip: columns of .csv and .parquet files that are no inputs, such as an index or a time;
+            ("none",): every column is an input, whatever it looks like.
     """
     place = as_path("FILE", path)
     as_choice("pad", pad, PADDING)
@@ -179,11 +188,11 @@ def from_path(
     if not place.exists():
         raise ValueError(f"FILE must exist; got {shown(str(place))}")
     if place.is_dir():
-        parts = _from_folder(place, label, order, pad, layout)
+        parts = _from_folder(place, label, order, pad, layout, skip)
     elif layout == "series":
         raise ValueError("FILE must be a folder if each file is one sequence (layout 'series')")
     else:
-        parts = _from_file(place, label, order, pad)
+        parts = _from_file(place, label, order, pad, skip)
     return _numbered(parts) if order == "rows" else parts
 
 
@@ -205,7 +214,12 @@ def _regular(path: Path) -> Path:
 
 
 def _from_folder(
-    folder: Path, label: str | None, order: str | None, pad: str, layout: str | None
+    folder: Path,
+    label: str | None,
+    order: str | None,
+    pad: str,
+    layout: str | None,
+    skip: Sequence[str],
 ) -> list[Part]:
     os.listdir(folder)  # rglob passes over what it must not read
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in _KINDS and f.is_file())
@@ -215,7 +229,7 @@ def _from_folder(
             f" got {len(files)}"
         )
     if layout == "series":
-        return _from_series(folder, files, label, order, pad)
+        return _from_series(folder, files, label, order, pad, skip)
     names = {f.name: f for f in files}
     if set(names) == {"x.npy", "y.npy"}:
         x, y = (_array(_regular(names[name])) for name in ("x.npy", "y.npy"))
@@ -227,43 +241,54 @@ def _from_folder(
     if layout is None and len(files) > 1 and _may_be_series(files, label):
         raise ValueError(
             f"FILE has {len(files)} files: say --layout series (each file is one sequence, a time"
-            " step in each row) or --layout rows (each row is one sequence)"
+            " step in each row) or --layout rows (each row is one sequence); labels of one array in"
+            " another file: x.npy --label y.npy"
         )
-    return [part for f in files for part in _from_file(f, label, order, pad)]
+    return [part for f in files for part in _from_file(f, label, order, pad, skip)]
 
 
 def _may_be_series(files: Sequence[Path], label: str | None) -> bool:
     """Whether the rows of these files may be time steps: nothing in the first one labels a row."""
     first = files[0]
     kind = first.suffix.lower()
-    if kind not in (".csv", ".npy") or any(f.name == "labels.csv" for f in files):
-        return kind in (".csv", ".npy")
+    if kind not in _SERIES or any(f.name == "labels.csv" for f in files):
+        return kind in _SERIES
     if kind == ".npy" or label == "none":
         return True
-    columns = _csv(first).column_names
+    columns = _table(first).column_names
     return label not in columns if label else not any(c.lower() in _LABELS for c in columns)
 
 
 def _from_series(
-    folder: Path, files: list[Path], label: str | None, order: str | None, pad: str
+    folder: Path,
+    files: list[Path],
+    label: str | None,
+    order: str | None,
+    pad: str,
+    skip: Sequence[str],
 ) -> list[Part]:
     if order not in (None, "rows"):
         raise ValueError(f"order must be 'rows' for a folder of series; got {shown(order)}")
-    table = folder / "labels.csv"
+    listed = folder / "labels.csv"
     named: dict[str, Any] | None = None
-    if table in files:
-        files.remove(table)
-        read = _csv(table)
-        if read.num_columns != 2:
-            raise ValueError("labels.csv must have two columns, file and label")
-        named = dict(zip(*(column.to_pylist() for column in read.columns), strict=True))
+    if listed in files:
+        files.remove(listed)
+        named = _named_labels(listed, label)
+    elif label not in (None, "none"):
+        raise ValueError(
+            f"label {shown(label)} is looked for in labels.csv, beside a column 'file'; there is no"
+            " labels.csv"
+        )
     inside = {f: f.relative_to(folder).as_posix() for f in files}
     y: list[Any] | None = None
     if label != "none":
         if named is not None:
-            if missing := [n for n in inside.values() if n not in named]:
-                raise ValueError(f"labels.csv must name every file; {shown(missing[0])} is missing")
-            y = [named[n] for n in inside.values()]
+            y = []
+            for n in inside.values():
+                key = n if n in named else n.rsplit(".", 1)[0]
+                if key not in named:
+                    raise ValueError(f"labels.csv must name every file; {shown(n)} is missing")
+                y.append(named[key])
         elif all("/" in n for n in inside.values()):
             y = [n.split("/")[0] for n in inside.values()]
         else:
@@ -271,43 +296,123 @@ def _from_series(
                 "FILE must have labels.csv (columns file, label) or one folder for each class;"
                 " --label none does without"
             )
-    rows = [_one_series(f) for f in files]
+    rows = [_one_series(f, n, skip) for f, n in inside.items()]
+    channels = {f: r.shape[1] for f, r in zip(inside.values(), rows, strict=True)}
+    first = next(iter(channels))
+    if other := next((f for f in channels if channels[f] != channels[first]), None):
+        raise ValueError(
+            f"all series must have the same channels; {shown(first)} has {channels[first]},"
+            f" {shown(other)} {channels[other]}"
+        )
     lengths = {r.shape for r in rows}
     x: Any = np.stack(rows) if len(lengths) == 1 else rows
     return from_arrays(x, None if y is None else np.array(y), None, pad=pad, name=folder.name)
 
 
-def _one_series(path: Path) -> np.ndarray:
-    if path.suffix.lower() == ".npy":
-        array = _numbers(path.name, _array(_regular(path)))
-    elif path.suffix.lower() == ".csv":
-        table = _csv(path)
+def _named_labels(path: Path, label: str | None) -> dict[str, Any]:
+    """Return the labels of labels.csv by file."""
+    read = _csv(path, text=("file",))
+    columns = [c for c in read.column_names if c.lower() not in _INDEX]
+    if "file" in columns:
+        name = "file"
+        wanted = _chosen("labels.csv", [c for c in columns if c != "file"], label)
+    elif len(columns) == 2 and label in (None, "none"):
+        name, wanted = columns
+    else:
+        raise ValueError(
+            f"labels.csv must have two columns, file and label; it has {shown(columns)}"
+        )
+    files = [str(f) for f in read[name].to_pylist()]
+    if twice := next((f for f, g in pairwise(sorted(files)) if f == g), None):
+        raise ValueError(f"labels.csv must name each file once; {shown(twice)} is there twice")
+    if wanted is None:
+        return dict.fromkeys(files)
+    return dict(zip(files, _labels("labels.csv", wanted, read[wanted]).tolist(), strict=True))
+
+
+def _one_series(path: Path, name: str, skip: Sequence[str]) -> np.ndarray:
+    kind = path.suffix.lower()
+    if kind == ".npy":
+        array = _numbers(name, _array(_regular(path)))
+    elif kind in _SERIES:
+        table = _table(path)
+        if not table.num_rows:
+            raise ValueError(f"{name} has no rows")
         array = np.stack(
-            [_column(path.name, name, table[name]) for name in table.column_names], axis=1
+            [_column(name, c, table[c]) for c in _inputs(name, table, (), skip)], axis=1
         )
     else:
-        raise ValueError(f"{path.name}: a series is a .csv or .npy file")
+        raise ValueError(f"{name}: a series is a file of the kinds {', '.join(_SERIES)}")
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or not array.size:
+        raise ValueError(f"{name} must be (length,) or (length, channels); got shape {array.shape}")
+    return _numbers(name, array)
+
+
+def _table(path: Path) -> Any:
+    """Return a whole .csv or .parquet file."""
+    import pyarrow as pa
+
+    if path.suffix.lower() == ".csv":
+        return _csv(path)
+    groups = [_row_group(path, k) for k in range(_row_groups(_regular(path))[0])]
+    return pa.concat_tables(groups)
+
+
+def _inputs(name: str, table: Any, taken: Sequence[str | None], skip: Sequence[str]) -> list[str]:
+    """Return the columns of inputs; ask about those that look like an index or a time."""
+    import pyarrow as pa
+
+    columns = table.column_names
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{name} has two columns of the same name")
+    every = tuple(skip) == ("none",)
+    if not every and (missing := [c for c in skip if c not in columns]):
         raise ValueError(
-            f"{path.name} must be (length,) or (length, channels); got shape {array.shape}"
+            f"skip must name columns of {name}, {shown(columns)}; got {shown(missing[0])}"
         )
-    return array
+    inputs = [c for c in columns if c not in taken and (every or c not in skip)]
+    doubtful = [
+        c
+        for c in inputs
+        if pa.types.is_temporal(table[c].type) or (c.lower() in _INDEX and _never_falls(table[c]))
+    ]
+    if doubtful and not every:
+        raise ValueError(
+            f"{name}: leave out what is an index or a time:"
+            f" {' '.join(f'--skip {shlex.quote(c)}' for c in doubtful)}; if all columns are inputs:"
+            " --skip none (where the rows are the steps of several sequences: one file for each,"
+            " --layout series)"
+        )
+    if not inputs:
+        raise ValueError(f"{name} must have columns of inputs")
+    return inputs
 
 
-def _from_file(path: Path, label: str | None, order: str | None, pad: str) -> list[Part]:
+def _never_falls(values: Any) -> bool:
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return False
+    return bool((np.diff(np.asarray(values.to_numpy(), dtype=np.float64)) >= 0).all())
+
+
+def _from_file(
+    path: Path, label: str | None, order: str | None, pad: str, skip: Sequence[str]
+) -> list[Part]:
     kind = path.suffix.lower()
     if kind not in _KINDS:
         raise ValueError(f"FILE must be one of {', '.join(_KINDS)}; got {shown(path.name)}")
     _regular(path)
     if kind == ".parquet":
-        return _from_parquet(path, label, order, pad)
+        return _from_parquet(path, label, order, pad, skip)
+    if skip and kind != ".csv":
+        raise ValueError(f"skip is about columns of .csv and .parquet files; got {path.name}")
     if kind == ".npy":
-        if label not in (None, "none") or order not in (None, "rows"):
-            raise ValueError(
-                f"{path.name} holds inputs alone: no label {shown(label)}, no order {shown(order)}"
-            )
-        return from_arrays(_array(path), None, None, pad=pad, name=path.name)
+        if order not in (None, "rows"):
+            raise ValueError(f"{path.name} holds inputs alone: no order {shown(order)}")
+        y = None if label in (None, "none") else _label_file(path.name, label)
+        return from_arrays(_array(path), y, None, pad=pad, name=path.name)
     if kind == ".npz":
         found = _archive(path)
         if "x" not in found:
@@ -319,9 +424,27 @@ def _from_file(path: Path, label: str | None, order: str | None, pad: str) -> li
         )
     return [
         Part(
-            partial(_table_rows, path.name, partial(_csv, path), label, order, pad, None), path.name
+            partial(_table_rows, path.name, partial(_csv, path), label, order, pad, None, skip),
+            path.name,
         )
     ]
+
+
+def _label_file(name: str, label: str | None) -> np.ndarray:
+    """Return labels that stand in a file of their own."""
+    path = Path(str(label))
+    if path.suffix.lower() not in (".npy", ".csv") or not path.is_file():
+        raise ValueError(
+            f"{name} holds inputs alone: label must be a .npy or .csv file of labels, or 'none';"
+            f" got {shown(label)}"
+        )
+    if path.suffix.lower() == ".npy":
+        return _array(_regular(path))
+    table = _csv(path)
+    columns = [c for c in table.column_names if c.lower() not in _INDEX]
+    column = columns[0] if len(columns) == 1 else _chosen(path.name, columns, None)
+    assert column is not None
+    return _labels(path.name, column, table[column])
 
 
 def _chosen(name: str, columns: Sequence[str], label: str | None) -> str | None:
@@ -422,7 +545,13 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def _csv(path: Path) -> Any:
+def _csv(path: Path, text: Sequence[str] = ()) -> Any:
+    """Return a table; of a file without names, the columns are f0, f1, ...
+
+    Args:
+        path: of the file.
+        text: columns that are text, whatever is in them.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
@@ -438,9 +567,15 @@ def _csv(path: Path) -> Any:
         other = next((mark for mark in ";\t|" if len(cells) == 1 and mark in cells[0]), None)
         if other:
             raise ValueError(f"cells must be separated by commas, not by {other!r}")
-        bare = all(_is_number(cell) for cell in cells)
-        options = csv.ReadOptions(autogenerate_column_names=bare, block_size=1 << 24)
-        return csv.read_csv(path, read_options=options)
+        counted = len(cells) > 1 and [c for c in cells if c] == [
+            str(k) for k in range(len(cells) - (not cells[0]))
+        ]  # as pandas names columns
+        bare = all(_is_number(cell) for cell in cells) and not counted
+        return csv.read_csv(
+            path,
+            read_options=csv.ReadOptions(autogenerate_column_names=bare, block_size=1 << 24),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(text, pa.string())),
+        )
     except (pa.ArrowException, UnicodeError, ValueError) as error:
         raise ValueError(
             f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
@@ -460,11 +595,15 @@ def _column(name: str, column: str, values: Any) -> np.ndarray:
 
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         example = next((v for v in values.to_pylist() if v is not None), None)
-        raise ValueError(f"{name}: column {shown(column)} must hold numbers; got {shown(example)}")
+        raise ValueError(
+            f"{name}: column {shown(column)} must hold numbers; got {shown(example)}"
+            f" (a column that is no input: --skip {shlex.quote(column)})"
+        )
     return np.asarray(values.to_numpy(), dtype=np.float64)
 
 
-def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) -> list[Part]:
+def _row_groups(path: Path, pad: str = "refuse") -> tuple[int, list[str], int | None]:
+    """Return the number of row groups, the columns, and with padding the longest list."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -487,12 +626,26 @@ def _from_parquet(path: Path, label: str | None, order: str | None, pad: str) ->
         ) from None
     if not groups:
         raise ValueError(f"{path.name} has no rows")
+    return groups, columns, longest
+
+
+def _from_parquet(
+    path: Path, label: str | None, order: str | None, pad: str, skip: Sequence[str]
+) -> list[Part]:
+    groups, columns, longest = _row_groups(path, pad)
     _chosen(path.name, columns, label)
     _order_of(path.name, dict.fromkeys(columns), order)
     return [
         Part(
             partial(
-                _table_rows, path.name, partial(_row_group, path, k), label, order, pad, longest
+                _table_rows,
+                path.name,
+                partial(_row_group, path, k),
+                label,
+                order,
+                pad,
+                longest,
+                skip,
             ),
             path.name,
         )
@@ -535,6 +688,7 @@ def _table_rows(
     order: str | None,
     pad: str,
     length: int | None,
+    skip: Sequence[str],
 ) -> Rows:
     """Return the rows of a table: a column for each step, or one column of lists."""
     import pyarrow as pa
@@ -547,9 +701,7 @@ def _table_rows(
     y = _chosen(name, table.column_names, label)
     _order_of(name, dict.fromkeys(table.column_names), order)
     by = None if order in (None, "rows") else order
-    inputs = [c for c in table.column_names if c not in (y, by)]
-    if not inputs:
-        raise ValueError(f"{name} must have columns of inputs beside the label")
+    inputs = _inputs(name, table, (y, by), skip)
     labels = None if y is None else _labels(name, y, table[y])
     keys = None if by is None else _column(name, by, table[by])
     if len(inputs) == 1 and pa.types.is_list(table[inputs[0]].type):

@@ -208,7 +208,7 @@ def _model(audit: Any) -> str:
     m = audit.model
     assert m is not None
     told = [
-        f"Trained on {m.sample:,} sequences: {'accuracy' if audit.classes else 'R2'} {m.score:.2f} on them.",
+        f"Trained on {m.sample:,} sequences, {m.steps} steps: {'accuracy' if audit.classes else 'R2'} {m.score:.2f} on them.",
         f"Restarts differ by {m.restarts_differ:.2f} on training sequences and by {m.restarts_differ_beyond:.2f} on sequences"
         " twice as long (0 agreement, 1.4 unrelated).",
         *(() if m.fits else ("It does not fit yet, so this says little: try more --steps.",)),

@@ -26,7 +26,7 @@ from ssm_poison_lib.studies.store import Job, Study
 __all__ = ["DETECTORS", "SEEDS", "STUDY", "compute", "path"]
 
 #: Seeds of the stored runs, the first of those of `studies.defences`.
-SEEDS = tuple(range(100, 120))
+SEEDS = tuple(range(100, 110))
 #: What a detector's score is: name -> words. Larger means more suspicious.
 DETECTORS = {
     "common share along the way": "share of each step that moves all poles alike, mean",

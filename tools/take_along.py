@@ -27,7 +27,7 @@ PAGE = ROOT / "_build" / "html" / "book" / "cheat_sheet.html"
 # On paper the sheet is the article alone, small enough for one side.
 SHEET = """
 @page { size: A4; margin: 12mm 14mm; }
-html { font-size: 12.5px !important; }
+html { font-size: 11.8px !important; }
 body * { visibility: hidden; }
 article, article * { visibility: visible; }
 article { position: absolute; inset: 0; margin: 0; padding: 0 !important; }

@@ -183,13 +183,15 @@ def faults(seen: dict[str, Any], theme: str, *, narrow: bool) -> list[str]:
 
 
 def test_every_page_is_whole_and_accessible_on_a_desk(browser, address, html):
-    found = {name: visit(browser, address, name, DESK, axe=True) for name in page_names(html)}
+    names = [*page_names(html), "talk.html"]
+    found = {name: visit(browser, address, name, DESK, axe=True) for name in names}
     assert "book/intro.html" in found
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
 def test_every_page_is_whole_on_a_phone_and_as_a_file(browser, html):
-    found = {name: visit(browser, html.as_uri(), name, PHONE) for name in page_names(html)}
+    names = [*page_names(html), "talk.html"]
+    found = {name: visit(browser, html.as_uri(), name, PHONE) for name in names}
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 

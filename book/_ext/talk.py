@@ -31,12 +31,17 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
+<link rel="icon" href="_static/favicon.svg">
 <script>
 // As light or dark as the book is (its own setting, or the system's); T switches.
 const theme = document.documentElement.dataset;
 try {{ theme.theme = localStorage.getItem("mode"); }} catch {{}}
-if (!["light", "dark"].includes(theme.theme))
-  theme.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+if (!["light", "dark"].includes(theme.theme)) {{
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {{ theme.theme = dark.matches ? "dark" : "light"; }};
+  follow();
+  dark.addEventListener("change", follow);
+}}
 </script>
 <link rel="stylesheet" href="_static/talk/reset.css">
 <link rel="stylesheet" href="_static/talk/reveal.css">

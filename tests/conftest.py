@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import StopTest, UnsatisfiedAssumption
 
@@ -169,6 +171,20 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 # ---- what tests share ----------------------------------------------------------------------------
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Leave out the checks of types in a test marked `untyped`: thousands of steps of a solver,
+    each of which they would make six times as long. Shorter tests of the same functions have them.
+    """
+    untyped = item.get_closest_marker("untyped") is not None
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", untyped or before)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Return the path of a Chromium; a missing one is a failure, not a skip (leave these tests out
@@ -204,10 +220,26 @@ def build(sources: Path, target: Path | None = None) -> dict[str, str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr or done.stdout
-    return {
-        page.stem: page.read_text("utf-8")
-        for page in (target / "_build" / "html" / "book").glob("*.html")
-    }
+    return pages_of(target / "_build" / "html")
+
+
+def pages_of(html: Path) -> dict[str, str]:
+    """Return the text of the built pages by name."""
+    return {page.stem: page.read_text("utf-8") for page in (html / "book").glob("*.html")}
+
+
+@pytest.fixture(scope="session")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the book strictly, once for all workers; return the folder of its pages."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which the workers share
+    target, done = base / "site", base / "site.done"
+    with FileLock(base / "site.lock"):
+        if not done.exists():
+            build(ROOT, target)
+            done.touch()
+    return target / "_build" / "html"
 
 
 def make(folder: Path, *arguments: str, expected: int = 0) -> str:

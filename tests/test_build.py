@@ -5,8 +5,10 @@ and then all of it.
 import html
 import importlib
 import json
+import os
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import nbformat
 import pybtex.database
 import pytest
 import yaml
-from conftest import ROOT, build, public_modules
+from conftest import ROOT, build, pages_of, public_modules
 from fontTools.ttLib import TTFont
 
 ADDRESS = "https://github.com/someone/ssm-poison"
@@ -41,8 +43,10 @@ def chapters() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
-    """Build the book without an address; return the folder of its pages."""
+def site(request, tmp_path_factory) -> Path:
+    """Return the folder of the pages without an address: those of the book while it has none."""
+    if not CONFIG["repository"]["url"]:
+        return request.getfixturevalue("html")
     folder = copy_sources(tmp_path_factory.mktemp("without"), "")
     build(folder)
     return folder / "_build" / "html"
@@ -50,12 +54,25 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def without_address(site) -> dict[str, str]:
-    return {path.stem: path.read_text("utf-8") for path in (site / "book").glob("*.html")}
+    return pages_of(site)
 
 
 @pytest.fixture(scope="module")
-def with_address(tmp_path_factory) -> dict[str, str]:
-    return build(copy_sources(tmp_path_factory.mktemp("with"), ADDRESS))
+def with_all(tmp_path_factory) -> Path:
+    """Build the book with an address and a PDF younger than the texts; return its folder."""
+    folder = copy_sources(tmp_path_factory.mktemp("with"), ADDRESS)
+    pdf = folder / "_build" / "latex" / "book.pdf"  # where tests/test_pdf.py has it made
+    pdf.parent.mkdir(parents=True)
+    pdf.write_bytes(b"%PDF")
+    later = time.time() + 1
+    os.utime(pdf, (later, later))
+    build(folder)
+    return folder / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def with_address(with_all) -> dict[str, str]:
+    return pages_of(with_all)
 
 
 FORMULA = re.compile(r'<(?:span|div) class="math notranslate[^>]*>')
@@ -120,6 +137,13 @@ def test_with_an_address_social_tags_and_citation_name_it(with_address):
     assert entries(page)["ssmpoison2026"].fields["url"] == ADDRESS
     about = description(with_address["proofs"])
     assert f'<meta property="og:description" content="{about}"' in with_address["proofs"]
+
+
+def test_every_page_offers_a_pdf_that_is_there(with_all, with_address, without_address):
+    offer = 'href="../_static/book.pdf"'
+    assert [name for name, page in with_address.items() if offer not in page] == []
+    assert (with_all / "_static" / "book.pdf").read_bytes() == b"%PDF"
+    assert [name for name, page in without_address.items() if offer in page] == []
 
 
 def test_the_picture_for_links_has_the_size_that_sites_show():

@@ -180,6 +180,7 @@ def test_velocity_is_the_librarys(script, seed, kappa, d, parametrization):
         assert_allclose(np.reshape(J, (d, d)), ours[1], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("order", WEIGHTS)
 @pytest.mark.parametrize("kappa", [5, 7, 9, 11])
 @pytest.mark.parametrize("d", [2, 3, 10])
@@ -205,6 +206,7 @@ def test_free_ends_are_the_librarys(script, d, kappa, order):
     )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("kappa", [5, 7, 9, 11])
 @pytest.mark.parametrize("order", ["baseline only", "mixed"])
 def test_curves_are_the_librarys(script, kappa, order):
@@ -232,6 +234,7 @@ def test_curves_are_the_librarys(script, kappa, order):
         assert (entries <= np.max(near, axis=0) + TOLERANCE).all()
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("order", WEIGHTS)
 @pytest.mark.parametrize("kappa", [5, 7])
 @pytest.mark.parametrize("parametrization", ["exp", "exp(-exp)"])
@@ -264,6 +267,7 @@ def test_exponential_entries_are_the_librarys(script, parametrization, kappa, or
         )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("order", ["baseline only", "special, then baseline"])
 @pytest.mark.parametrize("kappa", [5, 7, 11])
 @pytest.mark.parametrize("d", [2, 10])

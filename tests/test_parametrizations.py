@@ -70,6 +70,7 @@ def test_exponential_baseline_race_is_solved():
     assert_allclose(a**-6.0 - a[0] ** -6.0, (0.1 * SHAPE) ** -6.0 - 0.1**-6.0, rtol=1e-6)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", ["exp", "exp(-exp)", "tanh"])
 def test_entries_stay_within_reach(name):
     kind = PARAMETRIZATIONS[name]
@@ -128,6 +129,7 @@ def lag_alone(lag, length=10):
     return G
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 @pytest.mark.parametrize("lag", [1, 2, 4, 5])
 def test_phases_end_where_the_flow_ends(name, lag):
@@ -153,6 +155,7 @@ def test_phases_pass_through_the_states_of_the_flow(name):
         )
 
 
+@pytest.mark.untyped
 @settings(max_examples=12)  # each is a few thousand evaluations of an exponential integral
 @given(
     shape=st.lists(st.floats(0.01, 1.0), min_size=2, max_size=8),

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, build
+from conftest import ROOT
 
 TOOLS = {
     "latexmk": "latexmk",
@@ -150,11 +150,3 @@ def test_links_lead_somewhere(folder):
         ["pdfinfo", "-dests", folder / "book.pdf"], capture_output=True, text=True, check=True
     )
     assert info.stdout.count("section*") + info.stdout.count('"section.') > 50
-
-
-def test_every_page_offers_a_pdf_that_is_there(folder):
-    pages = build(ROOT, folder.parents[1])
-    assert [name for name, page in pages.items() if 'href="../_static/book.pdf"' not in page] == []
-    assert (folder.parent / "html" / "_static" / "book.pdf").read_bytes() == (
-        folder / "book.pdf"
-    ).read_bytes()

@@ -44,6 +44,9 @@ settings.register_profile(
 )
 
 
+LONGEST = ("browser", "pdf", "notebooks", "explorable", "build", "sweep", "convergence", "audit")
+
+
 def fuzzing(config: pytest.Config) -> bool:
     """Say whether this is `make fuzz`."""
     return config.getoption("--hypothesis-profile", None) == "fuzz"
@@ -53,8 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the tests marked `fuzz` for `make fuzz`, with the profile's number of examples for each
     property there.
 
-    Where a mutant is tested (tools/mutation.py), which ends with the first test that fails, the
-    quickest come first.
+    The longest modules come first, so that no worker is left alone with one at the end. Where a
+    mutant is tested (tools/mutation.py), which ends with the first test that fails, the quickest
+    tests do.
     """
     if fuzzing(config):
         for function in {
@@ -68,6 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
     else:
         items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
+    names = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else 99)
     measured = ROOT / "mutmut-stats.json"
     if measured.exists():
         seconds = json.loads(measured.read_text("utf-8"))["duration_by_test"]

@@ -148,6 +148,7 @@ def test_verdicts_for_other_positions(length, lags):
             assert error < 0.05
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("name", ["exp", "exp(-exp)"])
 def test_verdicts_for_positive_parametrizations(name):
     data = training_set(7, 10, (6, 1), (1.0, 1.0))

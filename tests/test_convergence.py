@@ -112,6 +112,7 @@ def test_at_the_stop_it_is_the_reproduction():
         assert record.by_loss[LOSSES.index(0.01)] == setting.error(at_threshold, cell.seeds[0])
 
 
+@pytest.mark.untyped
 def test_records_are_consistent():
     for name in (
         "linear kappa 6, gradient flow, no near tie",
@@ -359,6 +360,7 @@ def test_the_command_makes_the_study_from_blocks_of_seeds(tmp_path, monkeypatch,
         )
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     "name",
     [

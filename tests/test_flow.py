@@ -140,6 +140,7 @@ def test_flow_of_A_B_C_conserves_b_squared_minus_c_squared():
     assert_allclose(conserved, np.broadcast_to(conserved[0], conserved.shape), rtol=0, atol=1e-8)
 
 
+@pytest.mark.untyped
 def test_flow_agrees_with_small_steps_of_gradient_descent():
     student, data = random_case(8, length=4, d=3)
     run = flow.gradient_flow(student, data, t_end=0.2, train="ABC")

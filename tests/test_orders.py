@@ -31,6 +31,7 @@ def error(a):
     return np.abs((a[:, None] ** np.arange(1, 20)).sum(axis=0) - 1).max()
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("number", range(4))
 def test_orders_are_flows_phase_by_phase(number):
     start = FIXED["scale"] * -np.sort(-np.random.default_rng(4).random(3))

@@ -187,6 +187,18 @@ CASES = [
         lambda: metrics.generalization_error(SYSTEM, SYSTEM, 5, first_lag=5),
         "first_lag must be an integer from 0 to 4; got 5",
     ),
+    (lambda: metrics.error_by_lag([0.5], SYSTEM, 5), "student must be a DiagonalSSM; got list"),
+    (lambda: metrics.error_by_lag(SYSTEM, None, 5), "teacher must be a DiagonalSSM; got None"),
+    (lambda: metrics.loss([0.5], None), "student must be a DiagonalSSM or Network; got list"),
+    (lambda: metrics.loss(SYSTEM, [[1.0]]), "training_set must be a TrainingSet; got list"),
+    (lambda: metrics.gamma([0.5], None), "student must be a DiagonalSSM or Network; got list"),
+    (lambda: metrics.gamma(SYSTEM, [[1.0]]), "training_set must be a TrainingSet; got list"),
+    (
+        lambda: metrics.extrapolation_loss(
+            ssm.DiagonalSSM.ones([1e10]), ssm.DiagonalSSM([1.0], [1e-300], [1.0]), 3
+        ),
+        "length must be smaller in size: the error is beyond",
+    ),
     (lambda: metrics.effective_rank([0.0, 0.0]), "values must not all be zero"),
     (lambda: metrics.effective_rank([NAN]), "values must be finite; got nan"),
     (lambda: metrics.effective_rank(np.eye(2)), r"values must have 1 axes; got shape \(2, 2\)"),

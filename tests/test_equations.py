@@ -88,6 +88,12 @@ def test_jacobian_is_minus_the_hessian_by_autograd(name, train, seed, length, si
     assert_allclose(J, -hessian[:p, :p], rtol=0, atol=1e-10 * max(1.0, np.abs(hessian).max()))
 
 
+def test_the_jacobian_is_that_of_A_alone_if_not_told_otherwise():
+    A, B, C, data = draw(0, 4, 2, 3)
+    given = A, B, C, data.gram(), data.teacher.impulse_response(4)
+    np.testing.assert_array_equal(equations.jacobian(*given), equations.jacobian(*given, train="A"))
+
+
 @settings(deadline=None, max_examples=60)
 @case
 def test_compiled_is_readable(seed, length, size, d):

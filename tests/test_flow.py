@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from ssm_poison_lib import equations, flow, flows, metrics, sequences, ssm
 from ssm_poison_lib.flow import FlowStatus
+from ssm_poison_lib.parametrizations import PARAMETRIZATIONS
 from ssm_poison_lib.ssm import DiagonalSSM
 
 
@@ -501,8 +502,19 @@ def test_at_kappa_2_all_entries_shift():
     assert_allclose(flow.baseline_limit([0.1, 3.0], 2), [-0.95, 1.95])
 
 
+@pytest.mark.parametrize(("entry", "length"), [(0.3, 6), (1.3, 4), (1.3, 9), (0.7, 5)])
+def test_the_time_of_the_blow_up_itself_is_refused(entry, length):
+    """In logarithms these four times lie before it, by a rounding."""
+    n = length - 3
+    with pytest.raises(ValueError, match=r"^tau must stay below .*, where the largest entry blows"):
+        flow.baseline_closed_form([entry], length, [entry ** -float(n) / n])
+
+
 def test_times_beyond_the_blow_up_and_the_range_are_refused():
-    with pytest.raises(ValueError, match=r"^tau must stay below 10\^-399\.599"):
+    with (
+        pytest.raises(ValueError, match=r"^tau must stay below 10\^-399\.599"),
+        np.errstate(under="raise"),  # the reader's own setting does not matter
+    ):
         flow.baseline_closed_form([10.0, 9.0], 400, [1e-300])
     with pytest.raises(ValueError, match=r"^tau must be smaller in size: an entry"):
         flow.baseline_closed_form([0.1], 3, [1000.0])
@@ -565,6 +577,24 @@ def test_what_is_wrong_is_named(training_set, options, message):
         flow.gradient_flow([0.02, 0.01], training_set, **{"t_end": 1.0, **options})
 
 
-def test_a_start_at_the_end_of_its_range_is_refused():
+@pytest.mark.parametrize("start", [[1.0, 0.5], [0.5, 0.0]])
+def test_a_start_at_the_end_of_its_range_is_refused(start):
     with pytest.raises(ValueError, match=r"start must have entries between 0 and 1"):
-        flow.gradient_flow([1.0, 0.5], MOMENTS, t_end=1.0, parametrization="exp(-exp)")
+        flow.gradient_flow(start, MOMENTS, t_end=1.0, parametrization="exp(-exp)")
+
+
+def test_a_start_that_is_no_row_is_named():
+    with pytest.raises(ValueError, match=r"^start must have 1 axes; got shape \(1, 2\)"):
+        flow.gradient_flow([[0.02, 0.01]], MOMENTS, t_end=1.0)
+
+
+@pytest.mark.parametrize("name", ["exp", "tanh"])
+def test_decay_pulls_entries_to_zero_with_the_squared_slope(name):
+    """ds/dt = -d(decay/2 sum a^2)/ds beside the gradient of the loss, so -decay f'^2 a in a."""
+    start, t = np.array([0.3, 0.2]), 1e-6
+    with_decay, without = (
+        flow.gradient_flow(start, MOMENTS, times=[t], parametrization=name, decay=decay).A[0]
+        for decay in (0.7, 0.0)
+    )
+    slope = PARAMETRIZATIONS[name].slope(start)
+    np.testing.assert_allclose((with_decay - without) / t, -0.7 * slope**2 * start, rtol=1e-4)

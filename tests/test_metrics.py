@@ -157,6 +157,11 @@ def test_what_overflows_is_an_error():
         metrics.loss(huge, data)
     with pytest.raises(ValueError, match=r"^training_set must be smaller in size: gamma"):
         metrics.gamma(huge, sequences.TrainingSet([[1e148, 1.0, 0.0]], TEACHER))
+    with pytest.raises(ValueError, match=r"^training_set must be smaller in size: gamma"):
+        metrics.gamma(  # inf - inf, without a warning
+            ssm.DiagonalSSM.ones([0.5]),
+            sequences.TrainingSet([[0.0, 1e300, 0.0], [1e300, -1e200, 0.0]], TEACHER),
+        )
     up, down = (ssm.DiagonalSSM([1.0], [sign * 1.5e308], [1.0]) for sign in (1, -1))
     with pytest.raises(ValueError, match=r"^length must be smaller in size: the error"):
         metrics.error_by_lag(up, down, 2)

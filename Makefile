@@ -22,6 +22,7 @@ export OMP_NUM_THREADS = 1
 .PHONY: anew book pdf test lab execute diff fuzz mutation mutation-sample
 
 book: .venv/.installed
+	$(BIN)/python tools/warm.py
 	$(BIN)/jupyter-book build . -W -n --keep-going --all
 	@echo "Open $(CURDIR)/_build/html/index.html"
 

@@ -567,13 +567,16 @@ def test_moments_in_place_of_a_training_set_give_the_same_flow():
         ((np.full((3, 3), np.nan), MOMENTS[1]), {}, "training_set's G must be finite"),
         (MOMENTS, {"t_end": None, "times": [0.0, 1.0]}, "times must"),
         (MOMENTS, {"t_end": None, "times": [1.0, 1.0]}, "times must"),
+        (MOMENTS, {"t_end": None, "times": [np.nan]}, "times must be finite"),
+        (MOMENTS, {"t_end": None, "times": [2.0, 1.0]}, r"times must .* increasing; got .*2.*1"),
+        (MOMENTS, {"t_end": None}, "t_end must be given, or times instead of it"),
         (MOMENTS, {"decay": -1.0}, "decay must"),
         (MOMENTS, {"train": "ABC", "decay": 0.1}, "train must be 'A'"),
         (MOMENTS, {"train": "ABC", "parametrization": "exp"}, "train must be 'A'"),
     ],
 )
 def test_what_is_wrong_is_named(training_set, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{message}"):
         flow.gradient_flow([0.02, 0.01], training_set, **{"t_end": 1.0, **options})
 
 

@@ -4,9 +4,11 @@ import logging
 
 import numba.core.caching
 import pytest
+import warm
 from numba.core import config
 
 from ssm_poison_lib import _jit
+from ssm_poison_lib._engines import epochs, rkc, rosenbrock
 
 
 def twice_plus(x):
@@ -111,3 +113,14 @@ def test_a_part_is_taken_into_the_code_that_calls_it(folder):
     code, index = kept(folder)
     assert [len(code), len(index)] == [1, 1]
     assert code[0].name.startswith("test_jit.test_a_part")
+
+
+def test_make_book_compiles_what_python_calls(capsys):
+    """Once for every precision, so that no chapter and no reader compiles it."""
+    warm.main()
+    assert "Engines compiled and kept" in capsys.readouterr().out
+    for engine in (rosenbrock.factor_gram, rosenbrock._integrate, rkc.integrate):
+        assert engine.signatures
+    for engine in (epochs.train, epochs.network_outputs):
+        assert {str(signature[0].dtype) for signature in engine.signatures} >= {"float32"}
+    assert {str(signature[0].dtype) for signature in epochs.train.signatures} >= {"float64"}

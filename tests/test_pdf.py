@@ -120,7 +120,7 @@ def test_every_figure_of_the_chapters_is_there(folder):
 
 def test_pages_and_words(folder, text):
     pages = text.count("\f")
-    assert 150 < pages < 400
+    assert 150 < pages <= 350
     for words in (
         "Poisoned by a correct example",
         "Special sequences",

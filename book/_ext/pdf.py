@@ -42,6 +42,7 @@ LETTER_SIZES = [
 ]
 BREAK_NAMES = r"\renewcommand{\_}{\textunderscore\allowbreak}"
 FEW, MANY = 5, 7  # columns that need smaller letters, and the smallest ones but one
+REFERENCE = "The library"  # the part in small letters
 FIGURE = 21  # lines that a wide figure and its caption take
 # Letters that authors may type as they are, and Latin Modern lacks.
 LETTERS = (
@@ -64,7 +65,8 @@ PREAMBLE = r"""
     \begin{tcolorbox}[enhanced, breakable, sharp corners, frame hidden, boxrule=0pt, borderline west={2pt}{0pt}{bookbox},
       colback=bookbox!5!white, left=8pt, right=6pt, top=4pt, bottom=4pt, before skip=10pt, after skip=10pt]\fi
   \textbf{#2}\par\nobreak\smallskip}{\ifbookplain\par\medskip\else\end{tcolorbox}\fi}
-\fvset{fontsize=\small}
+\usepackage{multicol}
+\fvset{fontsize=\footnotesize}
 \setlength{\emergencystretch}{3em}
 \allowdisplaybreaks[1]
 \setcounter{tocdepth}{1}
@@ -72,15 +74,24 @@ PREAMBLE = r"""
 \newcommand{\counters}{\do{figure}\do{table}\do{equation}}
 \newcommand{\keepcounters}{\def\do##1{\newcounter{kept##1}\setcounter{kept##1}{\value{##1}}}\counters}
 \newcommand{\backcounters}{\setcounter{chapter}{0}\def\do##1{\setcounter{##1}{\value{kept##1}}}\counters}
-\newcommand{\bookpart}[1]{\cleardoublepage\phantomsection\addcontentsline{toc}{part}{#1}\markboth{}{}%
-  \thispagestyle{empty}\null\vfill{\centering\Huge\bfseries #1\par}\vfill\vfill\clearpage}
+% A part's title stands over its first chapter, which would begin a page.
+\newcommand{\bookpart}[1]{\clearpage\phantomsection\addcontentsline{toc}{part}{#1}\markboth{}{}%
+  {\centering\LARGE\bfseries\color{bookbox}#1\par}\let\bookclearpage\clearpage\def\clearpage{\global\let\clearpage\bookclearpage}}
+% The library's part, to look things up: smaller letters, denser lists.
+\newcommand{\bookreference}{\footnotesize\setlength{\parskip}{1.5pt plus 0.5pt}\let\normalsize\footnotesize
+  \renewcommand{\itemize}{\booklist{\labelitemi}}\def\enditemize{\endlist}}
+\newcommand{\booklist}[1]{\list{#1}{\leftmargin1.4em\labelwidth0.9em\topsep0pt\parsep0pt\itemsep0.5pt\partopsep0pt}}
 \hypersetup{pdftitle={TITLE},pdfauthor={AUTHOR}}
 \addto\captionsenglish{\renewcommand{\contentsname}{Contents}}
 \renewcommand{\sphinxtablecontinued}[1]{\textit{\small continued}}
 \makeatletter
+\usepackage{etoolbox}
+\patchcmd{\@makechapterhead}{50\p@}{10\p@}{}{} % white above a chapter's title
+\patchcmd{\@makeschapterhead}{50\p@}{10\p@}{}{}
 \@beginparpenalty=10000 % a list stays with the line before it
 \setlength{\abovecaptionskip}{0pt}
 \setlength{\belowcaptionskip}{0pt}
+\AtBeginDocument{\spx@image@maxheight0.9\textheight} % its caption stands on the same page
 % cells of tables: not stretched to the width of their column
 \newcolumntype{\X}[2]{>{\raggedright\arraybackslash}p{\dimexpr
   (\linewidth-\spx@arrayrulewidth)*#1/#2-\tw@\tabcolsep-\spx@arrayrulewidth\relax}}
@@ -179,8 +190,12 @@ def set_latex(app: Sphinx, config: Config) -> None:
         "fontpkg": r"\setmonofont{DejaVu Sans Mono}[Scale=0.8]",
         "figure_align": "H",  # where the text speaks of it, and inside boxes
         "printindex": "",
+        "tableofcontents": (
+            r"\pagenumbering{roman}\chapter*{\contentsname}\begin{multicols}{2}\footnotesize"
+            r"\makeatletter\@starttoc{toc}\makeatother\end{multicols}\clearpage\pagenumbering{arabic}"
+        ),
         "sphinxsetup": (
-            "hmargin={26mm,26mm}, vmargin={24mm,26mm}, verbatimwithframe=false,"
+            "hmargin={26mm,26mm}, vmargin={18mm,20mm}, verbatimwithframe=false,"
             " VerbatimColor={gray}{0.96}, verbatimforcewraps=true, verbatimmaxunderfull=2"
         ),
         "preamble": fill(PREAMBLE) + boxes + letters,
@@ -241,7 +256,10 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
         )
         numbered = bool(toc["numbered"])
         book += [
-            latex(rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"),
+            latex(
+                rf"\setcounter{{secnumdepth}}{{{depth}}}{turn}\bookpart{{{toc['caption']}}}"
+                + (r"\bookreference" if toc["caption"] == REFERENCE else "")
+            ),
             part,
         ]
 
@@ -310,9 +328,21 @@ def fit(table: nodes.table) -> None:
         for row in rows
     )
     if lines <= ROWS:  # small enough for one page
-        table.parent.insert(place, need(lines))
-        place += 1
+        under_title(table, need(lines + 3))
+        place = table.parent.index(table)
     table.parent.insert(place, latex(rf"\begingroup{letters}{BREAK_NAMES if wide else ''}"))
+
+
+def under_title(table: nodes.table, request: nodes.raw) -> None:
+    """Ask for a table's room before the title that it stands under, if nothing is between them."""
+    node: nodes.Element = table
+    while not node.parent.index(node) or isinstance(
+        node.parent[node.parent.index(node) - 1], nodes.title
+    ):
+        if isinstance(node.parent, nodes.document | start_of_file):
+            break
+        node = node.parent
+    node.parent.insert(node.parent.index(node), request)
 
 
 def visible(entry: nodes.Element, names_break: bool) -> str:
@@ -329,7 +359,7 @@ def visible(entry: nodes.Element, names_break: bool) -> str:
             shown += formula.replace(" ", "") if len(formula) <= LINE // 3 else formula
         else:
             shown += text.replace("_", "_ ") if names_break else text
-    return shown.replace("m", "mm")  # a wide letter
+    return shown.replace("m", "mm").replace("%", "%%")  # wide signs
 
 
 def need(lines: int) -> nodes.raw:

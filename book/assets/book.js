@@ -115,13 +115,13 @@ const fitFormulas = async () => {
 const fitTables = () => {
   for (const table of document.querySelectorAll(".bd-article table")) {
     const box = table.parentElement;
-    const over = () => box.clientWidth > 0 && table.scrollWidth > box.clientWidth + 1;
+    const over = () => box.clientWidth > 0 && Math.max(table.scrollWidth, box.scrollWidth) > box.clientWidth + 1;
     if (!over()) continue;
     const texts = document.createTreeWalker(table, NodeFilter.SHOW_TEXT);
     while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll("\u00a0", " ");
     const size = parseFloat(getComputedStyle(table).fontSize);
     const share = box.clientWidth / table.scrollWidth;
-    if (over()) table.style.fontSize = `${size * Math.max(0.78, 0.98 * share)}px`;
+    if (over()) table.style.fontSize = `${size * Math.max(0.78, 0.95 * share)}px`;
     if (!over()) continue;
     const heads = table.tHead?.rows.length === 1 ? [...table.tHead.rows[0].cells] : [];
     if (!heads.length) continue;

@@ -357,6 +357,65 @@ def test_a_folder_of_series(tmp_path, capsys):
     assert command(flat, "--layout", "series") == 0
 
 
+def test_series_as_pandas_writes_them(tmp_path, capsys):
+    """An index, dates, and labels by name without the ending; in parquet as well."""
+    x, names = gaussian(12, 9, 2), [f"{i:03}" for i in range(12)]
+    days = [f"2024-01-{t + 1:02}" for t in range(9)]
+    for name, rows_ in zip(names, x, strict=True):
+        csv(tmp_path / f"{name}.csv", ["", "when", "u", "v"], [
+            [t, day, *row] for t, (day, row) in enumerate(zip(days, rows_, strict=True))
+        ])  # fmt: skip
+    csv(tmp_path / "labels.csv", ["", "file", "label"], [
+        [i, name, "ab"[i % 2]] for i, name in enumerate(names)
+    ])  # fmt: skip
+    run = [tmp_path, "--layout", "series"]
+    assert command(*run) == 2
+    assert "--skip '' --skip when" in capsys.readouterr().err
+    assert command(*run, "--skip", "u", "--skip", "w") == 2
+    assert "skip must name columns of 000.csv" in capsys.readouterr().err
+    parts = from_path(tmp_path, layout="series", skip=("", "when"))
+    seen = parts[0].load()
+    np.testing.assert_allclose(seen.x, x)
+    assert list(seen.y) == ["a", "b"] * 6
+    for name, rows_ in zip(names, x, strict=True):
+        (tmp_path / f"{name}.csv").unlink()
+        pq.write_table(pa.table({"u": rows_[:, 0], "v": rows_[:, 1]}), tmp_path / f"{name}.parquet")
+    np.testing.assert_array_equal(from_path(tmp_path, layout="series")[0].load().x, x)
+    pq.write_table(pa.table({"u": [1.0]}), tmp_path / "003.parquet")
+    with pytest.raises(ValueError, match=r"'000.parquet' has 2, '003.parquet' 1"):
+        from_path(tmp_path, layout="series", pad="front")
+
+
+def test_rows_as_pandas_writes_them(tmp_path, capsys):
+    x, y = gaussian(20, 4), np.arange(20) % 2
+    csv(
+        tmp_path / "a.csv", ["", "0", "1", "2", "3"], np.c_[np.arange(20), x]
+    )  # names are 0, 1, ...
+    (part,) = from_path(tmp_path / "a.csv", label="none", skip=("",))
+    np.testing.assert_allclose(part.load().x[..., 0], x)
+    (part,) = from_path(tmp_path / "a.csv", label="none", skip=("none",))
+    assert part.load().x.shape == (20, 5, 1)
+    csv(tmp_path / "long.csv", ["id", "v", "y"], np.c_[np.arange(20) // 5, x[:, 0], y])
+    assert command(tmp_path / "long.csv") == 2
+    assert "--layout series" in capsys.readouterr().err
+
+
+def test_labels_in_a_file_of_their_own(tmp_path, capsys):
+    x, y = gaussian(20, 4), np.arange(20) % 2
+    np.save(tmp_path / "inputs.npy", x)
+    np.save(tmp_path / "answers.npy", y)
+    csv(tmp_path / "answers.csv", ["y"], y[:, None])
+    csv(tmp_path / "bare.csv", [], y[:, None] + 3)
+    for name in ("answers.npy", "answers.csv", "bare.csv"):
+        (part,) = from_path(tmp_path / "inputs.npy", label=str(tmp_path / name))
+        assert list(part.load().y % 2) == list((y + (name == "bare.csv")) % 2)
+    assert command(tmp_path / "inputs.npy", "--label", "y") == 2
+    assert "label must be a .npy or .csv file" in capsys.readouterr().err
+    np.save(tmp_path / "answers.npy", y[:7])
+    assert command(tmp_path / "inputs.npy", "--label", tmp_path / "answers.npy") == 2
+    assert "y must have one entry for each of the 20" in capsys.readouterr().err
+
+
 def test_a_csv_made_by_hand_with_ragged_rows(tmp_path, capsys):
     text = "label,a,b,c\n" + "".join(
         f"{k % 2},{k},{k * k % 7},{'' if k % 3 else 1}\n" for k in range(1, 40)

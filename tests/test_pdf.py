@@ -122,7 +122,7 @@ def test_pages_and_words(folder, text):
     pages = text.count("\f")
     assert 150 < pages <= 350
     for words in (
-        "Poisoned by a correct example",
+        "Poisoned in five minutes",
         "Special sequences",
         "Bibliography",
         "gradient_flow(",

@@ -50,7 +50,7 @@ LETTERS = (
     r" ξ\xi π\pi ρ\rho σ\sigma"
     r" τ\tau φ\varphi χ\chi ψ\psi ω\omega Γ\Gamma Δ\Delta Θ\Theta Λ\Lambda Ξ\Xi Π\Pi Σ\Sigma Φ\Phi"
     r" Ψ\Psi Ω\Omega"
-    r" ≤\le ≥\ge ≈\approx →\to ×\times −- ∞\infty"
+    r" ≤\le ≥\ge ≈\approx →\to ×\times −- ∞\infty ₀_0 ₁_1 ₂_2 ⱼ_j ₗ_l"
 ).split()
 PREAMBLE = r"""
 \usepackage[breakable,skins]{tcolorbox}
@@ -88,6 +88,7 @@ PREAMBLE = r"""
 \usepackage{etoolbox}
 \patchcmd{\@makechapterhead}{50\p@}{10\p@}{}{} % white above a chapter's title
 \patchcmd{\@makeschapterhead}{50\p@}{10\p@}{}{}
+\clubpenalty=10000 \@clubpenalty=10000 % nor does the first line of a paragraph, as the word "Parameters", end a page
 \@beginparpenalty=10000 % a list stays with the line before it
 \setlength{\abovecaptionskip}{0pt}
 \setlength{\belowcaptionskip}{0pt}

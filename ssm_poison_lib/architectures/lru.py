@@ -32,12 +32,12 @@ class LRU(nn.Module):
             gamma, as the paper on poisoning has it; False (default) mixes all channels, as
             published.
         seed: of the starting weights; None takes torch's own random state.
-        depthwise: authors' code of the poisoning paper.
 
     Raises:
         ValueError: for values out of range.
 
-    Source: the paper named above, section 3 and appendix A
+    Source: the paper named above, section 3 and appendix A; depthwise: the code of the paper on
+    poisoning.
     """
 
     def __init__(

@@ -113,7 +113,7 @@ const fitFormulas = async () => {
 // Tables wider than the column: lists may break, letters shrink; what is wider still has a row's cells below one another, each after
 // its column's name.
 const fitTables = () => {
-  for (const table of document.querySelectorAll(".bd-article table")) {
+  for (const table of document.querySelectorAll(".bd-article table:not(.cards)")) {
     const box = table.parentElement;
     const over = () => box.clientWidth > 0 && Math.max(table.scrollWidth, box.scrollWidth) > box.clientWidth + 1;
     if (!over()) continue;
@@ -141,7 +141,14 @@ const fitTables = () => {
     }
   }
 };
-addEventListener("load", () => { if (!window.MathJax && matchMedia(PHONE).matches) fitTables(); });
+// Before the first picture of the page, as far as widths are known then, and again with its mathematics.
+if (matchMedia(PHONE).matches) {
+  document.documentElement.classList.add("fitting");  // until then tables are not shown
+  document.addEventListener("DOMContentLoaded", () => {
+    fitTables();
+    document.documentElement.classList.remove("fitting");
+  });
+}
 
 // Mathematics: what the reader sees first, then the rest from the top, with a pause after every two hundred formulas in which the
 // page answers. (This script runs before MathJax, which finds its settings here.)
@@ -167,6 +174,7 @@ if (window.MathJax) {
     }
     for (let start = 0, end = first; start < queue.length; start = end, end += 200) {
       if (end > start) await MathJax.typesetPromise(queue.slice(start, end));
+      if (start === 0 && matchMedia(PHONE).matches) await fitFormulas();  // before they are painted, so that little moves
       if (start === 0) performance.mark("mathematics in view");
       await pause(0);
     }

@@ -187,6 +187,12 @@ CASES = [
         lambda: metrics.generalization_error(SYSTEM, SYSTEM, 5, first_lag=5),
         "first_lag must be an integer from 0 to 4; got 5",
     ),
+    (
+        lambda: flow.gradient_flow(
+            [0.2, 0.1], (np.diag([0.0, 1.0]), np.ones(2)), t_end=1.0, stop_at_loss="yes"
+        ),
+        "stop_at_loss must be",
+    ),
     (lambda: metrics.error_by_lag([0.5], SYSTEM, 5), "student must be a DiagonalSSM; got list"),
     (lambda: metrics.error_by_lag(SYSTEM, None, 5), "teacher must be a DiagonalSSM; got None"),
     (lambda: metrics.loss([0.5], None), "student must be a DiagonalSSM or Network; got list"),

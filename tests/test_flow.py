@@ -510,7 +510,18 @@ def test_the_time_of_the_blow_up_itself_is_refused(entry, length):
         flow.baseline_closed_form([entry], length, [entry ** -float(n) / n])
 
 
+def test_the_blow_up_in_logarithms():
+    """Powers of the start beyond float64 on either side: at 10^309 / 309 and 10^-310 / 310."""
+    with pytest.raises(ValueError, match=r"^tau must stay below 10\^306\.51, where"):
+        flow.baseline_closed_form([0.1], 312, [4e306])
+    assert_allclose(
+        flow.baseline_closed_form([10.0], 313, [1e-313]), [[10 * 0.69 ** (-1 / 310)]], rtol=1e-9
+    )
+
+
 def test_times_beyond_the_blow_up_and_the_range_are_refused():
+    with pytest.raises(ValueError, match=r"^tau must stay below 0\.125, where"):
+        flow.baseline_closed_form([2.0], 5, [0.2])
     with (
         pytest.raises(ValueError, match=r"^tau must stay below 10\^-399\.599"),
         np.errstate(under="raise"),  # the reader's own setting does not matter

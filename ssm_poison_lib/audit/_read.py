@@ -380,13 +380,18 @@ def _inputs(name: str, table: Any, taken: Sequence[str | None], skip: Sequence[s
     if doubtful and not every:
         raise ValueError(
             f"{name}: leave out what is an index or a time:"
-            f" {' '.join(f'--skip {shlex.quote(c)}' for c in doubtful)}; if all columns are inputs:"
+            f" {' '.join(map(_skip, doubtful))}; if all columns are inputs:"
             " --skip none (where the rows are the steps of several sequences: one file for each,"
             " --layout series)"
         )
     if not inputs:
         raise ValueError(f"{name} must have columns of inputs")
     return inputs
+
+
+def _skip(column: str) -> str:
+    """Return the option that leaves a column out, without what a terminal would obey."""
+    return f"--skip {shlex.quote(column) if column.isprintable() else shown(column)}"
 
 
 def _never_falls(values: Any) -> bool:
@@ -411,8 +416,8 @@ def _from_file(
     if kind == ".npy":
         if order not in (None, "rows"):
             raise ValueError(f"{path.name} holds inputs alone: no order {shown(order)}")
-        y = None if label in (None, "none") else _label_file(path.name, label)
-        return from_arrays(_array(path), y, None, pad=pad, name=path.name)
+        labels = None if label in (None, "none") else _label_file(path.name, label)
+        return from_arrays(_array(path), labels, None, pad=pad, name=path.name)
     if kind == ".npz":
         found = _archive(path)
         if "x" not in found:
@@ -597,7 +602,7 @@ def _column(name: str, column: str, values: Any) -> np.ndarray:
         example = next((v for v in values.to_pylist() if v is not None), None)
         raise ValueError(
             f"{name}: column {shown(column)} must hold numbers; got {shown(example)}"
-            f" (a column that is no input: --skip {shlex.quote(column)})"
+            f" (a column that is no input: {_skip(column)})"
         )
     return np.asarray(values.to_numpy(), dtype=np.float64)
 

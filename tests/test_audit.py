@@ -450,6 +450,12 @@ def zipped(**members):
     return buffer.getvalue()
 
 
+def twice(**members):
+    """Return an archive in which each member stands twice."""
+    data = zipped(**members, **{name.replace("x", "z"): b for name, b in members.items()})
+    return data.replace(b"z.npy", b"x.npy")
+
+
 def promised(shape):
     header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + b"0" * 64
@@ -493,6 +499,7 @@ HOSTILE = {
     "lying.npz": zipped(x__npy=promised((2**40, 1))),
     "no x.npz": zipped(z__npy=GOOD),
     "pickle.npz": zipped(x__pkl=b"cos\nsystem\n(S'true'\ntR."),
+    "twice.npz": twice(x__npy=GOOD),
     "outside.npz": zipped(**{"../../x__txt": b"1"}),
     "lengths.npz": zipped(x__npy=GOOD, y__npy=npy(np.ones(3))),
     "formula.csv": b"a,b,y\n=cmd|'/c calc'!A0,1,2\n3,4,5\n",
@@ -508,6 +515,7 @@ HOSTILE = {
     "null.parquet": parquet({"a": [1.0, None], "b": [None, 1.0], "y": [1, 2]}),
     "no rows.parquet": parquet({"a": pa.array([], pa.float64()), "y": pa.array([], pa.float64())}),
     "ragged.parquet": parquet({"x": [[1.0], [1.0, 2.0]], "y": [1, 2]}),
+    "ragged channels.parquet": parquet({"x": [[[1.0, 2.0], [3.0]]] * 2, "y": [1, 2]}),
     "empty lists.parquet": parquet({"x": [[], []], "y": [1, 2]}),
     "unknown.pkl": b"cos\nsystem\n(S'touch /tmp/owned'\ntR.",
     "unknown.xlsx": b"PK",

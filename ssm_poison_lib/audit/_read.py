@@ -530,6 +530,8 @@ def _archive(path: Path) -> dict[str, np.ndarray]:
                         f"{path.name} must hold arrays alone; got {shown(member.filename)}"
                     )
                 name = member.filename.removesuffix(".npy")
+                if name in found:
+                    raise ValueError(f"{path.name} holds {shown(name)} twice")
                 with archive.open(member) as file:
                     _checked_header(f"{path.name}: {shown(name)}", file, member.file_size)
                 with archive.open(member) as file:
@@ -713,7 +715,12 @@ def _table_rows(
         found = table[inputs[0]].to_pylist()
         if any(row is None or not row for row in found):
             raise ValueError(f"{name}: column {shown(inputs[0])} has empty sequences")
-        rows = [np.asarray(row) for row in found]
+        try:
+            rows = [np.asarray(row) for row in found]
+        except ValueError:  # lists within of different lengths
+            raise ValueError(
+                f"{name}: column {shown(inputs[0])} must have as many channels at each step"
+            ) from None
         if len({row.shape for row in rows}) > 1 or (length and length != len(rows[0])):
             x = _padded(name, rows, pad, length)
         else:

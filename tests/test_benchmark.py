@@ -120,7 +120,10 @@ def test_a_defence_that_returns_something_else_is_refused(answer, message):
         benchmark.score(lambda x, y, seed: answer, [0], CASES[:1])
 
 
-@pytest.mark.parametrize("name", ["nobody", "no_such_module:f", "math:nothing", "math:pi"])
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "nobody.py", "no_such_module:f", "math:nothing", "math:pi", "operator:add"],
+)
 def test_a_defence_that_is_none_is_refused(name):
     with pytest.raises(ValueError, match="defence must"):
         benchmark.named(name)

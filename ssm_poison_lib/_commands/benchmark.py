@@ -13,7 +13,9 @@ EPILOG = """example: python -m ssm_poison_lib benchmark my_module:defence --json
 
 A defence is a function of x (n, length), y (n,) and a seed that returns n truth values, True =
 clean, or a `studies.benchmark.Plan`. It is tried on 24 cases, half of them harmless, with five
-seeds of the book's and five of yours.
+seeds of the book's and five of yours. "repaired" is the share of attacked runs that err by more
+than 0.1 without the defence and do not with it, "spoilt" that of harmless runs that do with it
+alone.
 """
 
 

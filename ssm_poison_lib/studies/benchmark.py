@@ -12,6 +12,7 @@ output.
 from __future__ import annotations
 
 import importlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -467,8 +468,12 @@ def named(name: str) -> Defence:
     Raises:
         ValueError: if there is none.
     """
+    if name in DEFENCES:
+        return DEFENCES[name]
     if ":" not in as_text("defence", name):
-        return DEFENCES[as_choice("defence", name, DEFENCES)]
+        raise ValueError(
+            f"defence must be MODULE:FUNCTION, or one of {', '.join(DEFENCES)}; got {shown(name)}"
+        )
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -478,6 +483,12 @@ def named(name: str) -> Defence:
         ) from None
     if not callable(found):
         raise ValueError(f"defence must name a function; {name!r} is {shown(found)}")
+    try:
+        inspect.signature(found).bind(None, None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"defence must be a function of x, y and seed; {name!r} is not ({error})"
+        ) from None
     return found
 
 

@@ -464,7 +464,7 @@ def baseline_closed_form(A0: ArrayLike, length: int, tau: ArrayLike) -> Float[np
             return np.asarray(in_range("tau", "an entry", A0 + tau))
         if n == 0:
             return np.asarray(in_range("tau", "an entry", A0 * np.exp(tau)))
-        log_start, log_time = np.log(A0), np.log(n * np.abs(tau))
+        log_start, log_time = np.log(A0), np.log(n) + np.log(np.abs(tau))
         log_share = log_time + n * log_start  # of the time until entry j blows up, (T, d)
         powers = A0 ** -float(n)
         direct = bool((np.isfinite(powers) & (powers >= np.finfo(float).tiny)).all())

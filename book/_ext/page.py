@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import textwrap
@@ -357,6 +358,7 @@ SPACED = re.compile(  # what stands between spaces, or is wide
 )
 SCRIPT = re.compile(r"[\^_]\s*(?:\{([^{}]*)\}|(\\[a-zA-Z]+|[^\s\\{]))")
 ROW = re.compile(r"\\\\(?![a-zA-Z])")
+PHONE_COLUMN = 19.0  # em, less the number of an equation
 LARGE = re.compile(r"\\(?:sum|prod|int)(?![a-zA-Z])")
 
 
@@ -364,7 +366,16 @@ def width(tex: str) -> float:
     """Return about how wide the letters and signs of a formula are in a row, in em."""
     signs = re.sub(r"[{}\s^_]", "", re.sub(r"\\[lr][vV]ert|\\.(?![a-z])", "|", tex))
     signs = re.sub(r"\\[a-zA-Z]+", "x", signs)
-    return sum(1.08 if sign.isupper() else 0.65 if sign.isalnum() else 0.5 for sign in signs)
+    return sum(
+        0.45
+        if sign in "ijlft"
+        else 1.08
+        if sign.isupper() or sign in "mw"
+        else 0.65
+        if sign.isalnum()
+        else 0.5
+        for sign in signs
+    )
 
 
 def inline_width(tex: str) -> float:
@@ -375,11 +386,19 @@ def inline_width(tex: str) -> float:
     return 1.7 * spaced + 0.7 * scripts + width(SCRIPT.sub("", tex))
 
 
-def display_height(tex: str) -> float:
-    """Return about how high a displayed formula will be with its margins, in em."""
-    return 2.6 + sum(
-        1.8 + 1.2 * ("frac" in row) + 0.9 * bool(LARGE.search(row)) for row in ROW.split(tex)
-    )
+def display_height(tex: str, column: float = math.inf) -> float:
+    """Return about how high a displayed formula will be with its margins, in em, where it is broken
+    into rows as wide as a column.
+    """
+    rows = ROW.split(tex)
+    if column < math.inf:
+        rows = [
+            part
+            for row in rows
+            for piece in re.split(r"\\q?quad", row)
+            for part in [piece] * math.ceil(inline_width(piece) / column)
+        ]
+    return 2.6 + sum(1.8 + 1.2 * ("frac" in row) + 0.9 * bool(LARGE.search(row)) for row in rows)
 
 
 def give_room(body: str) -> str:
@@ -390,10 +409,14 @@ def give_room(body: str) -> str:
     def measured(found: re.Match[str]) -> str:
         kind, attributes, content = found.groups()
         tex = html.unescape(re.sub(r"<[^>]*>", "", content))
-        room = inline_width(tex) if kind == "span" else display_height(tex)
+        if kind == "span":
+            room = f"--room: {inline_width(tex):.3g}em"
+        else:
+            phone = display_height(tex, PHONE_COLUMN)
+            room = f"--room: {display_height(tex):.3g}em; --phone: {phone:.3g}em"
         return (
-            f'<{kind} class="math notranslate nohighlight"{attributes}'
-            f' style="--room: {room:.3g}em">{content}</{kind}>'
+            f'<{kind} class="math notranslate nohighlight"{attributes} style="{room}">'
+            f"{content}</{kind}>"
         )
 
     return FORMULA.sub(measured, body)

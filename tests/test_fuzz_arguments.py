@@ -110,7 +110,8 @@ RECORD = records.Record(
 SPREAD = [{"n": 1, "q25": 0.1, "median": 0.2, "q75": 0.3}]
 CELL = {
     "outcomes": {
-        key: {"by_epoch": SPREAD, "by_loss": SPREAD} for key in ("baseline", "with special")
+        key: {"by_epoch": SPREAD, "by_loss": SPREAD, "at_stop": [0.1]}
+        for key in ("baseline", "with special")
     },
     "grid": [1],
     "losses": [0.1],

@@ -836,6 +836,10 @@ def _theorem_setting(case: _Case) -> _Answer:
             case.dose >= _PULL * p * s**q,
             f"the dose {case.dose:.3g} is too weak to hold the entries at 1/d",
         ),
+        (  # what pulls an entry below zero to -1 before the drag turns it
+            case.dose >= _PULL * p * max(-a[-1], 0.0) ** q,
+            f"the dose {case.dose:.3g} is too weak to turn an entry at {a[-1]:.3g}",
+        ),
         (spread <= _SPREAD, f"at the saddle the entries are {spread:.2g} times their size apart"),
         (rate >= _RATE, f"leaving the saddle takes a time of about {1 / rate:.0e}: not measured"),
     )

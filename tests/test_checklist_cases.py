@@ -345,6 +345,14 @@ def test_no_verdict_is_wrong():
     assert tally[Verdict.UNDECIDED] < 0.35 * 300
 
 
+def test_nothing_is_said_of_entries_that_the_baseline_pulls_to_minus_one():
+    a = np.array([-0.43254606, -0.75706375, -0.83369525])
+    case = Case(13, a, -np.diff(a), (1,), 0.4678124944049661)  # the flow ends at an error of 1.1
+    report = case.report()
+    assert report.verdict is Verdict.UNDECIDED
+    assert "too weak to turn an entry at -0.834" in str(report)
+
+
 @pytest.mark.untyped
 @pytest.mark.fuzz
 def test_no_verdict_is_wrong_on_5000_cases(fuzz_seed, record_property):

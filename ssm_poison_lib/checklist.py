@@ -830,7 +830,7 @@ def _theorem_setting(case: _Case) -> _Answer:
     s = arrival.s
     spread = (a[0] - a[-1]) * np.exp(min(arrival.growth, 50.0)) / s
     rate = p * q * s ** (q - 1) * (1 - d * s**p)
-    checks = (
+    at_saddle = (
         (arrival.slope < 0, "the saddle is not attracting along the diagonal (eq-proofs-simple)"),
         (
             case.dose >= _PULL * p * s**q,
@@ -843,7 +843,7 @@ def _theorem_setting(case: _Case) -> _Answer:
         (spread <= _SPREAD, f"at the saddle the entries are {spread:.2g} times their size apart"),
         (rate >= _RATE, f"leaving the saddle takes a time of about {1 / rate:.0e}: not measured"),
     )
-    if outside := [text for inside, text in checks if not inside]:
+    if outside := [text for inside, text in at_saddle if not inside]:
         return _none(Verdict.UNDECIDED, *outside, hint)
     # With few entries the median is one of the racers.
     ends = [

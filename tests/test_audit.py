@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import struct
+import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -150,6 +151,33 @@ def test_what_cannot_be_told_is_undecided():
     assert verdicts(noise) == ["undecided"]
 
 
+@pytest.mark.parametrize("value", [0.0, 2.5, 0, 3, True])
+def test_labels_that_are_all_the_same_are_undecided(value):
+    x = gaussian(40, 6)
+    found = audit(x, np.full(40, value))
+    assert verdicts(found) == ["undecided"]
+    assert f"every label is {float(value):g}" in found.findings[0].text
+    assert found.student == {"trained": False}
+    assert f"every label is {float(value):g}" in str(found)
+    assert "No student was trained" in found.to_html()
+    assert verdicts(audit(x, np.r_[np.full(39, value), 1 - value])) == []
+    with pytest.raises(ValueError, match="model needs labels to train on; every label is"):
+        audit(x, np.full(40, value), model="s4d")
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        audit(x, np.full(40, value), task="classes")
+
+
+def test_targets_of_which_one_changes_are_not_all_the_same():
+    x = gaussian(40, 6)
+    both = np.stack([np.ones(40), x @ 0.8 ** np.arange(6)], axis=1)
+    assert verdicts(audit(x, both)) == []
+    assert audit(x, both[:, [0, 0]]).findings[0].text.startswith("every label is 1, 1:")
+
+
+def test_a_special_sequence_is_found_whatever_the_labels():
+    assert audit(BOTH, np.ones(20)).verdict == "contains special sequences"
+
+
 def test_lengths_beyond_the_limit_are_averaged_and_said(monkeypatch):
     monkeypatch.setattr("ssm_poison_lib.audit._MOST", 10)
     x = gaussian(60, 25)
@@ -180,7 +208,7 @@ def test_labels_of_classes_numbers_and_text():
     assert audit(x, np.array(["no", "yes"])[y % 2]).classes == ("no", "yes")
     assert audit(x, gaussian(60, 2)).outputs == 2
     with pytest.raises(ValueError, match="at least 2 classes"):
-        audit(x, np.zeros(60, dtype=int))
+        audit(x, np.full(60, "no"))
     for wrong in (y[:5], y.astype(object), np.where(y, np.nan, 1.0)):
         with pytest.raises(ValueError, match=r"y must|labels"):
             audit(x, wrong)
@@ -734,6 +762,72 @@ def test_the_report_in_a_browser(report, chromium, tmp_path):
 
 
 # ---- data too big for one machine ----------------------------------------------------------------
+
+
+def test_a_row_group_is_read_in_parts(tmp_path, monkeypatch):
+    x = gaussian(100, 6)
+    y = x[:, ::-1] @ 0.8 ** np.arange(6)
+    pq.write_table(table(x, y=y), tmp_path / "whole.parquet", row_group_size=60)
+    whole = from_path(tmp_path / "whole.parquet")
+    monkeypatch.setattr("ssm_poison_lib.audit._read._rows_at_once", lambda group: 16)
+    parts = from_path(tmp_path / "whole.parquet")
+    assert (len(whole), len(parts)) == (2, 7)
+    for k in (0, 1, 2, 3, 1, 6, 5, 0):  # in turn, again, and backwards
+        rows = parts[k].load()
+        first = 16 * k if k < 4 else 60 + 16 * (k - 4)
+        last = min(first + 16, 60 if k < 4 else 100)
+        np.testing.assert_array_equal(rows.x[:, :, 0], x[first:last])
+        np.testing.assert_array_equal(rows.y, y[first:last])
+    found, wanted = audit_parts(parts), audit_parts(whole)
+    np.testing.assert_allclose(found.lags.fixed, wanted.lags.fixed)
+    assert found.student["student R2"] == pytest.approx(wanted.student["student R2"])
+    assert found.verdict == wanted.verdict
+    assert from_path(tmp_path / "whole.parquet", order="rows")[3].load().order[0] == 3e9
+
+
+def test_lists_are_read_in_parts_and_padded_alike(tmp_path, monkeypatch):
+    lists = [[1.0] * (2 + k % 3) for k in range(40)]
+    pq.write_table(pa.table({"x": lists, "y": np.arange(40)}), tmp_path / "lists.parquet")
+    monkeypatch.setattr("ssm_poison_lib.audit._read._PART", 400)
+    parts = from_path(tmp_path / "lists.parquet", pad="front")
+    assert len(parts) > 3
+    x = np.concatenate([part.load().x for part in parts])
+    np.testing.assert_array_equal(x[:, :, 0], [[0.0] * (4 - len(row)) + row for row in lists])
+
+
+READ = """
+import resource, sys
+from ssm_poison_lib.audit import _read
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+_read._PART = 2**22
+count = sum(len(part.load().x) for part in _read.from_path(sys.argv[1]))
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in other units, or not at all")
+def test_constant_columns_of_a_tiny_file_do_not_fill_the_memory(tmp_path):
+    rows = 2_000_000  # 64 MB of numbers in the four columns
+    columns = {name: pa.array(np.ones(rows)).dictionary_encode() for name in "abc"}
+    columns |= {"y": pa.array(np.arange(rows) % 2)}
+    pq.write_table(pa.table(columns).cast(pa.schema([(n, pa.float64()) for n in "abcy"])),
+                   tmp_path / "ones.parquet", row_group_size=rows)  # fmt: skip
+    assert (tmp_path / "ones.parquet").stat().st_size < 2**19
+    done = subprocess.run(
+        [sys.executable, "-c", READ, tmp_path / "ones.parquet"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    count, kilobytes = map(int, done.stdout.split())
+    assert count == rows
+    assert kilobytes < 64_000  # whole: 200 MB and more
+
+
+def test_an_audit_without_a_network_does_not_load_torch():
+    loaded = "import sys, ssm_poison_lib.audit; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def numbers(found):

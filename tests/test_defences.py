@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ssm_poison_lib.architectures import LRU, S4D, Mamba2, SequenceModel
+from ssm_poison_lib.architectures.model import model_outputs
 from ssm_poison_lib.attacks.datasets import mnist1d
 from ssm_poison_lib.defences import after, before, during, existing, rules
 from ssm_poison_lib.flow import gradient_flow
@@ -250,7 +251,7 @@ def test_disagreement_is_zero_for_equal_restarts_and_free_of_units(restarts, see
 def test_outputs_of_models_leave_their_mode():
     models = [nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3, 2)) for _ in range(2)]
     models[1].eval()
-    found = after.model_outputs(models, torch.ones(4, 3, 1))
+    found = model_outputs(models, torch.ones(4, 3, 1))
     assert found.shape == (2, 4, 2)
     assert [m.training for m in models] == [True, False]
     np.testing.assert_array_equal(found[0], found[0][:1].repeat(4, axis=0))

@@ -18,8 +18,10 @@ from ssm_poison_lib.architectures.channel import (
     selective_output,
 )
 from ssm_poison_lib.architectures.flow import channel_flow, many_gradient_flows
-from ssm_poison_lib.flow import FlowError
+from ssm_poison_lib.flow import FlowError, gradient_flow
 from ssm_poison_lib.parametrizations import phase_limit
+from ssm_poison_lib.sequences import TrainingSet
+from ssm_poison_lib.ssm import theorem_teacher
 from ssm_poison_lib.studies import layers
 
 LAYERS = [name for name in CHANNELS if name != "free"]
@@ -123,6 +125,36 @@ def test_mamba2_with_its_step_held_is_exp_minus_exp():
         A = phase_limit(A, "exp(-exp)", lag=lag)[0]
         p = end.parameters[0]
         np.testing.assert_allclose(channel.poles_and_weights(p)[0].real, A, rtol=0, atol=2e-5)
+
+
+def test_a_gram_matrix_is_followed_as_gradient_flow_follows_it():
+    x = np.random.default_rng(0).standard_normal((8, 5))
+    data = TrainingSet(x, theorem_teacher(3))
+    start = np.array([0.3, 0.2, 0.1])
+    wanted = gradient_flow(
+        start, (data.gram(), data.teacher.impulse_response(5)), parametrization="free", times=[0.4]
+    ).A[0]
+    p, seen = np.array([start, np.ones(3), np.ones(3)]), []
+    end = channel_flow(
+        CHANNELS["free"], p[None], data.gram()[None, 1:, 1:], np.ones(4), poles_only=True,
+        t_end=0.4, rtol=1e-7, watch=lambda q, rows: seen.append((q, rows)),
+    )  # fmt: skip
+    np.testing.assert_allclose(end.parameters[0, 0], wanted, atol=1e-6)
+    assert len(seen) > 5
+    np.testing.assert_array_equal(seen[-1][0], end.parameters)
+    assert all(rows.tolist() == [0] for _, rows in seen)
+
+
+@pytest.mark.parametrize("name", ["S4D", "LRU", "Mamba-2"])
+def test_weights_of_lags_are_a_diagonal_gram_matrix(name):
+    channel, start = CHANNELS[name], default_start(name, 3, seed=0)[None]
+    g, target = np.array([[0.5, 0.0, 2.0]]), 0.9 ** np.arange(1, 4)
+    ends = [
+        channel_flow(channel, start, weights, target, poles_only=False, t_end=10.0)
+        for weights in (g, g[..., None] * np.eye(3))
+    ]
+    np.testing.assert_allclose(ends[0].parameters, ends[1].parameters, atol=1e-9)
+    np.testing.assert_allclose(ends[0].loss, ends[1].loss)
 
 
 def test_runs_side_by_side_do_not_touch_each_other():
@@ -229,6 +261,12 @@ def test_bad_arguments_of_a_flow_are_named():
         flow(g=-g)
     with pytest.raises(ValueError, match=r"weights must be of shape \(1, 3\); got \(1, 2\)"):
         flow(g=g[:, :2])
+    with pytest.raises(ValueError, match=r"weights must be of shape \(1, 3, 3\); got \(1, 3, 2\)"):
+        flow(g=np.ones((1, 3, 2)))
+    with pytest.raises(ValueError, match="weights must be symmetric"):
+        flow(g=np.triu(np.ones((1, 3, 3))))
+    with pytest.raises(ValueError, match="positive semidefinite; got an eigenvalue -1 "):
+        flow(g=np.diag([1.0, 2.0, -1.0])[None])
     with pytest.raises(ValueError, match="t_end must be a finite number > 0"):
         flow(t_end=0.0)
     with pytest.raises(ValueError, match="rtol"):

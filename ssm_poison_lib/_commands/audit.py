@@ -110,10 +110,12 @@ def run(options: argparse.Namespace) -> int:
     """
     from ssm_poison_lib._files import replacing  # all this takes seconds to load
     from ssm_poison_lib.audit import audit_parts
-    from ssm_poison_lib.audit._models import MODELS, factory_of
+    from ssm_poison_lib.audit._models import MODELS
     from ssm_poison_lib.audit._read import from_path
 
     if ":" in options.model:
+        from ssm_poison_lib.audit._trial import factory_of
+
         sys.path.insert(0, "")  # as for python -m: a module in this folder is found
         model: Any = factory_of(options.model)
     elif options.model in MODELS:

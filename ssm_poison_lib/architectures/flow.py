@@ -37,6 +37,7 @@ Rows = Int[np.ndarray, " n"]
 Solve = Callable[[np.ndarray], np.ndarray]
 Force = Callable[[np.ndarray, Rows], tuple[np.ndarray, np.ndarray]]
 System = Callable[[np.ndarray, np.ndarray, Rows], Solve]
+Watch = Callable[[np.ndarray, Rows], None]
 
 
 def many_gradient_flows(
@@ -49,6 +50,7 @@ def many_gradient_flows(
     rtol: float = 1e-5,
     atol: float = 1e-8,
     max_steps: int = 5000,
+    watch: Watch | None = None,
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Return where gradient flows end, from their loss, its gradient and its Hessian.
 
@@ -66,6 +68,8 @@ def many_gradient_flows(
         rtol: tolerance of a step relative to each parameter.
         atol: absolute tolerance of a step.
         max_steps: most steps tried.
+        watch: is called after each step with the parameters (m, k) of the runs that took it and
+            their numbers (m,).
 
     Returns:
         Parameters (n, k), losses (n,), times (n,).
@@ -107,6 +111,8 @@ def many_gradient_flows(
             rows = going[taken]
             y[rows], loss[rows], slope[rows] = new[taken], there[taken], turned[taken]
             time[rows] += h[taken]
+            if watch is not None:
+                watch(y[rows], rows)
             step[going] = h * np.clip(0.9 * np.maximum(size, 1e-12) ** -0.25, 0.2, 6.0)
             step[going] = np.minimum(step[going], np.maximum(t_end - time[going], 1e-12 * t_end))
             going = going[(loss[going] > fitted) & (time[going] < t_end * (1 - 1e-9))]
@@ -140,21 +146,25 @@ def channel_flow(
     poles_only: bool,
     t_end: float,
     rtol: float = 1e-5,
+    watch: Watch | None = None,
 ) -> ChannelEnd:
-    """Return where gradient flow of sum_m g_m (M*_m - M_m)^2 / 2 leads, M the impulse response of a
+    """Return where gradient flow of (M* - M)^T G (M* - M) / 2 leads, M the impulse response of a
     channel.
 
-    The Hessian is a block for each pole and one term of rank 1 for each lag, so a step of d poles
-    takes O(d).
+    The Hessian is a block for each pole and one term of rank 1 for each direction of G, so a step
+    of d poles takes O(d).
 
     Args:
         channel: one of `CHANNELS`.
         start: (n, rows, d) parameters.
-        weights: (n, lags) the g_m >= 0 of lags 1 .. lags, for each run.
+        weights: (n, lags) the diagonal g_m >= 0 of G at lags 1 .. lags, for each run, where each
+            sequence shows one lag; or all of G, (n, lags, lags), positive semidefinite.
         target: (lags,) the teacher's response M*_m at these lags.
         poles_only: whether B, C and the step are fixed.
         t_end: flow time, > 0; a run whose loss reaches 1e-14 ends before.
         rtol: tolerance of a step relative to each parameter.
+        watch: is called after each step with the parameters (m, rows, d) of the runs that took it
+            and their numbers (m,).
 
     Returns:
         Parameters, losses and times.
@@ -166,14 +176,14 @@ def channel_flow(
     """
     channel = as_instance("channel", channel, Channel)
     whole = as_array("start", start, ndim=3)
-    g = as_array("weights", weights, ndim=2)
+    g = as_array("weights", weights, ndim=(2, 3))
     goal = as_array("target", target, ndim=1)
     if whole.shape[1] != len(channel.rows):
         raise ValueError(f"start must have {len(channel.rows)} rows; got {whole.shape[1]}")
-    if g.shape != (len(whole), len(goal)):
-        raise ValueError(f"weights must be of shape {(len(whole), len(goal))}; got {g.shape}")
-    if (g < 0).any():
-        raise ValueError(f"weights must be >= 0; got {g.min():g} among them")
+    shape = (len(whole), *(len(goal),) * (g.ndim - 1))
+    if g.shape != shape:
+        raise ValueError(f"weights must be of shape {shape}; got {g.shape}")
+    G, root = _gram(g)
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=1e-12)
     names = channel.poles_only if as_flag("poles_only", poles_only) else channel.all_rows
@@ -182,15 +192,20 @@ def channel_flow(
     q, d = len(names), whole.shape[2]
     pairs = [(i, j) for i in range(q) for j in range(i, q)]
     lags = np.arange(1, len(goal) + 1)
-    shown = np.asarray((g > 0).any(axis=0))
-    lags, goal, g = lags[shown], goal[shown], g[:, shown]
+    shown = np.flatnonzero(np.diagonal(G, axis1=1, axis2=2).any(axis=0))
+    lags, goal, G, root = lags[shown], goal[shown], G[:, shown][:, :, shown], root[:, :, shown]
+    root = root[:, root.any(axis=(0, 2))]
+
+    def at(y: np.ndarray, rows: Rows) -> np.ndarray:
+        p = whole[rows].copy()
+        p[:, place] = y.reshape(len(rows), q, d)
+        return p
 
     def local(y: np.ndarray, rows: Rows, second: bool) -> tuple[np.ndarray, ...]:
         """Residuals (n, lags), slopes of each lag (n, lags, d, q), and the poles' blocks (n, d, q,
         q).
         """
-        p = whole[rows].copy()
-        p[:, place] = y.reshape(len(rows), q, d)
+        p = at(y, rows)
         parts = made(*np.moveaxis(p + 0j, 1, 0))
         z, w, first = parts[0] + 0j * p[:, 0], parts[1] + 0j * p[:, 0], parts[2 : 2 + 2 * q]
         power = np.exp(lags[:, None] * z[:, None, :])  # (n, lags, d)
@@ -201,7 +216,7 @@ def channel_flow(
         slopes = (power[..., None] * (dw[:, None] + grown)).real
         if not second:
             return off, slopes
-        pulls = (g[rows] * off)[:, :, None] * power
+        pulls = (G[rows] @ off[..., None]) * power
         s0, s1, s2 = (np.einsum("nld,l->nd", pulls, lags**k) for k in (0, 1, 2))
         block = np.einsum("nd,ndi,ndj->ndij", s2 * w, dz, dz)
         cross = np.einsum("nd,ndi,ndj->ndij", s1, dw, dz)
@@ -216,16 +231,17 @@ def channel_flow(
 
     def force(y: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         off, slopes = local(y, rows, second=False)
-        pulls = np.einsum("nl,nldq->nqd", g[rows] * off, slopes)
-        return (g[rows] * off**2).sum(axis=1) / 2, pulls.reshape(len(rows), -1)
+        weighted = (G[rows] @ off[..., None])[..., 0]
+        pulls = np.einsum("nl,nldq->nqd", weighted, slopes)
+        return (weighted * off).sum(axis=1) / 2, pulls.reshape(len(rows), -1)
 
     def system(y: np.ndarray, shift: np.ndarray, rows: Rows) -> Solve:
         _, slopes, block = local(y, rows, second=True)
         n = len(rows)
         inverse = np.linalg.inv(shift[:, None, None, None] * np.eye(q) - block)  # (n, d, q, q)
-        V = (np.sqrt(g[rows])[:, :, None, None] * slopes).transpose(0, 2, 3, 1)  # (n, d, q, lags)
+        V = slopes.transpose(0, 2, 3, 1) @ root[rows].mT[:, None]  # (n, d, q, directions)
         W = inverse @ V
-        small = np.eye(len(lags)) + np.einsum("ndql,ndqk->nlk", V, W)
+        small = np.eye(root.shape[1]) + np.einsum("ndql,ndqk->nlk", V, W)
 
         def solve(right: np.ndarray) -> np.ndarray:
             b = right.reshape(n, q, d).swapaxes(1, 2)[..., None]
@@ -236,8 +252,31 @@ def channel_flow(
 
         return solve
 
-    y = whole[:, place].reshape(len(whole), -1)
-    y, loss, time = many_gradient_flows(y, force, system, t_end=t_end, rtol=rtol)
-    whole = whole.copy()
-    whole[:, place] = y.reshape(len(whole), q, d)
-    return ChannelEnd(whole, loss, time)
+    y, loss, time = many_gradient_flows(
+        whole[:, place].reshape(len(whole), -1),
+        force,
+        system,
+        t_end=t_end,
+        rtol=rtol,
+        watch=None if watch is None else lambda y, rows: watch(at(y, rows), rows),
+    )
+    return ChannelEnd(at(y, np.arange(len(whole))), loss, time)
+
+
+def _gram(
+    weights: Float[np.ndarray, "n ..."],
+) -> tuple[Float[np.ndarray, "n lags lags"], Float[np.ndarray, "n lags lags"]]:
+    """Return G and a matrix R with R^T R = G, for each run."""
+    if weights.ndim == 2:
+        if (weights < 0).any():
+            raise ValueError(f"weights must be >= 0; got {weights.min():g} among them")
+        eye = np.eye(weights.shape[1])
+        return weights[..., None] * eye, np.sqrt(weights)[..., None] * eye
+    if not np.allclose(weights, weights.mT, rtol=0.0, atol=1e-9 * np.abs(weights).max()):
+        raise ValueError("weights must be symmetric matrices; got one that is not")
+    size, directions = np.linalg.eigh(weights)
+    if (size < -1e-9 * np.abs(size).max(axis=1, keepdims=True)).any():
+        raise ValueError(
+            f"weights must be positive semidefinite; got an eigenvalue {size.min():g} among them"
+        )
+    return weights, np.sqrt(np.maximum(size, 0.0))[..., None] * directions.mT

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssm_poison_lib._checks import as_choice, as_instance, as_integer, as_scalar
 from ssm_poison_lib.architectures._input import check_input
 
-__all__ = ["SequenceModel"]
+__all__ = ["SequenceModel", "model_outputs"]
 
 
 class SequenceModel(nn.Module):
@@ -84,3 +86,21 @@ class SequenceModel(nn.Module):
             h = h + self.dropout(made)
         h = self.norms[-1](h)
         return self.decoder(h.mean(dim=1) if self.pooling == "mean" else h[:, -1])
+
+
+def model_outputs(models: Sequence[nn.Module], x: Tensor) -> Float[np.ndarray, "models n outputs"]:
+    """Return the outputs of several models on the same inputs, in evaluation mode, for
+    `defences.after.restart_disagreement`.
+
+    Args:
+        models: torch modules; each is left in the mode it had.
+        x: (n, length, channels), for instance longer than what they trained on.
+    """
+    found = []
+    for model in models:
+        mode = as_instance("each of models", model, nn.Module).training
+        model.eval()
+        with torch.no_grad():
+            found.append(model(x).double().cpu().numpy())
+        model.train(mode)
+    return np.array(found)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import kruskal
 
 from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
-from ssm_poison_lib.audit._models import MODELS, ModelResult, study_model
+from ssm_poison_lib.audit._models import MODELS, ModelResult
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
 from ssm_poison_lib.audit._report import BLIND, as_html, as_json
 from ssm_poison_lib.audit._student import POLES, Problem, start, train
@@ -275,16 +275,22 @@ def audit_parts(
         _sums_of(run, shape, flagged, ends[:-1]) if flagged.any() and not flagged.all() else None
     )
     short = None
-    if shape.outputs and phase is None:
+    if shape.outputs and phase is None and not shape.constant:
         short = _sums_of(run, shape, centre <= np.median(centre), ends[:-1])
-    student, responses = _study(total, by_phase, apart, short)
+    student: dict[str, Any] = {"trained": False}
+    responses: dict[str, np.ndarray] = {}
+    if shape.outputs and not shape.constant:
+        student, responses = _study(total, by_phase, apart, short)
     findings = _findings(
         total, lags, kept, special, copies, near, nearest, student, phase, centre, shape
     )
     trial = None
     if model != "free":
-        if not shape.outputs:
-            raise ValueError("model needs labels to train on")
+        if not shape.outputs or shape.constant:
+            said = f"; every label is {shape.constant}" if shape.constant else ""
+            raise ValueError(f"model needs labels to train on{said}")
+        from ssm_poison_lib.audit._trial import study_model  # here: torch takes seconds to load
+
         collected = _collect(run, shape, ends[:-1], flagged)
         trial = study_model(
             model, *collected, shape.classes, phase, centre, steps=steps, progress=progress
@@ -355,20 +361,23 @@ def _first_look(part: Part) -> dict[str, Any]:
         "outputs": 0 if y is None else (1 if y.ndim == 1 else y.shape[1]),
         "values": None if values is None or len(values) > 1000 else values,
         "finite": y is None or y.dtype.kind in "US" or bool(np.isfinite(y).all()),
-        "sum": 0.0 if y is None or y.dtype.kind in "US" else y.sum(axis=0),
+        "range": None if y is None or y.dtype.kind in "US" else (y.min(axis=0), y.max(axis=0)),
         "name": part.name,
     }
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What all parts have in common: length, channels, outputs, classes, priors, steps averaged."""
+    """What all parts have in common: length, channels, outputs, classes, steps averaged, and the
+    label that all sequences have, in words.
+    """
 
     length: int
     channels: int
     outputs: int
     classes: tuple[Any, ...]
     pool: int
+    constant: str = ""
 
 
 def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
@@ -399,6 +408,11 @@ def _shape(seen: list[dict[str, Any]], task: str) -> _Shape:
         if any(s["values"] is None for s in seen)
         else np.unique(np.concatenate([s["values"] for s in seen]))
     )
+    if not text and task != "classes":
+        low = np.min([s["range"][0] for s in seen], axis=0)
+        if np.array_equal(low, np.max([s["range"][1] for s in seen], axis=0)):
+            said = ", ".join(f"{float(value):g}" for value in np.atleast_1d(low))
+            return _Shape(length, channels, seen[0]["outputs"], (), pool, said)
     whole = text or kinds <= {"i", "u", "b"}
     if task == "classes" or (
         task == "auto" and known is not None and whole and (text or len(known) <= _CLASSES)
@@ -535,8 +549,6 @@ def _study(
     """Train the small student on all, without what stands out, and in another order; compare
     responses.
     """
-    if not total.cross.shape[1] or not np.trace(total.label_gram) > 0:
-        return {"trained": False}, {}
     problem = Problem.of(total)
     begun = start(total.channels, total.cross.shape[1], range(_RESTARTS))
     together = train(begun, problem)
@@ -696,6 +708,14 @@ def _findings(
                     "without labels no student can be trained, and orders cannot be tried",
                 )
             )
+        elif shape.constant:
+            found.append(
+                Finding(
+                    "undecided",
+                    f"every label is {shape.constant}: no student can learn from it which lags"
+                    " matter, and orders cannot be tried",
+                )
+            )
         elif shape.pool > 1:
             found.append(
                 Finding(
@@ -773,7 +793,8 @@ def _basis(
             " (0 agreement, 1.4 unrelated)."
         )
     else:
-        told.append("Small student: not trained, there are no labels other than zero.")
+        why = f"every label is {shape.constant}" if shape.constant else "there are no labels"
+        told.append(f"Small student: not trained, {why}.")
     for name in ("in the given order", "short lags first"):
         if name in student:
             told.append(

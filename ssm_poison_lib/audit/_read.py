@@ -10,11 +10,12 @@ import math
 import os
 import shlex
 import stat
+import threading
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,7 +256,7 @@ def _may_be_series(files: Sequence[Path], label: str | None) -> bool:
         return kind in _SERIES
     if kind == ".npy" or label == "none":
         return True
-    columns = _table(first).column_names
+    columns = _csv(first).column_names if kind == ".csv" else _groups(_regular(first))[1]
     return label not in columns if label else not any(c.lower() in _LABELS for c in columns)
 
 
@@ -355,8 +356,10 @@ def _table(path: Path) -> Any:
 
     if path.suffix.lower() == ".csv":
         return _csv(path)
-    groups = [_row_group(path, k) for k in range(_row_groups(_regular(path))[0])]
-    return pa.concat_tables(groups)
+    groups, _ = _groups(_regular(path))
+    return pa.concat_tables(
+        table for g in groups for table in _batches(path, g.number, _rows_at_once(g))
+    )
 
 
 def _inputs(name: str, table: Any, taken: Sequence[str | None], skip: Sequence[str]) -> list[str]:
@@ -609,83 +612,120 @@ def _column(name: str, column: str, values: Any) -> np.ndarray:
     return np.asarray(values.to_numpy(), dtype=np.float64)
 
 
-def _row_groups(path: Path, pad: str = "refuse") -> tuple[int, list[str], int | None]:
-    """Return the number of row groups, the columns, and with padding the longest list."""
+@dataclass(frozen=True)
+class _Group:
+    """A row group of a parquet file: its number, rows, and bytes of its numbers in memory."""
+
+    number: int
+    rows: int
+    size: int
+
+
+def _groups(path: Path) -> tuple[list[_Group], list[str]]:
+    """Return the row groups that have rows, and the columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    found = []
     try:
         with pq.ParquetFile(path) as file:
-            groups = file.metadata.num_row_groups
             columns = file.schema_arrow.names
-            longest = _longest_list(file) if pad != "refuse" else None
-            for k in range(groups):
+            for k in range(file.metadata.num_row_groups):
                 group = file.metadata.row_group(k)
-                size = max(group.total_byte_size, 8 * group.num_rows * max(1, group.num_columns))
+                # A column that repeats itself is small in the file; a list has several values.
+                values = sum(group.column(j).num_values for j in range(group.num_columns))
+                size = max(group.total_byte_size, 8 * values)
                 if size > _LARGEST:
                     raise ValueError(
                         f"{path.name}: row group {k} has {size:,} bytes; at most {_LARGEST:,} are"
                         " read"
                     )
+                if group.num_rows:
+                    found.append(_Group(k, group.num_rows, size))
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
         ) from None
-    if not groups:
+    if not found:
         raise ValueError(f"{path.name} has no rows")
-    return groups, columns, longest
+    return found, columns
 
 
 def _from_parquet(
     path: Path, label: str | None, order: str | None, pad: str, skip: Sequence[str]
 ) -> list[Part]:
-    groups, columns, longest = _row_groups(path, pad)
+    groups, columns = _groups(path)
     _chosen(path.name, columns, label)
     _order_of(path.name, dict.fromkeys(columns), order)
-    return [
-        Part(
-            partial(
-                _table_rows,
-                path.name,
-                partial(_row_group, path, k),
-                label,
-                order,
-                pad,
-                longest,
-                skip,
-            ),
-            path.name,
-        )
-        for k in range(groups)
-    ]
+    longest = _longest_list(path, groups) if pad != "refuse" else None
+    parts = []
+    for group in groups:
+        step = _rows_at_once(group)
+        for i in range(-(-group.rows // step)):
+            read = partial(_batch, path, group.number, step, i)
+            load = partial(_table_rows, path.name, read, label, order, pad, longest, skip)
+            parts.append(Part(load, path.name))
+    return parts
 
 
-def _longest_list(file: Any) -> int | None:
+def _rows_at_once(group: _Group) -> int:
+    return max(1, group.rows * _PART // group.size)
+
+
+def _longest_list(path: Path, groups: Sequence[_Group]) -> int | None:
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    lists = [f.name for f in file.schema_arrow if pa.types.is_list(f.type)]
+    with pq.ParquetFile(path) as file:
+        lists = [f.name for f in file.schema_arrow if pa.types.is_list(f.type)]
     if not lists:
         return None
     ends = [
-        pc.max(pc.list_value_length(file.read_row_group(k, columns=lists[:1])[lists[0]])).as_py()
-        or 0
-        for k in range(file.metadata.num_row_groups)
+        pc.max(pc.list_value_length(table[lists[0]])).as_py() or 0
+        for group in groups
+        for table in _batches(path, group.number, _rows_at_once(group), lists[:1])
     ]
     return max(ends)
 
 
-def _row_group(path: Path, k: int) -> Any:
+def _batches(
+    path: Path, group: int, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[Any]:
+    """Give a row group as tables of so many rows, the last one of fewer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            return file.read_row_group(k)
+        with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # bytes of a column read at once
+            for batch in file.iter_batches(
+                rows, row_groups=[group], columns=columns, use_threads=False
+            ):
+                yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path.name} cannot be read: {shown(str(error).splitlines()[0])}"
         ) from None
+
+
+class _Place(threading.local):
+    """Where this thread stopped reading: parts are mostly read one after the other."""
+
+    key: tuple[Any, ...] = ()
+    rest: Iterator[Any] = iter(())
+
+
+_place = _Place()
+
+
+def _batch(path: Path, group: int, rows: int, i: int) -> Any:
+    """Return the i-th table of a row group, read from where this thread stopped if that is it."""
+    if _place.key != (path, group, rows, i):
+        _place.rest = islice(_batches(path, group, rows), i, None)
+    _place.key = ()
+    found = next(_place.rest)
+    _place.key = (path, group, rows, i + 1)
+    return found
 
 
 def _table_rows(
@@ -745,9 +785,15 @@ def _ragged(name: str, columns: np.ndarray, pad: str) -> np.ndarray:
 
 
 def _labels(name: str, column: str, values: Any) -> np.ndarray:
+    import pyarrow as pa
+
     if values.null_count:
         raise ValueError(f"{name}: column {shown(column)} has empty labels")
-    found = np.array(values.to_pylist())
+    numbers = any(
+        kind(values.type)
+        for kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    )
+    found = values.to_numpy() if numbers else np.array(values.to_pylist())
     if found.dtype.kind not in "iufbU" or found.ndim != 1:
         raise ValueError(
             f"{name}: column {shown(column)} must hold numbers or text; got dtype {found.dtype}"

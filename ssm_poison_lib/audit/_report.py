@@ -7,11 +7,11 @@ import math
 import platform
 import re
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import scipy
-import torch
 from matplotlib.figure import Figure
 
 from ssm_poison_lib import figures
@@ -85,7 +85,7 @@ def as_json(audit: Any) -> dict[str, Any]:
         "model": None if audit.model is None else audit.model.as_dict(),
         "not seen": list(BLIND),
         "versions": {
-            "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "torch": torch.__version__,
+            "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "torch": version("torch"),
         },
     }  # fmt: skip
     return dict(_plain(plain))
@@ -130,7 +130,7 @@ def as_html(audit: Any, book: str) -> str:
                     " mean square over channels and outputs. Right of the dotted line: lags beyond the training length."),
         ]  # fmt: skip
     else:
-        body += ["<p>No student was trained: there are no labels other than zero.</p>"]
+        body += ["<p>No student was trained: there are no labels, or all are the same.</p>"]
     if audit.model is not None:
         body += [f"<h2>What {_text(audit.model.name)} learns</h2>", _model(audit)]
     body += ["<h2>What the theory says</h2>", _list(map(_text, audit.theory))]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_instance
 from ssm_poison_lib.metrics import effective_rank
 from ssm_poison_lib.ssm import DiagonalSSM
 
-__all__ = ["Disagreement", "PoleReport", "model_outputs", "pole_report", "restart_disagreement"]
+__all__ = ["Disagreement", "PoleReport", "pole_report", "restart_disagreement"]
 
 
 @dataclass(frozen=True)
@@ -96,21 +93,3 @@ def restart_disagreement(answers: ArrayLike) -> Disagreement:
         each=size * np.sqrt(np.square(difference).sum(axis=2)).mean(axis=0),
         relative=float(np.sqrt(np.mean(np.square(difference))) / level) if level > 0 else 0.0,
     )
-
-
-def model_outputs(models: Sequence[nn.Module], x: Tensor) -> Float[np.ndarray, "models n outputs"]:
-    """Return the outputs of several models on the same inputs, in evaluation mode, for
-    `restart_disagreement`.
-
-    Args:
-        models: torch modules; each is left in the mode it had.
-        x: (n, length, channels), for instance longer than what they trained on.
-    """
-    found = []
-    for model in models:
-        mode = as_instance("each of models", model, nn.Module).training
-        model.eval()
-        with torch.no_grad():
-            found.append(model(x).double().cpu().numpy())
-        model.train(mode)
-    return np.array(found)

@@ -2,6 +2,9 @@
 
 ART and cleanlab are packages of the checks (requirements.txt): only who asks for them needs them.
 Each function returns which examples are clean, (n,) truth values in the order of the rows.
+
+All but the isolation forest look for classes. For numbers as labels, `two_classes`,
+`small_classifier` and `out_of_sample` make what they need.
 """
 
 from __future__ import annotations
@@ -13,14 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn, optim
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_instance, as_integer, as_scalar, as_seed
-from ssm_poison_lib.architectures import SequenceModel
+from ssm_poison_lib.architectures import S4D, SequenceModel
+from ssm_poison_lib.defences import rules
 
-__all__ = ["activation_clustering", "art_classifier", "isolation_forest", "label_issues", "roni",
-           "spectral_scores", "spectral_signatures"]  # fmt: skip
+__all__ = ["activation_clustering", "art_classifier", "isolation_forest", "label_issues",
+           "out_of_sample", "roni", "small_classifier", "spectral_scores", "spectral_signatures",
+           "two_classes"]  # fmt: skip
+
+_STEPS = 60  # of the small classifier's training
 
 
 def isolation_forest(
@@ -60,6 +67,53 @@ def label_issues(probabilities: ArrayLike, y: ArrayLike) -> Bool[np.ndarray, " n
     predicted = as_array("probabilities", probabilities, ndim=2)
     labels = as_array("y", y, ndim=1, last=len(predicted)).astype(int)
     return ~np.asarray(find_label_issues(labels, predicted, n_jobs=1), dtype=bool)
+
+
+def two_classes(y: ArrayLike) -> Int[np.ndarray, " n"] | None:
+    """Return labels cut at their median, 0 and 1; None if one class has fewer than three rows.
+
+    Args:
+        y: (n,) numbers.
+    """
+    values = as_array("y", y, ndim=1)
+    labels = (values > np.median(values)).astype(int)
+    return labels if min(np.bincount(labels, minlength=2)) >= 3 else None
+
+
+def small_classifier(x: ArrayLike, labels: ArrayLike, seed: int) -> SequenceModel:
+    """Return a small S4D model trained on two classes, for ART's detectors to look into.
+
+    Args:
+        x: (n, kappa).
+        labels: (n,) 0 or 1.
+        seed: of weights and training.
+    """
+    rows = as_array("x", x, ndim=2)
+    classes = as_array("labels", labels, ndim=1, last=len(rows)).astype(int)
+    seed = as_seed("seed", seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SequenceModel(1, 2, lambda i: S4D(8, 4), channels=8)
+        inputs = torch.tensor(rows[..., None], dtype=torch.float32)
+        rules.fit(model, inputs, torch.tensor(classes), steps=_STEPS, batch=len(rows), seed=seed)
+    return model
+
+
+def out_of_sample(x: ArrayLike, labels: ArrayLike) -> Float[np.ndarray, "n classes"]:
+    """Return probabilities for `label_issues`: of logistic regressions that did not see the row.
+
+    Args:
+        x: (n, kappa).
+        labels: (n,) class labels from 0, each three times at least.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    rows = as_array("x", x, ndim=2)
+    classes = as_array("labels", labels, ndim=1, last=len(rows)).astype(int)
+    return np.asarray(
+        cross_val_predict(LogisticRegression(), rows, classes, cv=3, method="predict_proba")
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import functools
 import http.server
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -252,9 +253,23 @@ def bare_faults(browser: Browser, base: str, name: str) -> list[str]:
 
 def test_every_page_is_readable_without_javascript(browser, html):
     # which says that it needs it
-    names = [name for name in page_names(html) if name != "search.html"]
+    names = [*(name for name in page_names(html) if name != "search.html"), "talk.html"]
     found = {name: bare_faults(browser, html.as_uri(), name) for name in names}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_slides_are_printed_one_below_the_other(browser, html):
+    page = browser.new_page(viewport={"width": DESK, "height": 900}, color_scheme="dark")
+    page.set_default_timeout(SLOW)
+    page.goto((html / "talk.html").as_uri())
+    page.wait_for_function("window.Reveal?.isReady()")
+    tops = "[...document.querySelectorAll('section')].map(e => [e.offsetTop, e.offsetHeight])"
+    assert sum(height > 0 for _, height in page.evaluate(tops)) < 5  # on the screen
+    page.emulate_media(media="print")
+    places = page.evaluate(tops)
+    assert all(low + height <= below + 1 for (low, height), (below, _) in pairwise(places))
+    assert min(height for _, height in places) > 50
+    page.close()
 
 
 # ---- finding one's way ---------------------------------------------------------------------------

@@ -40,6 +40,9 @@ IMAGE = re.compile(r'<img (?![^>]*\bwidth=)([^>]*?\bsrc="((?:\.\./)*_images/([^"
 # A figure's second drawing, for phones, which `figures` hides in the first.
 FOR_PHONE = re.compile(r'<svg class="phone" display="none" (.*)(?=</svg>\s*$)', re.DOTALL)
 PHONE = "(max-width: 600px)"  # as in book.css
+COORDINATES = re.compile(r'\b(?:d|x|y|points)="[^"]*"')
+LONG = re.compile(r"-?\d+\.\d{3,}(?!\d|e)")
+REPEATED = re.compile(r"(\n<use (?![^>]*opacity)[^>]*/>)\1+")
 # Scripts that a page loads and does not use: the icons come from the theme's fonts; the search has
 # a page of its own.
 ICON_SCRIPT = re.compile(r"\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>")
@@ -70,6 +73,12 @@ UNUSED = (
     "_static/vendor/**/*.ttf",
     "_static/sphinx-thebe.*",
     "_static/locales/**/*.*",
+    # offered as downloads, or built into pages
+    "_static/race.*",
+    "_static/cheat_sheet.pdf",
+    "_static/poisoned.py",
+    "_static/mymodel.py",
+    "_static/talk.md",
     "_static/*webpack-macros.html",
 )
 
@@ -308,13 +317,22 @@ def for_phone(svg: str) -> str | None:
     return f"<svg {found[1]}" if found else None
 
 
+def lighter(svg: str) -> str:
+    """Return an SVG that looks the same: coordinates to a hundredth of a point, no indentation, a
+    marker once where many opaque ones lie on each other.
+    """
+    svg = COORDINATES.sub(lambda found: LONG.sub(lambda n: f"{float(n[0]):.2f}", found[0]), svg)
+    return REPEATED.sub(r"\1", re.sub(r"\n +", "\n", svg))
+
+
 def part_drawings(out: Path) -> None:
     """Write the drawings for phones beside the figures, and take them out of these."""
     for path in out.glob("_images/*.svg"):
         svg = path.read_text("utf-8")
         if phone := for_phone(svg):
-            path.with_suffix(".phone.svg").write_text(phone, "utf-8")
-            path.write_text(FOR_PHONE.sub("", svg), "utf-8")
+            path.with_suffix(".phone.svg").write_text(lighter(phone), "utf-8")
+            svg = FOR_PHONE.sub("", svg)
+        path.write_text(lighter(svg), "utf-8")
 
 
 def give_sizes(app: Sphinx, body: str) -> str:

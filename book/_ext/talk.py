@@ -33,6 +33,8 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <link rel="icon" href="_static/favicon.svg">
 <script>
+// Without scripts the slides stand below one another; the styles of reveal.js hide all but one.
+document.documentElement.classList.add("slides-show");
 // As light or dark as the book is (its own setting, or the system's); T switches.
 const theme = document.documentElement.dataset;
 try {{ theme.theme = localStorage.getItem("mode"); }} catch {{}}
@@ -44,7 +46,8 @@ if (!["light", "dark"].includes(theme.theme)) {{
 }}
 </script>
 <link rel="stylesheet" href="_static/talk/reset.css">
-<link rel="stylesheet" href="_static/talk/reveal.css">
+<link rel="stylesheet" href="_static/talk/reveal.css" media="not all" id="reveal">
+<script>document.getElementById("reveal").media = "all";</script>
 <link rel="stylesheet" href="_static/talk.css">
 </head>
 <body>
@@ -92,8 +95,8 @@ def figures(book: Path) -> dict[str, str]:
 
 
 def panel(svg: str, number: int) -> str:
-    """Return a figure's SVG cut to one of its panels, with the others hidden: what fills half a
-    page has letters that the last row cannot read.
+    """Return a figure's SVG cut to one of its panels, without the others: what fills half a page
+    has letters that the last row cannot read.
 
     Args:
         svg: as Matplotlib draws it.
@@ -111,8 +114,23 @@ def panel(svg: str, number: int) -> str:
     width, height = right + MARGINS["right"] - x, bottom + MARGINS["bottom"] - y
     size = f'width="{width:g}pt" height="{height:g}pt" viewBox="{x:g} {y:g} {width:g} {height:g}"'
     svg = re.sub(r'width="[^"]*pt" height="[^"]*pt" viewBox="[^"]*"', size, svg, count=1)
-    # Hidden, not taken out: the shapes of letters stand where they are used first.
-    return re.sub(rf'<g id="axes_(?!{number}")\d+"', r'\g<0> display="none"', svg)
+    for other in re.findall(rf'<g id="axes_(?!{number}")\d+">', svg):
+        start = svg.index(other) + len(other)
+        end = _closing(svg, start)
+        # What it draws goes; the shapes of letters stay, which stand where they are used first.
+        kept = "".join(re.findall(r"<defs>.*?</defs>", svg[start:end], re.DOTALL))
+        svg = f'{svg[: start - 1]} display="none">{kept}{svg[end:]}'
+    return svg
+
+
+def _closing(svg: str, start: int) -> int:
+    """Return where the group ends whose inside begins at `start`."""
+    depth = 1
+    for tag in re.finditer(r"<(/?)g[ >]", svg[start:]):
+        depth += -1 if tag[1] else 1
+        if not depth:
+            return start + tag.start()
+    raise ValueError("svg must close its groups")
 
 
 def slides(text: str, drawn: dict[str, str]) -> list[str]:

@@ -171,6 +171,7 @@ def run(options: argparse.Namespace) -> int:
                 file.write(text.encode("utf-8", "replace"))
         except OSError as error:  # status 1 would say that something was found
             raise ValueError(f"--{name} {files[name]}: {error.strerror or error}") from None
+        _say(f"{name}: {files[name]}")
     return found.status
 
 

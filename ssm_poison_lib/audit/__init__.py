@@ -21,7 +21,7 @@ from scipy.stats import kruskal
 from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
 from ssm_poison_lib.audit._models import MODELS, ModelResult
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
-from ssm_poison_lib.audit._report import BLIND, as_html, as_json
+from ssm_poison_lib.audit._report import BLIND, advice, as_html, as_json, named, targets
 from ssm_poison_lib.audit._student import POLES, Problem, start, train
 from ssm_poison_lib.checklist import examine
 from ssm_poison_lib.defences.after import restart_disagreement
@@ -109,6 +109,8 @@ class Audit:
         theory: what the book's theory says, or which hypothesis fails.
         model: numbers of the model that was asked for; None for "free".
         names: of the files.
+        first: for each file, its first row.
+        series: for each row its file, where each file is one sequence; else empty.
     """
 
     verdict: str
@@ -128,6 +130,26 @@ class Audit:
     theory: tuple[str, ...]
     model: ModelResult | None = None
     names: tuple[str, ...] = field(default=())
+    first: tuple[int, ...] = field(default=())
+    series: tuple[str, ...] = field(default=())
+
+    @property
+    def unit(self) -> str:
+        """What a sequence is in the files: "file" or "row"."""
+        return "file" if self.series else "row"
+
+    def where(self, row: int) -> str:
+        """Return where a sequence stands in the files.
+
+        Args:
+            row: from 0, all files together.
+        """
+        if self.series:
+            return self.series[row]
+        if len(self.names) < 2:
+            return str(row)
+        file = int(np.searchsorted(self.first, row, side="right")) - 1
+        return f"{self.names[file]}:{row - self.first[file]}"
 
     @property
     def status(self) -> int:
@@ -135,20 +157,15 @@ class Audit:
         return 0 if self.verdict == VERDICTS[-1] else 1
 
     def __str__(self) -> str:
-        lines = [f"verdict: {self.verdict}", f"{self.count:,} sequences of length {self.length:,}"]
-        lines[1] += f", {self.channels} channel{'s' * (self.channels > 1)}, " + (
-            f"{self.outputs} classes"
-            if self.classes
-            else f"{self.outputs} targets"
-            if self.outputs
-            else "no labels"
-        )
+        lines = [
+            f"verdict: {self.verdict}",
+            f"{self.count:,} sequences of length {self.length:,},"
+            f" {self.channels} channel{'s' * (self.channels > 1)}, {targets(self)}",
+        ]
         for found in self.findings:
-            where = (
-                " (rows"
-                f" {', '.join(map(str, found.rows))}{', ...' * (found.count > len(found.rows))})"
-            )
-            lines.append(f"- {found.verdict}: {found.text}{where if found.rows else ''}")
+            rows = named(self, found)
+            lines.append(f"- {found.verdict}: {found.text}{f' ({rows})' if rows else ''}")
+        lines.append(f"next: {advice(self)}")
         lines += [f"  {sentence}" for sentence in self.basis]
         if self.model is not None:
             lines.append(f"  Model {self.model}")
@@ -296,6 +313,9 @@ def audit_parts(
             model, *collected, shape.classes, phase, centre, steps=steps, progress=progress
         )
     theory = _theory(run, shape, total, phase)
+    starts: dict[str, int] = {}
+    for part, row in zip(parts, ends, strict=False):
+        starts.setdefault(part.name, int(row))
     verdict = min((f.verdict for f in findings), key=VERDICTS.index, default=VERDICTS[-1])
     return Audit(
         verdict=verdict,
@@ -314,7 +334,9 @@ def audit_parts(
         responses=responses,
         theory=theory,
         model=trial,
-        names=tuple(dict.fromkeys(part.name for part in parts)),
+        names=tuple(starts),
+        first=tuple(starts.values()),
+        series=tuple(name for part in parts for name in part.series),
     )
 
 
@@ -745,6 +767,7 @@ def _standing_out(
 ) -> tuple[dict[str, Any], ...]:
     score = lever + 2 * special + copies
     rows = np.argsort(-score, kind="stable")[:_SHOWN]
+    usual = float(np.median(lever))
     told = []
     for i in rows.tolist():
         reason = "leverage: it shows lags that few others show"
@@ -752,7 +775,9 @@ def _standing_out(
             reason = "special: all its energy is in its last steps, where others have none"
         elif copies[i]:
             reason = f"nearly a copy of row {nearest[i]}"
-        elif lever[i] < max(0.5, 4 * float(np.median(lever))):
+        elif (
+            lever[i] < max(0.5, min(4 * usual, 0.95)) or usual > 0.9
+        ):  # where all do, none stands out
             continue
         told.append(
             {"row": i, "reason": reason, "leverage": float(lever[i]), "mean lag": float(centre[i])}
@@ -772,25 +797,26 @@ def _basis(
     fixed = int((lags.fixed >= _FIXED).sum())
     told = [
         (
-            f"Lags: {fixed} of {total.length} fixed by the data, rank {lags.rank} of"
-            f" {len(total.gram)}, excitation {lags.excitation:.1e} (smallest eigenvalue of the Gram"
-            " matrix over their mean; below 1e-6 counts as none)."
+            f"Lags (steps before the last one): {fixed} of {total.length} are decided by the data;"
+            f" rank {lags.rank} of {len(total.gram)}, excitation {lags.excitation:.1e} (smallest"
+            " eigenvalue of the Gram matrix over their mean; below 1e-6 counts as none)."
         ),
         (
-            f"Copies: looked for among {sampled:,} of {total.count:,} sequences; {near.copies}"
-            " exact copies there."
+            f"Copies: {near.copies} exact and {int(near.flagged.sum())} near ones among"
+            f" {sampled:,} of {total.count:,} sequences."
         ),
     ]
     if student["trained"]:
         told.append(
-            f"Small student: explains {student['student R2']:.0%} of the labels' squares, any"
-            f" linear response {student['linear R2']:.0%}"
+            f"Small student, a linear state space model: explains {student['student R2']:.0%} of"
+            f" the labels' squares; the best linear model {student['linear R2']:.0%}"
             + ("." if student["fits"] else ": it does not fit, so its response says little.")
         )
         told.append(
-            f"Restarts: {student['restarts']} students differ by {student['restarts differ']:.2g}"
-            f" within the training length and by {student['restarts differ beyond']:.2g} beyond it"
-            " (0 agreement, 1.4 unrelated)."
+            f"Restarts: {student['restarts']} students from other starts differ by"
+            f" {student['restarts differ']:.2g} at the lags trained on and by"
+            f" {student['restarts differ beyond']:.2g} at longer ones (0 agreement, 1.4 nothing in"
+            " common)."
         )
     else:
         why = f"every label is {shape.constant}" if shape.constant else "there are no labels"
@@ -798,11 +824,11 @@ def _basis(
     for name in ("in the given order", "short lags first"):
         if name in student:
             told.append(
-                f"Order: trained {name}, the response moves by {student[name]['moved']:.2g} and"
-                f" explains {student[name]['R2']:.0%}."
+                f"Order: trained {name}, the student's response changes by"
+                f" {student[name]['moved']:.2g} (relative) and explains {student[name]['R2']:.0%}."
             )
     if phase is None:
-        told.append("Order: none given; training is taken to shuffle.")
+        told.append("Order: none given (--order), so training is taken to shuffle.")
     if shape.pool > 1:
         told.append(f"Length: {shape.pool} neighbouring steps were averaged.")
     return tuple(told)
@@ -836,14 +862,14 @@ def _sampled(
 def _theory(run: _Runner, shape: _Shape, total: DataSums, phase: Any) -> tuple[str, ...]:
     """Return what `checklist.examine` says for near-zero starts, or which hypothesis fails."""
     if shape.classes or not shape.outputs:
-        return ("The theory does not apply: it is about numbers as labels and the squared error.",)
+        return ("It does not apply: it is about numbers as labels and the squared error.",)
     if total.channels > 1 or shape.outputs > 1:
-        return ("The theory does not apply: it is about one channel and one output.",)
+        return ("It does not apply: it is about one channel and one output.",)
     if total.length < 3 or total.length > 64 or total.count > 5000 or len(run.parts) > 1:
         return (
             (
-                "The theory was not asked: it is about a few short sequences that show lags one by"
-                " one."
+                "Nothing here: the theory is about a few short sequences (up to 64 steps) that show"
+                " lags one by one."
             ),
         )
     x, y = _ready(run.parts[0], shape)
@@ -856,7 +882,7 @@ def _theory(run: _Runner, shape: _Shape, total: DataSums, phase: Any) -> tuple[s
         told[str(report.verdict)] = told.get(str(report.verdict), 0) + 1
         reasons = report.reasons
         if report.verdict == "the theory does not apply":
-            return (f"The theory does not apply: {'; '.join(reasons)}.",)
+            return (f"It does not apply: {'; '.join(reasons)}.",)
     counted = ", ".join(f"{number} of 10 {name}" for name, number in told.items())
     return (
         (

@@ -56,10 +56,12 @@ class Part:
     Attributes:
         load: returns them.
         name: of the file, for messages.
+        series: for each row its file, where each file is one sequence; else empty.
     """
 
     load: Callable[[], Rows]
     name: str
+    series: tuple[str, ...] = ()
 
 
 def _numbers(name: str, array: np.ndarray) -> np.ndarray:
@@ -115,7 +117,14 @@ def _padded(name: str, rows: list[np.ndarray], pad: str, length: int | None = No
 
 
 def from_arrays(
-    x: Any, y: Any, order: Any, *, pad: str = "refuse", name: str = "x", whole: bool = False
+    x: Any,
+    y: Any,
+    order: Any,
+    *,
+    pad: str = "refuse",
+    name: str = "x",
+    whole: bool = False,
+    series: tuple[str, ...] = (),
 ) -> list[Part]:
     """Return the parts of arrays in memory, or of a Dask array cut along its first axis."""
     if hasattr(x, "dask"):
@@ -133,7 +142,10 @@ def from_arrays(
             raise ValueError(f"{what} must be numbers or text; got dtype {values.dtype}")
     step = len(x) if whole else max(1, _PART // (8 * x[0].size))
     cuts = range(0, len(x), step)
-    return [Part(partial(_slice, x, labels, ranks, slice(i, i + step)), name) for i in cuts]
+    return [
+        Part(partial(_slice, x, labels, ranks, slice(i, i + step)), name, series[i : i + step])
+        for i in cuts
+    ]
 
 
 def _slice(x: np.ndarray, y: np.ndarray | None, order: np.ndarray | None, rows: slice) -> Rows:
@@ -241,11 +253,15 @@ def _from_folder(
         return from_arrays(x, None if label == "none" else y, None, pad=pad, name="x.npy")
     if layout is None and len(files) > 1 and _may_be_series(files, label):
         raise ValueError(
-            f"FILE has {len(files)} files: say --layout series (each file is one sequence, a time"
-            " step in each row) or --layout rows (each row is one sequence); labels of one array in"
-            " another file: x.npy --label y.npy"
+            f"{folder.name} has {len(files)} files: say --layout series (each file is one"
+            " sequence, a time step in each row) or --layout rows (each row is one sequence);"
+            " labels of one array in another file: x.npy --label y.npy"
         )
-    return [part for f in files for part in _from_file(f, label, order, pad, skip)]
+    return [
+        replace(part, name=f.relative_to(folder).as_posix())
+        for f in files
+        for part in _from_file(f, label, order, pad, skip)
+    ]
 
 
 def _may_be_series(files: Sequence[Path], label: str | None) -> bool:
@@ -294,8 +310,9 @@ def _from_series(
             y = [n.split("/")[0] for n in inside.values()]
         else:
             raise ValueError(
-                "FILE must have labels.csv (columns file, label) or one folder for each class;"
-                " --label none does without"
+                f"{folder.name} must hold labels.csv (columns file, label: one line for each file)"
+                " or one folder for each class; --label none does without; if each row of a file is"
+                " a sequence: --layout rows"
             )
     rows = [_one_series(f, n, skip) for f, n in inside.items()]
     channels = {f: r.shape[1] for f, r in zip(inside.values(), rows, strict=True)}
@@ -307,7 +324,8 @@ def _from_series(
         )
     lengths = {r.shape for r in rows}
     x: Any = np.stack(rows) if len(lengths) == 1 else rows
-    return from_arrays(x, None if y is None else np.array(y), None, pad=pad, name=folder.name)
+    labels = None if y is None else np.array(y)
+    return from_arrays(x, labels, None, pad=pad, name=folder.name, series=tuple(inside.values()))
 
 
 def _named_labels(path: Path, label: str | None) -> dict[str, Any]:
@@ -340,7 +358,8 @@ def _one_series(path: Path, name: str, skip: Sequence[str]) -> np.ndarray:
         if not table.num_rows:
             raise ValueError(f"{name} has no rows")
         array = np.stack(
-            [_column(name, c, table[c]) for c in _inputs(name, table, (), skip)], axis=1
+            [_column(name, c, table[c]) for c in _inputs(name, table, (), skip, series=True)],
+            axis=1,
         )
     else:
         raise ValueError(f"{name}: a series is a file of the kinds {', '.join(_SERIES)}")
@@ -362,7 +381,14 @@ def _table(path: Path) -> Any:
     )
 
 
-def _inputs(name: str, table: Any, taken: Sequence[str | None], skip: Sequence[str]) -> list[str]:
+def _inputs(
+    name: str,
+    table: Any,
+    taken: Sequence[str | None],
+    skip: Sequence[str],
+    *,
+    series: bool = False,
+) -> list[str]:
     """Return the columns of inputs; ask about those that look like an index or a time."""
     import pyarrow as pa
 
@@ -383,9 +409,13 @@ def _inputs(name: str, table: Any, taken: Sequence[str | None], skip: Sequence[s
     if doubtful and not every:
         raise ValueError(
             f"{name}: leave out what is an index or a time:"
-            f" {' '.join(map(_skip, doubtful))}; if all columns are inputs:"
-            " --skip none (where the rows are the steps of several sequences: one file for each,"
-            " --layout series)"
+            f" {' '.join(map(_skip, doubtful))}; if all columns are inputs: --skip none"
+            + (
+                ""
+                if series
+                else "; if the rows are steps of several sequences: a file for each"
+                " sequence in a folder, --layout series"
+            )
         )
     if not inputs:
         raise ValueError(f"{name} must have columns of inputs")

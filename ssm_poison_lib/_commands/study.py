@@ -14,11 +14,13 @@ from ssm_poison_lib._commands import add_results_options, add_runner_options, ru
 STUDIES = {
     "defences": "detectors and training rules, against attackers who know them (five minutes)",
     "benchmark": "the book's defences on the cases of the benchmark (a minute)",
-    "convergence": "all comparisons far past the authors' stop, with controls (hours)",
+    "convergence": (
+        "all comparisons far past the authors' stop, with controls (21 minutes on two cores)"
+    ),
     "detectors": "detectors of other packages on the same data (five minutes)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",
     "gradient_matching": (
-        "poisons for S4D, LRU, Mamba-2 and two others, with controls (two hours of one core)"
+        "poisons for S4D, LRU, Mamba-2 and two others, with controls (an hour on two cores)"
     ),
 }
 EPILOG = "example: python -m ssm_poison_lib study convergence --workers 8\n" + "\n".join(

@@ -749,23 +749,30 @@ def test_the_report_says_what_to_do_next_and_explains_its_words(report):
     assert "name them with --label" in audit(gaussian(30, 5)).to_html()
     labels = np.sign(gaussian(40, 8)).prod(axis=1)  # nothing that a linear student could fit
     unfit = audit(gaussian(40, 8), labels, task="numbers")
-    assert "does not fit these labels" in str(unfit)
+    assert "does not fit these labels" in unfit.to_html()
     some = np.zeros((40, 20))
     some[:, :19] = gaussian(40, 19)
-    assert "1 of 20 lags are open" in str(audit(some, some.sum(axis=1)))
+    assert "1 of 20 lags are open" in audit(some, some.sum(axis=1)).to_html()
+
+
+def in_a_line(capsys):
+    """Return what was printed, without its breaks of lines, none of which is long."""
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 90
+    return " ".join(said.split())
 
 
 def test_sequences_are_named_by_file_or_by_row_of_a_file(tmp_path, capsys):
     np.save(tmp_path / "x.npy", BOTH)
     np.save(tmp_path / "y.npy", LABELS)
     command(tmp_path / "x.npy", "--label", tmp_path / "y.npy")
-    assert "(rows 10, 11, 12" in capsys.readouterr().out
+    assert "(rows 10, 11, 12" in in_a_line(capsys)
     parts = tmp_path / "parts"
     for name, chosen in (("a/1", slice(0, 8)), ("b/1", slice(8, 20))):
         (parts / name).parent.mkdir(parents=True)
         csv(parts / f"{name}.csv", [*"abcdefg", "y"], np.c_[BOTH[chosen], LABELS[chosen]])
     command(parts, "--json", tmp_path / "out.json")
-    assert "(rows b/1.csv:2, b/1.csv:3" in capsys.readouterr().out
+    assert "(rows b/1.csv:2, b/1.csv:3" in in_a_line(capsys)
     found = json.loads((tmp_path / "out.json").read_text("utf-8"))["findings"][0]
     assert (found["rows"][0], found["where"][0]) == (10, "b/1.csv:2")
     series = tmp_path / "series"
@@ -773,7 +780,7 @@ def test_sequences_are_named_by_file_or_by_row_of_a_file(tmp_path, capsys):
     for k, x in enumerate(BOTH):
         np.save(series / f"machine {k:02}.npy", x)
     command(series, "--layout", "series", "--label", "none")
-    assert "(files machine 10.npy, machine 11.npy" in capsys.readouterr().out
+    assert "(files machine 10.npy, machine 11.npy" in in_a_line(capsys)
 
 
 def test_a_sequence_that_alone_shows_a_lag_stands_out():
@@ -817,6 +824,10 @@ def test_reports_in_a_browser(report, chromium, tmp_path):
     found = {}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        wrong = []
+        page.on("request", lambda request: wrong.append(request.url))
+        page.on("console", lambda message: wrong.append(message.text))
         for name, audited in every_kind(report).items():
             (tmp_path / "r.html").write_text(audited.to_html(book="."), "utf-8")
             for width, theme, media in (
@@ -824,22 +835,15 @@ def test_reports_in_a_browser(report, chromium, tmp_path):
                 (390, "dark", "screen"),
                 (700, "dark", "print"),
             ):
-                context = browser.new_context(
-                    viewport={"width": width, "height": 800},
-                    color_scheme=theme,
-                )
-                page = context.new_page()
-                page.emulate_media(media=media)
-                wrong = []
-                page.on("request", lambda r, wrong=wrong: wrong.append(r.url))
-                page.on("console", lambda m, wrong=wrong: wrong.append(m.text))
+                wrong.clear()
+                page.set_viewport_size({"width": width, "height": 800})
+                page.emulate_media(media=media, color_scheme=theme)
                 page.goto((tmp_path / "r.html").as_uri())
                 wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
                 # colours are the same for all
                 look = width == 1200 or name == "hostile names"
                 broken = [r["id"] for r in Axe().run(page).response["violations"]] if look else []
                 found[name, width] = [*wrong[1:], *["wide"] * (wide > 0), *broken]
-                context.close()
         browser.close()
     assert {key: wrong for key, wrong in found.items() if wrong} == {}
 

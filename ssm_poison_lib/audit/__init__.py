@@ -9,9 +9,10 @@ seen.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, cast
 
@@ -169,7 +170,8 @@ class Audit:
         lines += [f"  {sentence}" for sentence in self.basis]
         if self.model is not None:
             lines.append(f"  Model {self.model}")
-        return "\n".join(lines)
+        fill = partial(textwrap.fill, width=90, subsequent_indent="    ", break_on_hyphens=False)
+        return "\n".join(map(fill, lines))
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as numbers, text, lists and mappings, with versions."""
@@ -692,8 +694,9 @@ def _findings(
         found.append(
             Finding(
                 "contains special sequences",
-                f"{len(rows)} of {total.count:,} sequences have nearly all energy in their last"
-                f" steps, where the others have none ({text})" + _effect(student),
+                f"{len(rows)} of {total.count:,} sequences {'have' if len(rows) > 1 else 'has'} nearly"
+                f" all energy in the last steps, where the others have none ({text})"
+                + _effect(student),
                 tuple(rows[:_SHOWN].tolist()),
                 len(rows),
             )

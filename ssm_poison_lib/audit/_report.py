@@ -235,7 +235,9 @@ def named(audit: Any, found: Any) -> str:
         return ""
     shown = ", ".join(map(audit.where, found.rows))
     more = found.count - len(found.rows)
-    return f"{audit.unit}s {shown}" + (f" and {more:,} more" if more else "")
+    return f"{audit.unit}{'s' * (found.count > 1)} {shown}" + (
+        f" and {more:,} more" if more else ""
+    )
 
 
 def _finding(audit: Any, found: Any, book: str) -> str:

@@ -694,8 +694,8 @@ def _findings(
         found.append(
             Finding(
                 "contains special sequences",
-                f"{len(rows)} of {total.count:,} sequences {'have' if len(rows) > 1 else 'has'} nearly"
-                f" all energy in the last steps, where the others have none ({text})"
+                f"{len(rows)} of {total.count:,} sequences {'have' if len(rows) > 1 else 'has'}"
+                f" nearly all energy in the last steps, where the others have none ({text})"
                 + _effect(student),
                 tuple(rows[:_SHOWN].tolist()),
                 len(rows),

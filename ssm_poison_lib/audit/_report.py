@@ -93,6 +93,8 @@ def advice(audit: Any) -> str:
         )
     if not audit.outputs:
         told.append("Without labels only the inputs were looked at: name them with --label.")
+    elif not audit.student["trained"]:
+        told.append("Labels that are all the same teach nothing: give those that differ.")
     elif audit.model is None:
         if not audit.student["fits"]:
             told.append(

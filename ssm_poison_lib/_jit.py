@@ -8,6 +8,7 @@ logger "ssm_poison_lib" says so at level INFO.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import pickle
@@ -18,7 +19,7 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler
+from numba.core.compiler import Compiler, Flags
 
 __all__ = ["compiled"]
 
@@ -31,8 +32,51 @@ _ENGINES = Path(__file__).parent / "_engines"
 _STAMP = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(_ENGINES.glob("*.py")))).hexdigest()
 
 
-class _Apart(Compiler):
-    """Numba's compiler, told that no two array arguments overlap, as C's `restrict` does."""
+class _FixedFlags(Flags):
+    """The flags of a compilation under way: Numba compares them 20,000 times for one engine."""
+
+    __slots__ = ("_fixed", "_hash")
+
+    def __init__(self, copy_from: Flags) -> None:
+        super().__init__(copy_from)
+        self._fixed = super().values()
+        self._hash = super().__hash__()
+
+    def values(self) -> dict[str, Any]:
+        return self._fixed
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def copy(self) -> Flags:
+        return Flags(self)
+
+
+class _Flags(Flags):
+    """Flags that may still change, until the compiler puts a copy of them aside."""
+
+    __slots__ = ()
+
+    def copy(self) -> _FixedFlags:
+        return _FixedFlags(self)
+
+
+class _Quick(Compiler):
+    """Numba's compiler, which looks for garbage only when it is done."""
+
+    def _compile_core(self) -> Any:
+        self.state.flags = _Flags(self.state.flags)
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return super()._compile_core()
+        finally:
+            if collects:
+                gc.enable()
+
+
+class _Apart(_Quick):
+    """Told that no two array arguments overlap, as C's `restrict` does."""
 
     def define_pipelines(self) -> Any:
         self.state.flags.noalias = True
@@ -40,7 +84,10 @@ class _Apart(Compiler):
 
 
 class _PartLibrary(JITCodeLibrary):
-    """Code that other code takes in: optimized, but never made machine code by itself."""
+    """Code that other code takes in: optimized with its caller, never made machine code alone."""
+
+    def _optimize_final_module(self) -> None:
+        """Leave it to the library that takes all parts in: each would be optimized up to thrice."""
 
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
@@ -125,7 +172,7 @@ def compiled(
         apart: its array arguments do not overlap.
         part: compiled functions alone call it, it allocates nothing, and its array arguments do not
             overlap: what Python would need to call it, the counting of references and a kept file
-            of its own are left out.
+            of its own are left out. It has no array expressions, and no branches on types.
         options: further ones of `numba.njit`, such as fastmath. Division by zero gives inf or NaN,
             as in NumPy.
     """
@@ -133,8 +180,9 @@ def compiled(
     options["no_cfunc_wrapper"] = True  # none is handed to C code
     if part:
         options |= {"pipeline_class": _Part, "no_cpython_wrapper": True, "_nrt": False}
-    elif apart:
-        options["pipeline_class"] = _Apart
+        options["no_rewrites"] = True  # no array expressions to join, no branches to prune
+    else:
+        options["pipeline_class"] = _Apart if apart else _Quick
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(nogil=True, error_model="numpy", **options)(function)

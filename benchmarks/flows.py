@@ -7,17 +7,25 @@ python benchmarks/flows.py --speed             the first alone
 python benchmarks/flows.py --agreement 1000    final errors of 1,000 random cases against the
                                                references (some minutes)
 python benchmarks/flows.py --tolerances 1000   how many are off by more than 1e-6 at each tolerance
+python benchmarks/flows.py --first             the first flow, which compiles, and the second
 
 What limits the batched flows: some 3,300 floating-point operations per step of a run (d = 10,
 kappa = 7, two lags shown) take 0.4 us, a sixth of what a core with AVX2 could do: nearly every
 operation reads and writes whole rows of the lanes' arrays.
+
+The first flow ever compiles: 10 s of processor time on a busy machine, where it took 12.5 to 14 s
+while every part was optimized up to three times, and 18 to 27 s at first. Not 6 s: half of it is
+LLVM's for 17,000 instructions, half Numba's typing and lowering of 16 parts whose arguments are
+dozens of arrays. What is kept makes it 0.3 s; `make book` warms the cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -254,6 +262,32 @@ def full_rank() -> None:
     print(f"slope in the rank (log-log): {slope:.2f}")
 
 
+FIRST = """
+import time
+import numpy as np
+from ssm_poison_lib import flows
+begin = time.process_time()
+options = {"length": 7, "alpha": 1.0, "beta": 1.0, "t_end": 10.0, "workers": 1}
+flows.theorem_flows(np.array([[0.02, 0.01]]), **options)
+print(time.process_time() - begin)
+"""
+
+
+def first() -> None:
+    """Print the processor time of a process's first flow, with an empty and with a full cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"NUMBA_CACHE_DIR": folder}
+        for state in ("empty", "full"):
+            done = subprocess.run(
+                [sys.executable, "-c", FIRST],
+                env=environment,
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            print(f"first flow, cache {state}: {float(done.stdout):.1f} s of processor time")
+
+
 def tolerances(count: int) -> None:
     """Print how many random cases are off by more than 1e-6 at each tolerance (exact: 1e-11)."""
     off: dict[float, list[float]] = {10.0**-k: [] for k in range(3, 8)}
@@ -390,12 +424,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--agreement", type=int, metavar="N")
+    parser.add_argument("--first", action="store_true")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--tolerances", type=int, metavar="N")
     parser.add_argument("--grow", type=int, metavar="D", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.grow:
         print(*grow(chosen.grow))
+    elif chosen.first:
+        first()
     elif chosen.agreement:
         agreement(chosen.agreement)
     elif chosen.tolerances:

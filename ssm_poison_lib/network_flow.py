@@ -37,6 +37,9 @@ _STATUS = {
 class NetworkTrajectory:
     """A network's gradient flow at T given times and where its loss first came down to K marks.
 
+    It is no `Trajectory`: its rows hold the MLP's weights too, which A, B and C have no place for,
+    and its marks are states between the rows.
+
     Attributes:
         times: (T,) flow times.
         weights: (T, P) all weights there.

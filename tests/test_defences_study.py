@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssm_poison_lib.studies import defences, detectors, store
+from ssm_poison_lib.architectures.channel import CHANNELS
+from ssm_poison_lib.studies import defences, detectors, layers, store, sweep
 
+SWEEPS = ROOT / "book" / "sweeps"
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 
@@ -55,21 +58,87 @@ def test_every_label_is_the_teachers():
         assert sorted(np.concatenate(phases)) == list(range(len(x))), kind
 
 
+def stored_scores(model, start, kind):
+    """The stored row of a kind of data."""
+    runs = store.load("detectors")[0]["runs"]
+    (found,) = (r for r in runs if (r["model"], r["start"], r["kind"]) == (model, start, kind))
+    return found
+
+
 @pytest.mark.parametrize("kind", ["special first", "inside long sequences"])
 def test_stored_scores_of_other_packages_are_made_by_this_code(kind):
-    runs = store.load("detectors")[0]["runs"]
-    (stored,) = (r for r in runs if (r["kind"], r["seed"]) == (kind, 103))
-    now = detectors.compute(kind=kind, seed=103)["scores"]
+    stored = stored_scores("free", "near tie", kind)
+    now = detectors.compute(model="free", start="near tie", kind=kind, seeds=[103])["scores"]
     assert tuple(now) == tuple(detectors.DETECTORS)
-    for name, score in stored["scores"].items():
-        assert now[name] == (None if score is None else pytest.approx(score, rel=5e-3, abs=1e-6))
+    for name, scores in stored["scores"].items():
+        (score,), at = now[name], stored["seeds"].index(103)
+        assert score == (None if scores[at] is None else pytest.approx(scores[at], rel=5e-3))
 
 
-def test_scores_of_other_packages_are_stored_for_all_kinds_and_ten_seeds():
+@pytest.mark.parametrize(
+    ("model", "start", "kind"),
+    [
+        ("Mamba-2", "near zero", "special first"),
+        ("S4D", "the layer's own", "strongest mixture"),
+        ("LRU", "the layer's own", "Gaussian"),
+    ],
+)
+def test_stored_scores_of_layers_are_made_by_this_code(model, start, kind):
+    stored = stored_scores(model, start, kind)
+    now = detectors.compute(model=model, start=start, kind=kind, seeds=[103])
+    at = stored["seeds"].index(103)
+    assert now["error"] == [pytest.approx(stored["error"][at], rel=2e-2, abs=1e-5)]
+    assert tuple(now["scores"]) == detectors.LAYER_DETECTORS
+    for name, (score,) in now["scores"].items():
+        assert score == pytest.approx(stored["scores"][name][at], rel=2e-2, abs=1e-4), name
+
+
+def test_scores_are_stored_for_all_kinds_and_seeds():
     runs = store.load("detectors")[0]["runs"]
-    assert {(r["kind"], r["seed"]) for r in runs} == {
-        (k, s) for k in defences.KINDS for s in detectors.SEEDS
+    found = {(r["model"], r["start"], r["kind"]): r for r in runs}
+    assert set(found) == {
+        *(("free", "near tie", kind) for kind in defences.KINDS),
+        *(
+            (model, start, kind)
+            for model in detectors.LAYERS
+            for start in layers.STARTS
+            for kind in detectors.LAYER_KINDS
+        ),
     }
+    for (model, _, _), row in found.items():
+        seeds = detectors.SEEDS if model == "free" else detectors.LAYER_SEEDS
+        assert row["seeds"] == list(seeds)
+        assert all(len(scores) == len(seeds) for scores in row["scores"].values())
+
+
+def test_the_mixtures_for_layers_are_the_strongest_of_the_search():
+    for start, name in zip(layers.STARTS, ("near_zero", "own"), strict=True):
+        swept = sweep.load(SWEEPS / f"layers_{name}.zarr").sel(trained=1)
+        recipes = [k for k, r in enumerate(layers.RECIPES) if r.phases == ("both",)]
+        for model in detectors.LAYERS:
+            errors = swept.error.sel(channel=list(CHANNELS).index(model)).transpose(
+                "recipe", "seed"
+            )
+            ratios = np.median(errors.values / errors.values[0], axis=1)
+            lag, dose = detectors.MIXTURES[model, start]
+            (taken,) = (
+                k for k in recipes if (layers.RECIPES[k].lag, layers.RECIPES[k].dose) == (lag, dose)
+            )
+            assert ratios[taken] == max(ratios[recipes])
+
+
+def test_data_for_layers_show_three_lags_and_the_dose_of_the_search():
+    for kind in detectors.LAYER_KINDS:
+        x, phases = detectors._layer_data("S4D", "near zero", kind, 3)
+        assert sorted(np.concatenate(phases)) == list(range(len(x)))
+        assert (np.abs(x[:, :3]).max(axis=0) > 0).all(), kind
+    weights = []
+    for seed in range(200):
+        x, _ = detectors._layer_data("LRU", "near zero", "strongest mixture", seed)
+        weights.append(np.square(x).sum(axis=0))
+    mean = np.mean(weights, axis=0)
+    np.testing.assert_allclose(mean[3], mean[:3].mean(), rtol=0.1)  # lag 3, dose 1
+    assert not mean[4:].any()
 
 
 def test_a_path_is_cut_into_equal_parts_and_ends_where_the_flow_ends():

@@ -146,6 +146,7 @@ def channel_flow(
     poles_only: bool,
     t_end: float,
     rtol: float = 1e-5,
+    max_steps: int = 5000,
     watch: Watch | None = None,
 ) -> ChannelEnd:
     """Return where gradient flow of (M* - M)^T G (M* - M) / 2 leads, M the impulse response of a
@@ -163,6 +164,7 @@ def channel_flow(
         poles_only: whether B, C and the step are fixed.
         t_end: flow time, > 0; a run whose loss reaches 1e-14 ends before.
         rtol: tolerance of a step relative to each parameter.
+        max_steps: most steps tried.
         watch: is called after each step with the parameters (m, rows, d) of the runs that took it
             and their numbers (m,).
 
@@ -258,6 +260,7 @@ def channel_flow(
         system,
         t_end=t_end,
         rtol=rtol,
+        max_steps=max_steps,
         watch=None if watch is None else lambda y, rows: watch(at(y, rows), rows),
     )
     return ChannelEnd(at(y, np.arange(len(whole))), loss, time)

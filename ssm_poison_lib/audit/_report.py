@@ -130,7 +130,8 @@ def as_json(audit: Any) -> dict[str, Any]:
         "model": None if audit.model is None else audit.model.as_dict(),
         "not seen": list(BLIND),
         "versions": {
-            "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__, "torch": version("torch"),
+            "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__,
+            **({} if audit.model is None else {"torch": version("torch")}),
         },
     }  # fmt: skip
     return dict(_plain(plain))

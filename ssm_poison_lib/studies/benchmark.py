@@ -312,10 +312,10 @@ def follow(
     Raises:
         FlowError: if a phase cannot be followed.
     """
-    target = theorem_teacher(case.state_dim).impulse_response(case.length)
+    teacher = theorem_teacher(case.state_dim)
+    target = teacher.impulse_response(case.length)
     for rows in phases:
-        x = data.x[rows][:, ::-1]
-        gram = 2 / len(x) * x.T @ x
+        gram = TrainingSet(data.x[rows], teacher).gram()
         one_lag = bool(np.count_nonzero(np.diag(gram)) == 1)
         if parametrization == "free":
             end = _T_END["free"][one_lag]
@@ -451,6 +451,37 @@ def isolation(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
     return Plan(existing.isolation_forest(x, seed=seed))
 
 
+def _inside(find: str, x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
+    """Leave out what one of ART's detectors finds in a model of the labels cut in two."""
+    from ssm_poison_lib.defences import existing
+
+    labels = existing.two_classes(y)
+    if labels is None:
+        return nothing(x, y, seed)
+    model = existing.small_classifier(x, labels, seed)
+    return Plan(getattr(existing, find)(model, x[..., None], labels))
+
+
+def clusters(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
+    """Leave out what ART's activation clustering finds in an S4D model of the labels cut in two."""
+    return _inside("activation_clustering", x, y, seed)
+
+
+def spectral(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
+    """Leave out what ART's spectral signatures find there, 15 percent of each class."""
+    return _inside("spectral_signatures", x, y, seed)
+
+
+def wrong_labels(x: np.ndarray, y: np.ndarray, seed: int) -> Plan:
+    """Leave out what cleanlab takes for mislabelled, labels cut in two."""
+    from ssm_poison_lib.defences import existing
+
+    labels = existing.two_classes(y)
+    if labels is None:
+        return nothing(x, y, seed)
+    return Plan(existing.label_issues(existing.out_of_sample(x, labels), labels))
+
+
 #: The book's defences: name -> function.
 DEFENCES: Mapping[str, Callable[..., Any]] = {
     "do nothing": nothing,
@@ -459,6 +490,9 @@ DEFENCES: Mapping[str, Callable[..., Any]] = {
     "positive poles, shuffled": positive,
     "lags shown by few": lags,
     "isolation forest": isolation,
+    "activation clustering": clusters,
+    "spectral signatures": spectral,
+    "cleanlab": wrong_labels,
 }
 
 

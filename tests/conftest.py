@@ -72,6 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             )
     else:
         items[:] = [item for item in items if item.get_closest_marker("fuzz") is None]
+    for item in items:
+        if item.get_closest_marker("untyped") is not None:
+            item.add_marker("no_cover")  # nor are its lines traced, one by one
     names = [f"test_{name}.py" for name in LONGEST]
     items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else 99)
     measured = ROOT / "mutmut-stats.json"
@@ -180,7 +183,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Leave out the checks of types in a test marked `untyped`: thousands of steps of a solver,
-    each of which they would make six times as long. Shorter tests of the same functions have them.
+    each of which they would make six times as long. Shorter tests of the same functions have them,
+    and are the ones whose lines count for the coverage.
     """
     untyped = item.get_closest_marker("untyped") is not None
     before = jaxtyping.config.jaxtyping_disable

@@ -4,7 +4,6 @@ import graphlib
 import re
 import xml.etree.ElementTree as ElementTree
 
-import digests
 import modules
 import pytest
 
@@ -54,7 +53,7 @@ def library(tmp_path, monkeypatch):
     for name, source in sources.items():
         (tmp_path / name).write_text(source, "utf-8")
     monkeypatch.setattr(modules, "LIBRARY", tmp_path)
-    caches = (modules.modules, modules.imports, digests.tree_of)
+    caches = (modules.modules, modules.imports)
     for cache in caches:
         cache.cache_clear()
     yield tmp_path

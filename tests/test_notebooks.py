@@ -3,6 +3,8 @@ notice.
 """
 
 import ast
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,8 +16,10 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import digests
+import kernels
 import nbformat
 import notebooks
 import pytest
@@ -74,13 +78,11 @@ LIBRARY = {
 
 
 def run(project: Path, *command: str, expected: int | None = 0) -> str:
-    """Run Python in a project without the outer pytest's settings; return what it printed."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
-    environment |= {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    """Run Python in a project, as at a terminal; return what it printed."""
     done = subprocess.run(
         [sys.executable, *command],
         cwd=project,
-        env=environment,
+        env=settings_of(project),
         capture_output=True,
         text=True,
         check=False,
@@ -89,8 +91,41 @@ def run(project: Path, *command: str, expected: int | None = 0) -> str:
     return done.stdout + done.stderr
 
 
-def execute(project: Path, *arguments: str, expected: int | None = 0) -> str:
-    return run(project, "tools/notebooks.py", "execute", *arguments, expected=expected)
+def settings_of(project: Path) -> dict[str, str]:
+    """Return the environment of a project's commands: without the outer pytest's settings."""
+    outer = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "COV_"))}
+    return outer | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def tool(project: Path, *arguments: str, expected: int = 0) -> str:
+    """Call the tool on a project in this process, where its imports (2 s) are made; return what it
+    printed.
+    """
+    places = {
+        "ROOT": project,
+        "BOOK": project / "book",
+        "EDITED": project / "_build" / "edited",
+        "LIBRARY": project / "ssm_poison_lib",
+    }
+    printed = io.StringIO()
+    digests.code_of.cache_clear()
+    kernels.use_plain_settings.cache_clear()
+    with (
+        mock.patch.multiple(notebooks, **places),
+        mock.patch.dict(os.environ, settings_of(project), clear=True),
+        contextlib.chdir(project),
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+    ):
+        status = notebooks.main(list(arguments))
+        kernels.use_plain_settings().cleanup()
+    kernels.use_plain_settings.cache_clear()
+    assert status == expected, printed.getvalue()
+    return printed.getvalue()
+
+
+def execute(project: Path, *arguments: str, expected: int = 0) -> str:
+    return tool(project, "execute", *arguments, expected=expected)
 
 
 def make_project(folder: Path) -> Path:
@@ -115,7 +150,7 @@ def make_project(folder: Path) -> Path:
 def executed(tmp_path_factory) -> Path:
     """Return a small project whose chapter was executed; tests copy it before they change it."""
     project = make_project(tmp_path_factory.mktemp("executed"))
-    execute(project)
+    run(project, "tools/notebooks.py", "execute")
     return project
 
 
@@ -127,6 +162,7 @@ def project(executed, tmp_path) -> Path:
 # ---- the book's own notebooks --------------------------------------------------------------------
 
 
+@pytest.mark.untyped
 def test_texts_and_notebooks_agree_and_outputs_are_complete():
     assert notebooks.all_problems() == []
 
@@ -413,7 +449,7 @@ def test_what_a_chapter_depends_on_makes_it_stale_and_nothing_else(
     source = (copy / file).read_text("utf-8")
     assert old in source
     (copy / file).write_text(source.replace(old, new), "utf-8")
-    digests.tree_of.cache_clear()
+    digests.code_of.cache_clear()
     assert notebooks.stale("trial") == ([] if said is None else [said])
     problems = [problem for problem in notebooks.all_problems() if "older than" in problem]
     again = "(python tools/notebooks.py execute trial)"
@@ -423,7 +459,7 @@ def test_what_a_chapter_depends_on_makes_it_stale_and_nothing_else(
 def test_a_stale_chapter_runs_again_and_is_current_then(project):
     path = project / "ssm_poison_lib" / "_inner.py"
     path.write_text("SIGN = 1\n", "utf-8")
-    assert "trial: older than _inner.py" in run(project, "tools/notebooks.py", "check", expected=1)
+    assert "trial: older than _inner.py" in tool(project, "check", expected=1)
     before = json.loads((project / "book" / "digests.json").read_text("utf-8"))
     assert "[1/1] trial ..." in execute(project)
     after = json.loads((project / "book" / "digests.json").read_text("utf-8"))
@@ -439,7 +475,7 @@ def test_a_copy_of_the_files_alone_is_current(project, tmp_path):
     for name in ("trial.ipynb", "status.json", "digests.json"):
         shutil.copy(project / "book" / name, clone / "book")
     assert "up to date" in execute(clone)
-    run(clone, "tools/notebooks.py", "check")
+    tool(clone, "check")
 
 
 EVERY_SYNTAX = """

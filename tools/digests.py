@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ssm_poison_lib._code import without_docstrings, written
 
@@ -32,7 +33,25 @@ def digest(*contents: bytes) -> str:
 # ---- code ----------------------------------------------------------------------------------------
 
 
+class Code(NamedTuple):
+    """What counts of a module."""
+
+    imports: frozenset[Path]
+    digest: str
+    texts: frozenset[str]
+
+
 @cache
+def code_of(path: Path, library: Path) -> Code:
+    """Read a module once for all chapters that import it."""
+    tree = tree_of(path)
+    return Code(
+        frozenset(imported(tree, library)),
+        digest(written(tree).encode()),
+        frozenset(texts(tree)),
+    )
+
+
 def tree_of(path: Path) -> ast.AST:
     """Return the syntax tree of a module, without docstrings."""
     return without_docstrings(ast.parse(path.read_text("utf-8")))
@@ -65,7 +84,7 @@ def modules(tree: ast.AST, library: Path) -> list[Path]:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting.extend(imported(tree_of(path), library))
+            waiting.extend(code_of(path, library).imports)
     return sorted(found)
 
 
@@ -134,8 +153,9 @@ def dependencies(text: Path, code: str, library: Path) -> dict[str, str]:
         ]
         found["/".join(store)] = digest(*(part for pair in parts for part in pair))
     for module in modules(tree, library):
-        found[module.relative_to(library).as_posix()] = digest(written(tree_of(module)).encode())
-        named |= texts(tree_of(module))
+        code_there = code_of(module, library)
+        found[module.relative_to(library).as_posix()] = code_there.digest
+        named |= code_there.texts
     for path in sorted((library / "data").rglob("*.json")):
         if named & {path.stem, path.name}:
             found[path.relative_to(library).as_posix()] = digest(path.read_bytes())

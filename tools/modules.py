@@ -5,7 +5,6 @@ tools/readme.py` writes it down).
 from __future__ import annotations
 
 import ast
-import copy
 import html
 from fnmatch import fnmatch
 from functools import cache
@@ -92,7 +91,7 @@ def imports() -> dict[str, tuple[str, ...]]:
     names = {path: name for name, path in modules().items()}
     found = {}
     for name, path in modules().items():
-        tree = WithoutTypes().visit(copy.deepcopy(tree_of(path)))
+        tree = WithoutTypes().visit(tree_of(path))
         targets = {names[file] for file in imported(tree, LIBRARY) if file in names} - {name}
         # The package of a module that is imported runs too; what it imports is its own affair.
         packages = {

@@ -248,9 +248,8 @@ def test_a_solver_that_gives_up_raises(monkeypatch):
         flow.gradient_flow(start, data, t_end=10.0)
 
 
-@pytest.mark.parametrize("mode", ["gaps", "plain", "ABC"])
-def test_what_the_solver_is_given(monkeypatch, mode):
-    """The Jacobian belongs to the right-hand side; a gap's logarithm has an absolute tolerance."""
+def spied(monkeypatch):
+    """Return a dictionary that the next solver fills with what it is given."""
     given = {}
 
     class Spy(flow.LSODA):
@@ -259,6 +258,30 @@ def test_what_the_solver_is_given(monkeypatch, mode):
             super().__init__(fun, t0, y0, t_bound, **options)
 
     monkeypatch.setattr(flow, "LSODA", Spy)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("options", "atol"),
+    [
+        ({}, 1e-20),
+        ({"train": "ABC"}, 1e-20),
+        ({"decay": 0.1}, 1e-13),
+        ({"parametrization": "exp"}, 1e-13),
+    ],
+)
+def test_the_default_absolute_tolerance_is_the_documented_one(monkeypatch, options, atol):
+    """Entries race from far below 1e-13; parameters s, and entries that decay, need less."""
+    given = spied(monkeypatch)
+    start = [0.3, 0.2, 0.1, 0.05]
+    flow.gradient_flow(start, theorem_case(special=True), t_end=1e-3, **options)
+    assert np.ravel(given["atol"])[0] == atol
+
+
+@pytest.mark.parametrize("mode", ["gaps", "plain", "ABC"])
+def test_what_the_solver_is_given(monkeypatch, mode):
+    """The Jacobian belongs to the right-hand side; a gap's logarithm has an absolute tolerance."""
+    given = spied(monkeypatch)
     A, weights = np.array([0.3, 0.1, 0.1, -0.2]), [1.0, 1.0 if mode == "gaps" else 0.5, 1.0, 1.0]
     student = DiagonalSSM(A, np.ones(4), weights)
     train = "ABC" if mode == "ABC" else "A"

@@ -46,14 +46,8 @@ const topLevel = (tex, pattern) => {  // the pieces of a formula between the pla
   }
   return pieces;
 };
-const breadth = (tex) => {  // about how wide, in letters
-  let plain = tex.replace(/\\(?:text|mathrm|operatorname|mathbf|mathbb|bar|hat|tilde|left|right|[bB]igg?[lr]?|[,;:! ])/g, "");
-  for (let k = 0; k < 3; k += 1) {
-    plain = plain.replace(/\\[td]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}/g, (_, a, b) => (a.length > b.length ? a : b));
-    plain = plain.replace(/[\^_]\{([^{}]*)\}/g, (_, a) => a.slice(0, Math.ceil(0.7 * a.length)));
-  }
-  return plain.replace(/\\q?quad/g, "xxx").replace(/\\[a-zA-Z]+/g, "x").replace(/([=<>+])/g, "$1xx").replace(/[{}\s^_&\\]/g, "").length;
-};
+// How wide a piece is, in signs: what of it is drawn says how wide one is (page.py guesses the room of whole formulas before that).
+const breadth = (tex) => tex.replace(/\\[a-zA-Z]+/g, "x").replace(/[{}\s^_&\\]/g, "").length;
 const rowsOf = (tex, room, level = 0) => {  // a formula in rows that are about as wide as the room
   if (breadth(tex) <= room || level === BREAKS.length) return [tex];
   const rows = [];

@@ -61,6 +61,10 @@ LOOK = """async () => {
       ".cell_output, .cell_output pre, .pst-scrollable-table-container, mjx-container[display]")]
       .filter(e => e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 2)
       .map(e => e.textContent.trim().slice(0, 60)),
+    cut: shown.filter(e => !e.hasAttribute("display") && !e.closest("table, .highlight"))
+      .filter(e => e.getBoundingClientRect().right
+        > e.parentElement.closest("p, li, dd, figcaption, div").getBoundingClientRect().right + 2)
+      .map(e => e.textContent.trim().slice(0, 60)),
     shift: window.shifted,
     megabytes: performance.getEntriesByType("navigation")
       .concat(performance.getEntriesByType("resource"))
@@ -189,6 +193,7 @@ def faults(seen: dict[str, Any], theme: str, *, narrow: bool) -> list[str]:
         found.append(f"{seen['overflow']} pixels wider than the window")
     if narrow:  # code may scroll
         found += [f"scrolls sideways: {words}" for words in seen["sideways"]]
+        found += [f"formula cut off at the right: {words}" for words in seen["cut"]]
     if seen["theme"] != theme or set(seen["schemes"]) - {theme}:
         found.append(f"theme {seen['theme']}, figures in {set(seen['schemes'])}, wanted {theme}")
     if set(seen["cards"]) - {"rgba(0, 0, 0, 0)"}:

@@ -417,6 +417,11 @@ def output_problems(notebook: NotebookNode) -> list[str]:
                     f"{where}: figure without a summary of its numbers; call figures.use_style()"
                     " first"
                 )
+            table = output.get("data", {}).get("text/markdown", "").lstrip().startswith("|")
+            if table and cell.metadata.get("mystnb", {}).get("markdown_format") != "myst":
+                problems.append(
+                    f"{where}: table that the page shows raw: add markdown_format: myst"
+                )
             if found := MACHINE.search(json.dumps(output, ensure_ascii=False)):
                 problems.append(
                     f"{where}: stored output names something of this machine: {found.group()!r}"

@@ -189,15 +189,20 @@ def write_docstring(
     """Rewrite a docstring in place: prose first, then arguments, result, errors, source, and the
     chapters that use it.
     """
+    if lines and lines[0].startswith("Alias for field number"):  # a named tuple's: no words of ours
+        lines.clear()
+        return
     book = Path(app.srcdir) / "book"
     titles = chapter_labels(book)
 
     def dress(text: str) -> str:
         text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
         text = CHAPTER.sub(lambda found: f"chapter :ref:`{titles.get(found[1], found[1])}`", text)
-        text = re.sub(r"^(\w)\.$", r"\1", text)  # "d." would begin an enumeration
+        text = re.sub(r"^(\w+: )?(\w)\.$", r"\1\2", text)  # "d." would begin an enumeration
         text = re.sub(r"^Source: ", "*Source:* ", text)
-        return VALUE.sub(r"``\1``", text)
+        parts = re.split(r"(``.*?``)", text)  # what is code already stays
+        parts[::2] = [VALUE.sub(r"``\1``", part) for part in parts[::2]]
+        return "".join(parts)
 
     if any(map(HEADER.fullmatch, lines)):
         lines[:] = compose(lines, dress)
@@ -304,7 +309,8 @@ def write_signature(
         if parameter.annotation is not parameter.empty:
             text += f": {annotation(parameter.annotation)}"
         if parameter.default is not parameter.empty:
-            text += f" = {parameter.default!r}"
+            default = parameter.default  # of a dataclass's field: a function's repr is an address
+            text += f" = {default.__name__ if inspect.isfunction(default) else repr(default)}"
         shown.append(text)
     empty = signature.return_annotation in (signature.empty, None, "None")
     returned = "" if empty or what == "class" else annotation(signature.return_annotation)

@@ -4,10 +4,10 @@ once it has been made.
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import desc, desc_parameterlist, number_reference, start_of_file, toctree
 from sphinx.application import Sphinx
+from sphinx.builders.latex.nodes import thebibliography
 from sphinx.config import Config
 from sphinx.errors import ExtensionError
 from sphinx.transforms.post_transforms.images import ImageConverter
@@ -83,11 +84,14 @@ PREAMBLE = r"""
 \newcommand{\booklist}[1]{\list{#1}{\leftmargin1.4em\labelwidth0.9em\topsep0pt\parsep0pt\itemsep0.5pt\partopsep0pt}}
 \hypersetup{pdftitle={TITLE},pdfauthor={AUTHOR}}
 \addto\captionsenglish{\renewcommand{\contentsname}{Contents}}
+\renewenvironment{sphinxthebibliography}[1]{\renewcommand{\chapter}[2]{}\begin{thebibliography}{#1}}{\end{thebibliography}} % its page has the title
 \renewcommand{\sphinxtablecontinued}[1]{\textit{\small continued}}
 \makeatletter
 \usepackage{etoolbox}
 \patchcmd{\@makechapterhead}{50\p@}{10\p@}{}{} % white above a chapter's title
 \patchcmd{\@makeschapterhead}{50\p@}{10\p@}{}{}
+\renewcommand{\@pnumwidth}{2em} % room for three bold digits in the contents
+\renewcommand{\@tocrmarg}{3em}
 \clubpenalty=10000 \@clubpenalty=10000 % nor does the first line of a paragraph, as the word "Parameters", end a page
 \@beginparpenalty=10000 % a list stays with the line before it
 \setlength{\abovecaptionskip}{0pt}
@@ -197,7 +201,7 @@ def set_latex(app: Sphinx, config: Config) -> None:
         ),
         "sphinxsetup": (
             "hmargin={26mm,26mm}, vmargin={18mm,20mm}, verbatimwithframe=false,"
-            " VerbatimColor={gray}{0.96}, verbatimforcewraps=true, verbatimmaxunderfull=2"
+            " VerbatimColor={gray}{0.96}, verbatimforcewraps=true, verbatimmaxunderfull=30"
         ),
         "preamble": fill(PREAMBLE) + boxes + letters,
         "maketitle": fill(TITLE_PAGE),
@@ -235,12 +239,11 @@ def arrange(app: Sphinx, doctree: nodes.document, page: str) -> None:
             number = app.env.toc_fignumbers[exercises[label]["docname"]]["exercise"][label]
             text = rf"\hyperref[exercise:{label}]{{Exercise {'.'.join(map(str, number))}}}"
             reference.replace_self(nodes.raw("", text, format="latex"))
+    sources = next(doctree.findall(thebibliography))  # at the end: from there to their own page
+    sources.parent.remove(sources)
     for file in doctree.findall(start_of_file):
-        # LaTeX puts the sources themselves at the end
         if file["docname"].endswith("/bibliography"):
-            file.next_node(nodes.section).append(
-                nodes.paragraph(text="The sources are on the last page.")
-            )
+            file.next_node(nodes.section).append(sources)
     book = next(doctree.findall(nodes.section))
     title, *content = book
     chapters = [node for node in content if "toctree-wrapper" in node.get("classes", [])]
@@ -312,26 +315,57 @@ def fit(table: nodes.table) -> None:
         (size for size in sizes if sum(size[1] * word + size[2] for word in words) <= WIDTH),
         sizes[-1],
     )
-    widths = [digit * word + between for word in words]
-    while sum(widths) < WIDTH:  # more for the column with most lines
-        shares = [whole / (width - between) for whole, width in zip(natural, widths, strict=True)]
-        widths[shares.index(max(shares))] += digit
+    room = int((WIDTH - len(words) * between) / digit) - sum(words)
+    widths = share(rows, words, room)
     for spec, width in zip(table.findall(nodes.colspec), widths, strict=True):
-        spec["colwidth"] = round(10 * width)
+        spec["colwidth"] = round(10 * (digit * width + between))
     table["classes"] += ["longtable", "colwidths-given"]
     place = table.parent.index(table)
     table.parent.insert(place + 1, latex(r"\endgroup"))
-    lines = 3 + sum(
-        max(
-            math.ceil(digit * len(cell) / (width - between))
-            for cell, width in zip(row, widths, strict=True)
-        )
-        for row in rows
-    )
+    lines = 3 + sum(max(map(wrapped, row, widths)) for row in rows)
     if lines <= ROWS:  # small enough for one page
         under_title(table, need(lines + 3))
         place = table.parent.index(table)
     table.parent.insert(place, latex(rf"\begingroup{letters}{BREAK_NAMES if wide else ''}"))
+
+
+def share(rows: list[list[str]], least: list[int], room: int) -> list[int]:
+    """Return the columns' widths in characters: the least ones, and what room there is where it
+    makes the table lower.
+    """
+    widths = list(least)
+
+    def height(widths: list[int]) -> float:
+        lines = [list(map(wrapped, row, widths)) for row in rows]
+        return sum(max(row) + sum(row) / len(row) for row in lines)
+
+    now = height(widths)
+    while True:
+        steps = []  # of each column, the smallest that changes a cell
+        for column, width in enumerate(widths):
+            cells = [row[column] for row in rows]
+            before = [wrapped(cell, width) for cell in cells]
+            for more in range(1, room + 1):
+                if [wrapped(cell, width + more) for cell in cells] != before:
+                    wider = [*widths[:column], width + more, *widths[column + 1 :]]
+                    lower = height(wider)
+                    steps.append(((now - lower) / more, more, lower, wider))
+                    break
+        if not steps:
+            return widths
+        _, more, now, widths = max(steps)
+        room -= more
+
+
+@cache
+def wrapped(cell: str, width: int) -> int:
+    """Return how many lines of so many characters a text takes."""
+    lines, used = 1, 0
+    for word in map(len, cell.split()):
+        if used and used + 1 + word > width:
+            lines, used = lines + 1, 0
+        used += word + bool(used)
+    return lines
 
 
 def under_title(table: nodes.table, request: nodes.raw) -> None:

@@ -27,12 +27,13 @@ PAGE = ROOT / "_build" / "html" / "book" / "cheat_sheet.html"
 # On paper the sheet is the article alone, small enough for one side.
 SHEET = """
 @page { size: A4; margin: 12mm 14mm; }
-html { font-size: 11.8px !important; }
+html { font-size: 13px !important; }
 body * { visibility: hidden; }
 article, article * { visibility: visible; }
 article { position: absolute; inset: 0; margin: 0; padding: 0 !important; }
 article h1 { display: block !important; font-size: 2rem; margin: 0; }
 article h2 { font-size: 1.5rem; margin: 1.2rem 0 0.6rem; }
+article table { font-size: 0.95rem !important; }
 article a { border: 0 !important; color: inherit !important; text-decoration: none !important; }
 a.headerlink, article > section > p:first-of-type, .prev-next-area, .page-facts {
   display: none !important; }

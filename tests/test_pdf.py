@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import pdf
+
 TOOLS = {
     "latexmk": "latexmk",
     "xelatex": "texlive-xetex",
@@ -74,6 +78,18 @@ def text(folder) -> str:
         text=True,
         check=True,
     ).stdout
+
+
+def test_a_table_is_as_low_as_its_widths_allow():
+    rows = [["not known", "1.00, 0.02, 0.01, 0.01"], ["x", "1.00, 0.02, 0.01, 0.01"]]
+    assert pdf.wrapped("not known", 9) == 1
+    assert pdf.wrapped("not known", 8) == 2
+    assert pdf.wrapped("", 3) == 1
+    # 16 more make both rows one line; 4 would only spare the first column its second line
+    assert pdf.share(rows, [5, 5], 21) == [9, 22]
+    # too little for that: two lines, by 5 letters, and all that is left is used
+    assert sum(pdf.share(rows, [5, 5], 9)) == 19
+    assert pdf.share(rows, [5, 5], 0) == [5, 5]
 
 
 def test_nothing_is_missing(log):

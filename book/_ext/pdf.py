@@ -84,14 +84,15 @@ PREAMBLE = r"""
 \newcommand{\booklist}[1]{\list{#1}{\leftmargin1.4em\labelwidth0.9em\topsep0pt\parsep0pt\itemsep0.5pt\partopsep0pt}}
 \hypersetup{pdftitle={TITLE},pdfauthor={AUTHOR}}
 \addto\captionsenglish{\renewcommand{\contentsname}{Contents}}
-\renewenvironment{sphinxthebibliography}[1]{\renewcommand{\chapter}[2]{}\begin{thebibliography}{#1}}{\end{thebibliography}} % its page has the title
+\renewenvironment{sphinxthebibliography}[1]{\renewcommand{\chapter}[2]{}\small\begin{thebibliography}{#1}\setlength{\itemsep}{2pt}}%
+  {\end{thebibliography}} % its page has the title
 \renewcommand{\sphinxtablecontinued}[1]{\textit{\small continued}}
 \makeatletter
 \usepackage{etoolbox}
 \patchcmd{\@makechapterhead}{50\p@}{10\p@}{}{} % white above a chapter's title
 \patchcmd{\@makeschapterhead}{50\p@}{10\p@}{}{}
-\renewcommand{\@pnumwidth}{2em} % room for three bold digits in the contents
-\renewcommand{\@tocrmarg}{3em}
+\renewcommand{\@pnumwidth}{2.6em} % room for three bold digits in the contents
+\renewcommand{\@tocrmarg}{3.4em}
 \clubpenalty=10000 \@clubpenalty=10000 % nor does the first line of a paragraph, as the word "Parameters", end a page
 \@beginparpenalty=10000 % a list stays with the line before it
 \setlength{\abovecaptionskip}{0pt}
@@ -316,6 +317,8 @@ def fit(table: nodes.table) -> None:
         sizes[-1],
     )
     room = int((WIDTH - len(words) * between) / digit) - sum(words)
+    if room >= len(words):  # wide letters
+        words, room = [word + 1 for word in words], room - len(words)
     widths = share(rows, words, room)
     for spec, width in zip(table.findall(nodes.colspec), widths, strict=True):
         spec["colwidth"] = round(10 * (digit * width + between))
@@ -340,21 +343,27 @@ def share(rows: list[list[str]], least: list[int], room: int) -> list[int]:
         return sum(max(row) + sum(row) / len(row) for row in lines)
 
     now = height(widths)
-    while True:
-        steps = []  # of each column, the smallest that changes a cell
+    while room:
+        steps = []
         for column, width in enumerate(widths):
             cells = [row[column] for row in rows]
             before = [wrapped(cell, width) for cell in cells]
             for more in range(1, room + 1):
-                if [wrapped(cell, width + more) for cell in cells] != before:
+                lines = [wrapped(cell, width + more) for cell in cells]
+                if lines != before:
+                    before = lines
                     wider = [*widths[:column], width + more, *widths[column + 1 :]]
                     lower = height(wider)
                     steps.append(((now - lower) / more, more, lower, wider))
-                    break
-        if not steps:
-            return widths
+        if not steps:  # what is left, to the column with most lines
+            natural = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            shares = [whole / width for whole, width in zip(natural, widths, strict=True)]
+            widths[shares.index(max(shares))] += 1
+            room -= 1
+            continue
         _, more, now, widths = max(steps)
         room -= more
+    return widths
 
 
 @cache

@@ -317,8 +317,6 @@ def fit(table: nodes.table) -> None:
         sizes[-1],
     )
     room = int((WIDTH - len(words) * between) / digit) - sum(words)
-    if room >= len(words):  # wide letters
-        words, room = [word + 1 for word in words], room - len(words)
     widths = share(rows, words, room)
     for spec, width in zip(table.findall(nodes.colspec), widths, strict=True):
         spec["colwidth"] = round(10 * (digit * width + between))
@@ -386,7 +384,10 @@ def under_title(table: nodes.table, request: nodes.raw) -> None:
         if isinstance(node.parent, nodes.document | start_of_file):
             break
         node = node.parent
-    node.parent.insert(node.parent.index(node), request)
+    place = node.parent.index(node)
+    while place and isinstance(node.parent[place - 1], nodes.target):
+        place -= 1  # parted from its section, a label would be set twice
+    node.parent.insert(place, request)
 
 
 def visible(entry: nodes.Element, names_break: bool) -> str:
@@ -403,7 +404,7 @@ def visible(entry: nodes.Element, names_break: bool) -> str:
             shown += formula.replace(" ", "") if len(formula) <= LINE // 3 else formula
         else:
             shown += text.replace("_", "_ ") if names_break else text
-    return shown.replace("m", "mm").replace("%", "%%")  # wide signs
+    return re.sub(r"([mw%])", r"\1\1", shown)  # wide signs
 
 
 def need(lines: int) -> nodes.raw:

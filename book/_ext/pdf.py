@@ -384,10 +384,16 @@ def under_title(table: nodes.table, request: nodes.raw) -> None:
         if isinstance(node.parent, nodes.document | start_of_file):
             break
         node = node.parent
-    place = node.parent.index(node)
-    while place and isinstance(node.parent[place - 1], nodes.target):
-        place -= 1  # parted from its section, a label would be set twice
-    node.parent.insert(place, request)
+    parent, place = node.parent, node.parent.index(node)
+    # Not between a label and its section, where it would be set twice; the label may be the last
+    # of the section before.
+    while place and isinstance(parent[place - 1], nodes.section | nodes.target):
+        if isinstance(parent[place - 1], nodes.target):
+            place -= 1
+        else:
+            parent = parent[place - 1]
+            place = len(parent)
+    parent.insert(place, request)
 
 
 def visible(entry: nodes.Element, names_break: bool) -> str:

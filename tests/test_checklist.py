@@ -64,6 +64,7 @@ def special_cases():
         yield length, d, abar, g, 10.0 ** rng.uniform(-4, -0.8), dose
 
 
+@pytest.mark.untyped
 def test_verdicts_with_special_sequences_are_what_the_flow_does():
     seen = Counter()
     for length, d, abar, g, eps, dose in special_cases():
@@ -484,6 +485,7 @@ def test_order_baseline_first_is_an_antidote_at_every_dose(dose):
     assert "too far from the teacher" in report.reasons[0]
 
 
+@pytest.mark.untyped
 def test_order_of_positive_parametrizations():
     start = 1e-3 * np.linspace(1.0, 0.1, 10)
     data = training_set(7, 10, (6, 1), (1.0, 1.0))

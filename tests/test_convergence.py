@@ -423,6 +423,7 @@ def test_the_end_is_compared_among_runs_that_trained():
         convergence.trained(cell, "both")
 
 
+@pytest.mark.untyped
 def test_the_table_has_a_line_for_each_cell_and_counts_the_comparisons():
     stored, _ = convergence.load_convergence()
     found = convergence.compare_cells(stored)

@@ -341,6 +341,7 @@ def test_given_gaps_order_equal_entries_as_they_stand():
     assert_array_equal(run.A[:, 3], run.A[:, 4])
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("gap", [1e-11, 1e-18, 1e-28])
 def test_a_tiny_gap_grows_in_proportion_to_itself(gap):
     """To first order in the gap the final gap is proportional to it: nothing is lost far below

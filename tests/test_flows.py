@@ -20,6 +20,7 @@ SHAPE = np.array([1.0, 0.9, 0.871, 0.578, 0.538, 0.445, 0.431, 0.328, 0.152, 0.0
 ONES = np.ones(20)  # impulse response of the theorem's teacher at the lags that can be learnt
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("kind", random_flows.KINDS)
 @pytest.mark.parametrize("seed", range(3))
 def test_final_error_agrees_with_the_reference(kind, seed):
@@ -82,6 +83,7 @@ def test_baseline_limits_agree_with_the_closed_form():
         assert batch.loss.max() < 1e-20
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_ties_far_below_rounding_are_followed(beta):
     g = np.array([1e-28, 1e-28, 1e-8, 1e-100])

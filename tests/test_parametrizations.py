@@ -49,6 +49,7 @@ def test_entries_move_with_the_squared_slope(name):
     assert_allclose(moved, PARAMETRIZATIONS[name].slope(A0) ** 2 * free, rtol=1e-4)
 
 
+@pytest.mark.untyped
 def test_free_is_the_gradient_flow_of_the_book():
     times = [1.0, 1e2, 1e6]
     ours = gradient_flow(0.01 * SHAPE, (DATA.gram(), TARGET), parametrization="free", times=times).A

@@ -185,7 +185,15 @@ def channel_flow(
     shape = (len(whole), *(len(goal),) * (g.ndim - 1))
     if g.shape != shape:
         raise ValueError(f"weights must be of shape {shape}; got {g.shape}")
-    G, root = _gram(g)
+    if g.ndim == 2:
+        if (g < 0).any():
+            raise ValueError(f"weights must be >= 0; got {g.min():g} among them")
+        shown = np.asarray((g > 0).any(axis=0))
+        g, root = g[:, shown], np.sqrt(g[:, shown])
+    else:
+        shown = np.diagonal(g, axis1=1, axis2=2).any(axis=0)
+        root = _root(g)[:, :, shown]
+        g, root = g[:, shown][:, :, shown], root[:, root.any(axis=(0, 2))]
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)
     rtol = as_scalar("rtol", rtol, low=1e-12)
     names = channel.poles_only if as_flag("poles_only", poles_only) else channel.all_rows
@@ -193,10 +201,17 @@ def channel_flow(
     place = [channel.rows.index(name) for name in names]
     q, d = len(names), whole.shape[2]
     pairs = [(i, j) for i in range(q) for j in range(i, q)]
-    lags = np.arange(1, len(goal) + 1)
-    shown = np.flatnonzero(np.diagonal(G, axis1=1, axis2=2).any(axis=0))
-    lags, goal, G, root = lags[shown], goal[shown], G[:, shown][:, :, shown], root[:, :, shown]
-    root = root[:, root.any(axis=(0, 2))]
+    lags, goal = np.arange(1, len(goal) + 1)[shown], goal[shown]
+
+    def weighted(off: np.ndarray, rows: Rows) -> np.ndarray:
+        """G (M* - M), (n, lags)."""
+        return g[rows] * off if g.ndim == 2 else (g[rows] @ off[..., None])[..., 0]
+
+    def directions(slopes: np.ndarray, rows: Rows) -> np.ndarray:
+        """Slopes (n, d, q, directions) along the directions of G, times their roots."""
+        if g.ndim == 2:
+            return (root[rows][:, :, None, None] * slopes).transpose(0, 2, 3, 1)
+        return slopes.transpose(0, 2, 3, 1) @ root[rows].mT[:, None]
 
     def at(y: np.ndarray, rows: Rows) -> np.ndarray:
         p = whole[rows].copy()
@@ -218,7 +233,7 @@ def channel_flow(
         slopes = (power[..., None] * (dw[:, None] + grown)).real
         if not second:
             return off, slopes
-        pulls = (G[rows] @ off[..., None]) * power
+        pulls = weighted(off, rows)[..., None] * power
         s0, s1, s2 = (np.einsum("nld,l->nd", pulls, lags**k) for k in (0, 1, 2))
         block = np.einsum("nd,ndi,ndj->ndij", s2 * w, dz, dz)
         cross = np.einsum("nd,ndi,ndj->ndij", s1, dw, dz)
@@ -233,15 +248,15 @@ def channel_flow(
 
     def force(y: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         off, slopes = local(y, rows, second=False)
-        weighted = (G[rows] @ off[..., None])[..., 0]
-        pulls = np.einsum("nl,nldq->nqd", weighted, slopes)
-        return (weighted * off).sum(axis=1) / 2, pulls.reshape(len(rows), -1)
+        pulled = weighted(off, rows)
+        pulls = np.einsum("nl,nldq->nqd", pulled, slopes)
+        return (pulled * off).sum(axis=1) / 2, pulls.reshape(len(rows), -1)
 
     def system(y: np.ndarray, shift: np.ndarray, rows: Rows) -> Solve:
         _, slopes, block = local(y, rows, second=True)
         n = len(rows)
         inverse = np.linalg.inv(shift[:, None, None, None] * np.eye(q) - block)  # (n, d, q, q)
-        V = slopes.transpose(0, 2, 3, 1) @ root[rows].mT[:, None]  # (n, d, q, directions)
+        V = directions(slopes, rows)
         W = inverse @ V
         small = np.eye(root.shape[1]) + np.einsum("ndql,ndqk->nlk", V, W)
 
@@ -266,20 +281,13 @@ def channel_flow(
     return ChannelEnd(at(y, np.arange(len(whole))), loss, time)
 
 
-def _gram(
-    weights: Float[np.ndarray, "n ..."],
-) -> tuple[Float[np.ndarray, "n lags lags"], Float[np.ndarray, "n lags lags"]]:
-    """Return G and a matrix R with R^T R = G, for each run."""
-    if weights.ndim == 2:
-        if (weights < 0).any():
-            raise ValueError(f"weights must be >= 0; got {weights.min():g} among them")
-        eye = np.eye(weights.shape[1])
-        return weights[..., None] * eye, np.sqrt(weights)[..., None] * eye
-    if not np.allclose(weights, weights.mT, rtol=0.0, atol=1e-9 * np.abs(weights).max()):
+def _root(gram: Float[np.ndarray, "n lags lags"]) -> Float[np.ndarray, "n lags lags"]:
+    """Return a matrix R with R^T R = G, for each run."""
+    if not np.allclose(gram, gram.mT, rtol=0.0, atol=1e-9 * np.abs(gram).max()):
         raise ValueError("weights must be symmetric matrices; got one that is not")
-    size, directions = np.linalg.eigh(weights)
+    size, directions = np.linalg.eigh(gram)
     if (size < -1e-9 * np.abs(size).max(axis=1, keepdims=True)).any():
         raise ValueError(
             f"weights must be positive semidefinite; got an eigenvalue {size.min():g} among them"
         )
-    return weights, np.sqrt(np.maximum(size, 0.0))[..., None] * directions.mT
+    return np.sqrt(np.maximum(size, 0.0))[..., None] * directions.mT

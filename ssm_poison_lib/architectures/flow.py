@@ -191,7 +191,7 @@ def channel_flow(
         shown = np.asarray((g > 0).any(axis=0))
         g, root = g[:, shown], np.sqrt(g[:, shown])
     else:
-        shown = np.diagonal(g, axis1=1, axis2=2).any(axis=0)
+        shown = np.asarray(np.diagonal(g, axis1=1, axis2=2).any(axis=0))
         root = _root(g)[:, :, shown]
         g, root = g[:, shown][:, :, shown], root[:, root.any(axis=(0, 2))]
     t_end = as_scalar("t_end", t_end, low=0.0, strict=True)

@@ -17,7 +17,7 @@ STUDIES = {
     "convergence": (
         "all comparisons far past the authors' stop, with controls (21 minutes on two cores)"
     ),
-    "detectors": "detectors of other packages on the same data (five minutes)",
+    "detectors": "detectors of other packages, and S4D, LRU, Mamba-2 students (ten minutes)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",
     "gradient_matching": (
         "poisons for S4D, LRU, Mamba-2 and two others, with controls (an hour on two cores)"

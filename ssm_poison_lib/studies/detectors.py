@@ -45,6 +45,7 @@ __all__ = [
 
 #: Seeds of the stored runs, the first of those of `studies.defences`.
 SEEDS = tuple(range(100, 110))
+#: Seeds of the stored runs on layers.
 LAYER_SEEDS = tuple(range(100, 125))
 #: What a detector's score is: name -> words. Larger means more suspicious.
 DETECTORS = {

@@ -95,6 +95,12 @@ def model_outputs(models: Sequence[nn.Module], x: Tensor) -> Float[np.ndarray, "
     Args:
         models: torch modules; each is left in the mode it had.
         x: (n, length, channels), for instance longer than what they trained on.
+
+    Returns:
+        Outputs (models, n, outputs), float64.
+
+    Raises:
+        TypeError: if one of models is not a torch module.
     """
     found = []
     for model in models:

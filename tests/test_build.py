@@ -379,9 +379,9 @@ def test_the_icon_font_has_the_icons_of_the_pages_and_no_others(site):
 
 def test_the_site_is_small(site):
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
-    # 3 MB of mathematics, 5 of interactive figures, 18 of drawings for desks and phones, half a
+    # 3 MB of mathematics, 5 of interactive figures, 15 of drawings for desks and phones, half a
     # megabyte a page.
-    assert size < 43e6
+    assert size < 40e6
 
 
 # ---- settings of the whole book ------------------------------------------------------------------

@@ -13,10 +13,11 @@ What limits the batched flows: some 3,300 floating-point operations per step of 
 kappa = 7, two lags shown) take 0.4 us, a sixth of what a core with AVX2 could do: nearly every
 operation reads and writes whole rows of the lanes' arrays.
 
-The first flow ever compiles: 10 s of processor time on a busy machine, where it took 12.5 to 14 s
-while every part was optimized up to three times, and 18 to 27 s at first. Not 6 s: half of it is
-LLVM's for 17,000 instructions, half Numba's typing and lowering of 16 parts whose arguments are
-dozens of arrays. What is kept makes it 0.3 s; `make book` warms the cache.
+The first flow ever compiles: 5.5 s of processor time on a busy machine, where it took 8.2 s while
+the parts handed on dozens of NumPy arrays with strides and owners (`_engines/rows.py`), and 18 to
+27 s at first. What is left: a third LLVM's, 40 percent Numba's typing and lowering of 16 parts, 0.4
+s for the first compilation of anything. Where data has to be factored, 0.5 s more. What is kept
+makes it 0.3 s; `make book` warms the cache.
 """
 
 from __future__ import annotations

@@ -86,6 +86,10 @@ class _Apart(_Quick):
 class _PartLibrary(JITCodeLibrary):
     """Code that other code takes in: optimized with its caller, never made machine code alone."""
 
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Leave that too to the library that takes all parts in."""
+        ll_module.data_layout = self._codegen._data_layout
+
     def _optimize_final_module(self) -> None:
         """Leave it to the library that takes all parts in: each would be optimized up to thrice."""
 

@@ -508,7 +508,7 @@ def _factor(gram: Float[np.ndarray, "m kappa kappa"]) -> Float[np.ndarray, "m ka
     """Return L with G = L L^T on lags >= 1, r the largest rank of the batch."""
     _check_semidefinite(gram)
     L = np.zeros(gram.shape)
-    rank = factor_gram(contiguous(gram), L)
+    rank = factor_gram(contiguous(gram), L, np.empty(len(L[0])))
     return L[:, :, :rank]
 
 

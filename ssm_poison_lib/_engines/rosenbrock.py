@@ -14,6 +14,7 @@ from typing import NamedTuple, no_type_check
 
 import numpy as np
 
+from ssm_poison_lib._engines.rows import rows
 from ssm_poison_lib._engines.sums import aligned
 from ssm_poison_lib._jit import compiled
 from ssm_poison_lib._trajectory import FlowStatus
@@ -59,24 +60,24 @@ _RUNNING = -9  # no FlowStatus: the run goes on
 _AT_REST = 1e-6  # relative motion in the second half of the time that counts as none
 
 
-@compiled(fastmath=_FASTMATH)
+@compiled(apart=True, _nrt=False, fastmath=_FASTMATH)
 @no_type_check
-def factor_gram(G, L):
-    """Fill L (n, kappa, kappa), G = L L^T on lags >= 1: lag 0 moves no entry of A.
+def factor_gram(gram, factor, room):
+    """Fill factor L (n, kappa, kappa), zeros, with G = L L^T on lags >= 1: lag 0 moves no entry.
 
     Args:
-        G: positive semidefinite up to rounding. Cholesky with pivoting; a pivot counts as zero
-            relative to its own diagonal entry, so that doses may differ by any factor, and where
-            its column would not fit under the other diagonal entries: it is rounding, or what a
-            square kept when it underflowed.
+        gram: G (n, kappa, kappa), positive semidefinite up to rounding. Cholesky with pivoting; a
+            pivot counts as zero relative to its own diagonal entry, so that doses may differ by any
+            factor, and where its column would not fit under the other diagonal entries: it is
+            rounding, or what a square kept when it underflowed.
+        room: (kappa,) what is left of the diagonal.
 
     Returns:
         the largest rank.
     """
-    n, length = G.shape[0], G.shape[1]
-    largest = 0
-    rest = np.empty(length)
-    for i in range(n):
+    G, L, rest = rows(gram), rows(factor), rows(room)
+    largest, length = 0, len(rest)
+    for i in range(len(G)):
         for m in range(length):
             rest[m] = G[i, m, m]
         rank = 0
@@ -100,7 +101,8 @@ def factor_gram(G, L):
                     fits = False
             rest[pivot] = 0.0
             if not fits:
-                L[i, :, rank] = 0.0
+                for m in range(length):
+                    L[i, m, rank] = 0.0
                 continue
             L[i, pivot, rank] = root
             for m in range(length):
@@ -149,7 +151,9 @@ def _drive(a, w, L, P, target, power, M, rho, gamma):
     """Moments M, residuals rho = L^T (M* - M), coefficients gamma = sum_c rho_c P_c."""
     d, W = a.shape
     for m in range(len(M)):
-        M[m] = 0.0
+        total = M[m]
+        for s in range(W):
+            total[s] = 0.0
     for j in range(d):
         y, start, total = a[j], w[j], M[0]
         for s in range(W):
@@ -161,7 +165,9 @@ def _drive(a, w, L, P, target, power, M, rho, gamma):
                 power[s] *= y[s]
                 total[s] += power[s]
     for i in range(len(gamma)):
-        gamma[i] = 0.0
+        g = gamma[i]
+        for s in range(W):
+            g[s] = 0.0
     for c in range(len(rho)):
         residual = rho[c]
         for s in range(W):
@@ -241,40 +247,40 @@ def _solve(lanes, system, k):
 
 @_part
 @no_type_check
-def _invert(S, R, s):
-    """R = S^-1 for one lane, by Gauss-Jordan with row pivoting; S is destroyed."""
+def _invert(S, R):
+    """R = S^-1, (r, r), by Gauss-Jordan with row pivoting; S is destroyed."""
     r = len(S)
     if r == 1:
-        R[0, 0, s] = 1.0 / S[0, 0, s]
+        R[0, 0] = 1.0 / S[0, 0]
         return
     if r == 2:
-        x = 1.0 / (S[0, 0, s] * S[1, 1, s] - S[0, 1, s] * S[1, 0, s])
-        R[0, 0, s], R[1, 1, s] = S[1, 1, s] * x, S[0, 0, s] * x
-        R[0, 1, s] = R[1, 0, s] = -S[0, 1, s] * x
+        x = 1.0 / (S[0, 0] * S[1, 1] - S[0, 1] * S[1, 0])
+        R[0, 0], R[1, 1] = S[1, 1] * x, S[0, 0] * x
+        R[0, 1] = R[1, 0] = -S[0, 1] * x
         return
     for i in range(r):
         for k in range(r):
-            R[i, k, s] = 0.0
-        R[i, i, s] = 1.0
+            R[i, k] = 0.0
+        R[i, i] = 1.0
     for k in range(r):
         pivot = k
         for i in range(k + 1, r):
-            if abs(S[i, k, s]) > abs(S[pivot, k, s]):
+            if abs(S[i, k]) > abs(S[pivot, k]):
                 pivot = i
         if pivot != k:
             for c in range(r):
-                S[k, c, s], S[pivot, c, s] = S[pivot, c, s], S[k, c, s]
-                R[k, c, s], R[pivot, c, s] = R[pivot, c, s], R[k, c, s]
-        x = 1.0 / S[k, k, s]
+                S[k, c], S[pivot, c] = S[pivot, c], S[k, c]
+                R[k, c], R[pivot, c] = R[pivot, c], R[k, c]
+        x = 1.0 / S[k, k]
         for c in range(r):
-            S[k, c, s] *= x
-            R[k, c, s] *= x
+            S[k, c] *= x
+            R[k, c] *= x
         for i in range(r):
             if i != k:
-                x = S[i, k, s]
+                x = S[i, k]
                 for c in range(r):
-                    S[i, c, s] -= x * S[k, c, s]
-                    R[i, c, s] -= x * R[k, c, s]
+                    S[i, c] -= x * S[k, c]
+                    R[i, c] -= x * R[k, c]
 
 
 @_part
@@ -310,14 +316,14 @@ def _near_limit(lanes, here, system, S, R, left, s):
             x = 0.0
             for j in range(len(u)):
                 x += V[c, j, s] * V[i, j, s]
-            S[c, i, s] = x
-            S[i, c, s] = x
+            S[c, i] = x
+            S[i, c] = x
         if scale[c, s] == 0.0:  # a column that only other runs of the batch have
-            S[c, c, s] = 1e300
-    _invert(S, R, s)
+            S[c, c] = 1e300
+    _invert(S, R)
     slowest = 0.0
     for c in range(r):
-        slowest += abs(R[c, c, s])
+        slowest += abs(R[c, c])
     if not slowest * _RATES <= left:
         return 0
     largest = 0.0
@@ -326,7 +332,7 @@ def _near_limit(lanes, here, system, S, R, left, s):
         for c in range(r):
             y = 0.0
             for i in range(r):
-                y += R[c, i, s] * rho[i, s]
+                y += R[c, i] * rho[i, s]
             x += y * (dV[c, j, s] if chain[j, s] > 0.0 else V[c, j, s])
         move[j, s] = x
         x = abs(x) / (abs(u[j, s]) + _TINY) if chain[j, s] > 0.0 else abs(x)
@@ -350,7 +356,7 @@ def _at_rest(lanes, here, system, S, R, left, s):
     r = len(rho)
     for c in range(r):
         for i in range(r):
-            S[c, i, s] = 1.0 if i == c else 0.0
+            S[c, i] = 1.0 if i == c else 0.0
     for j in range(len(u)):
         slope = 0.0
         for i in range(len(gamma) - 1, 0, -1):
@@ -360,8 +366,8 @@ def _at_rest(lanes, here, system, S, R, left, s):
             return False
         for c in range(r):
             for i in range(r):
-                S[c, i, s] += V[c, j, s] * V[i, j, s] / (1.0 / left - slope)
-    _invert(S, R, s)
+                S[c, i] += V[c, j, s] * V[i, j, s] / (1.0 / left - slope)
+    _invert(S, R)
     size = moved = 0.0
     for j in range(len(u)):
         slope = 0.0
@@ -370,7 +376,7 @@ def _at_rest(lanes, here, system, S, R, left, s):
         force = 0.0
         for c in range(r):
             for i in range(r):
-                force += V[c, j, s] * R[c, i, s] * rho[i, s]
+                force += V[c, j, s] * R[c, i] * rho[i, s]
         size = max(size, abs(a[j, s]))
         moved = max(moved, abs(force) / (1.0 / left - slope * w[j, s]))
     return moved <= _STUCK * size
@@ -460,6 +466,8 @@ class _System(NamedTuple):
     inverse_e: np.ndarray
     S: np.ndarray  # (m, m, W), m = r; d where that is smaller
     R: np.ndarray  # its inverse
+    one: np.ndarray  # (m, m) of one lane: S
+    inverse: np.ndarray  # and R
     q: np.ndarray  # (r, W)
     z: np.ndarray  # (r, W)
     b: np.ndarray  # (d, W)
@@ -473,7 +481,7 @@ class _System(NamedTuple):
 @no_type_check
 def _load(runs, lanes, clock, s, i):
     """Begin run i in lane s."""
-    d, length, r = runs.u.shape[1], runs.target.shape[1], runs.P.shape[1]
+    d, length, r = len(lanes.u), len(lanes.target), len(lanes.scale)
     i_L = i if len(runs.L) > 1 else 0
     i_target = i if len(runs.target) > 1 else 0
     for j in range(d):
@@ -507,10 +515,10 @@ def _linearize(lanes, here, system):
     _drive(
         lanes.a, lanes.w, lanes.L, lanes.P, lanes.target, here.power, here.M, here.rho, here.gamma
     )
-    w, u = lanes.w.reshape(lanes.w.size), lanes.u.reshape(lanes.u.size)
+    w, u = lanes.w.flat, lanes.u.flat
     for c in range(len(here.rho)):
         _polynomial(lanes.P[c], lanes.a, system.V[c], system.dV[c])
-        v, dv = system.V[c].reshape(system.V[c].size), system.dV[c].reshape(system.dV[c].size)
+        v, dv = system.V[c].flat, system.dV[c].flat
         for i in range(len(w)):
             v[i] *= w[i]
         for i in range(len(w)):
@@ -600,16 +608,16 @@ def _differentiate(lanes, clock, here, system):
     # Loops as long and as small as can be: LLVM compares every row that a loop writes with every
     # other row before it uses vector instructions, and gives up beyond eight pairs.
     w, u, c = (
-        lanes.w.reshape(lanes.w.size),
-        lanes.u.reshape(lanes.u.size),
-        lanes.chain.reshape(lanes.chain.size),
+        lanes.w.flat,
+        lanes.u.flat,
+        lanes.chain.flat,
     )
     f, g, D, dD, right = (
-        here.f.reshape(here.f.size),
-        here.g.reshape(here.g.size),
-        system.D.reshape(system.D.size),
-        system.dD.reshape(system.dD.size),
-        system.right.reshape(system.right.size),
+        here.f.flat,
+        here.g.flat,
+        system.D.flat,
+        system.dD.flat,
+        system.right.flat,
     )
     for i in range(len(w)):
         D[i] *= w[i]
@@ -678,12 +686,12 @@ def _factor(system):
     """R = (1 + V^T E^-1 V)^-1, (r, r); or (E + V V^T)^-1, (d, d), where there are more columns than
     entries.
     """
-    V, eV, S = system.V, system.eV, system.S
+    V, eV, S, R = system.V, system.eV, system.S, system.R
     r, d, W = V.shape
     if r <= d:
-        e = system.inverse_e.reshape(system.inverse_e.size)
+        e = system.inverse_e.flat
         for c in range(r):
-            v, out = V[c].reshape(V[c].size), eV[c].reshape(eV[c].size)
+            v, out = V[c].flat, eV[c].flat
             for i in range(len(e)):
                 out[i] = v[i] * e[i]
             for i in range(c + 1):
@@ -711,8 +719,16 @@ def _factor(system):
                 if i != j:
                     for s in range(W):
                         mirror[s] = total[s]
+    # A lane of S is read with the stride of all lanes: gathered first, it stays in the cache.
+    one, inverse, m = system.one, system.inverse, len(S)
     for s in range(W):
-        _invert(S, system.R, s)
+        for i in range(m):
+            for c in range(m):
+                one[i, c] = S[i, c, s]
+        _invert(one, inverse)
+        for i in range(m):
+            for c in range(m):
+                R[i, c, s] = inverse[i, c]
 
 
 @_part
@@ -722,11 +738,11 @@ def _stages(lanes, clock, there, system):
     d, W = lanes.a.shape
     for stage in range(4):
         if stage == 1 or stage == 2:  # stage 3 shares the point of stage 2
-            x, y = system.trial.reshape(system.trial.size), lanes.u.reshape(lanes.u.size)
+            x, y = system.trial.flat, lanes.u.flat
             for n in range(len(x)):
                 x[n] = y[n]
             for i in range(stage):
-                factor, y = _A[stage, i], system.k[i].reshape(system.k[i].size)
+                factor, y = _A[stage, i], system.k[i].flat
                 for n in range(len(x)):
                     x[n] += factor * y[n]
             _entries(system.trial, lanes.chain, lanes.sign, system.at)
@@ -744,12 +760,12 @@ def _stages(lanes, clock, there, system):
             _polynomial(there.gamma, system.at, there.f, there.g)
         if stage > 0:
             x, y, w, u = (
-                there.f.reshape(there.f.size),
-                there.g.reshape(there.g.size),
-                lanes.w.reshape(lanes.w.size),
-                system.trial.reshape(system.trial.size),
+                there.f.flat,
+                there.g.flat,
+                lanes.w.flat,
+                system.trial.flat,
             )
-            c, out = lanes.chain.reshape(lanes.chain.size), system.right.reshape(system.right.size)
+            c, out = lanes.chain.flat, system.right.flat
             for n in range(len(x)):
                 out[n] = w[n] * ((1.0 - c[n]) * x[n] + c[n] * y[n] * u[n])
             for j in range(d):
@@ -768,12 +784,12 @@ def _control(lanes, clock, system, rtol, atol):
     d, W = lanes.a.shape
     k, error = system.k, clock.error
     k1, k2, k3, k4 = (
-        k[0].reshape(k[0].size),
-        k[1].reshape(k[1].size),
-        k[2].reshape(k[2].size),
-        k[3].reshape(k[3].size),
+        k[0].flat,
+        k[1].flat,
+        k[2].flat,
+        k[3].flat,
     )
-    old, new = lanes.u.reshape(lanes.u.size), system.trial.reshape(system.trial.size)
+    old, new = lanes.u.flat, system.trial.flat
     for i in range(len(old)):
         new[i] = old[i] + _B1 * k1[i] + _B2 * k2[i] + _B3 * k3[i] + _B4 * k4[i]
     for s in range(W):
@@ -825,12 +841,91 @@ def _control(lanes, clock, system, rtol, atol):
     _entries(lanes.u, lanes.chain, lanes.sign, lanes.a)
 
 
+class _Room(NamedTuple):
+    """All that the lanes need, by shape: the rows of `_Lanes`, `_Clock`, `_Point`, `_System`."""
+
+    numbers: np.ndarray  # (11, W)
+    counts: np.ndarray  # (8, W) int64
+    entries: np.ndarray  # (17, d, W)
+    stages: np.ndarray  # (4, d, W)
+    lags: np.ndarray  # (3, kappa, W)
+    coefficients: np.ndarray  # (4, kappa-1, W)
+    residuals: np.ndarray  # (5, r, W)
+    L: np.ndarray  # (kappa, r, W)
+    P: np.ndarray  # (r, kappa-1, W)
+    columns: np.ndarray  # (3, r, d, W)
+    matrices: np.ndarray  # (2, m, m, W), m = r; d where that is smaller
+    one: np.ndarray  # (2, m, m)
+    of_columns: np.ndarray  # (2, r, r)
+
+
 @compiled(apart=True, _nrt=False, fastmath=_FASTMATH)
 @no_type_check
-def _integrate(
-    runs, lanes, clock, here, there, system, S, R, start, stop, rtol, atol, max_steps, results
-):
+def _integrate(runs, room, start, stop, rtol, atol, max_steps, results):
     """Follow the runs start..stop-1; a lane that has finished a run loads the next one."""
+    runs = Runs(
+        rows(runs.u),
+        rows(runs.chain),
+        rows(runs.w),
+        rows(runs.L),
+        rows(runs.P),
+        rows(runs.target),
+        rows(runs.t_end),
+    )
+    results = Results(
+        rows(results.u),
+        rows(results.a),
+        rows(results.M),
+        rows(results.status),
+        rows(results.time),
+        rows(results.steps),
+        rows(results.rejected),
+    )
+    of, whole, e, lags = rows(room.numbers), rows(room.counts), rows(room.entries), rows(room.lags)
+    p, r, columns = rows(room.coefficients), rows(room.residuals), rows(room.columns)
+    matrices, one, of_columns = rows(room.matrices), rows(room.one), rows(room.of_columns)
+    lanes = _Lanes(e[0], e[1], e[2], e[3], e[4], e[5], rows(room.L), rows(room.P), lags[0], r[0])
+    clock = _Clock(
+        of[0],
+        of[1],
+        of[2],
+        of[3],
+        of[4],
+        of[5],
+        of[6],
+        of[7],
+        of[8],
+        whole[0],
+        whole[1],
+        whole[2],
+        whole[3],
+        whole[4],
+        whole[5],
+        whole[6],
+        whole[7],
+    )
+    here = _Point(lags[1], r[1], p[0], p[1], of[9], e[6], e[7])
+    there = _Point(lags[2], r[2], p[2], p[3], of[10], e[8], e[9])
+    system = _System(
+        columns[0],
+        columns[1],
+        columns[2],
+        e[10],
+        e[11],
+        e[12],
+        matrices[0],
+        matrices[1],
+        one[0],
+        one[1],
+        r[3],
+        r[4],
+        e[13],
+        rows(room.stages),
+        e[14],
+        e[15],
+        e[16],
+    )
+    S, R = of_columns[0], of_columns[1]
     following, active = start, 0
     while True:
         for s in range(len(clock.t)):
@@ -876,74 +971,23 @@ def integrate(
     W, p, m = min(lanes, stop - start), length - 1, min(r, d)
 
     def zeros(*shape: int) -> np.ndarray:
-        return aligned((*shape, W))
+        return np.asarray(aligned((*shape, W)))
 
-    def point() -> _Point:
-        return _Point(zeros(length), zeros(r), zeros(p), zeros(p), zeros(), zeros(d), zeros(d))
-
-    followed = _Lanes(
-        u=zeros(d),
-        chain=zeros(d),
-        sign=zeros(d),
-        w=zeros(d),
-        a=zeros(d),
-        half=zeros(d),
+    room = _Room(
+        numbers=zeros(11),
+        counts=np.zeros((8, W), np.int64),
+        entries=zeros(17, d),
+        stages=zeros(4, d),
+        lags=zeros(3, length),
+        coefficients=zeros(4, p),
+        residuals=zeros(5, r),
         L=zeros(length, r),
         P=zeros(r, p),
-        target=zeros(length),
-        scale=zeros(r),
+        columns=zeros(3, r, d),
+        matrices=zeros(2, m, m),
+        one=aligned((2, m, m)),
+        of_columns=aligned((2, r, r)),
     )
-    one = np.ones(W)
-    clock = _Clock(
-        t=zeros(),
-        h=one.copy(),
-        T=one.copy(),
-        last_h=zeros(),
-        last_error=one.copy(),
-        growth=zeros(),
-        error=zeros(),
-        per_h=zeros(),
-        least=zeros(),
-        run=np.full(W, -1),
-        steps=np.zeros(W, np.int64),
-        rejected=np.zeros(W, np.int64),
-        jumps=np.zeros(W, np.int64),
-        refused=np.zeros(W, np.bool_),
-        idle=np.zeros(W, np.bool_),
-        final=np.zeros(W, np.bool_),
-        accepted=np.zeros(W, np.bool_),
-    )
-    system = _System(
-        V=zeros(r, d),
-        dV=zeros(r, d),
-        eV=zeros(r, d),
-        D=zeros(d),
-        dD=zeros(d),
-        inverse_e=zeros(d),
-        S=zeros(m, m),
-        R=zeros(m, m),
-        q=zeros(r),
-        z=zeros(r),
-        b=zeros(d),
-        k=zeros(4, d),
-        trial=zeros(d),
-        at=zeros(d),
-        right=zeros(d),
-    )
-    S, R = zeros(r, r), zeros(r, r)
-    _integrate(
-        runs,
-        followed,
-        clock,
-        point(),
-        point(),
-        system,
-        S,
-        R,
-        start,
-        stop,
-        rtol,
-        atol,
-        max_steps,
-        results,
-    )
+    room.numbers[[1, 2, 4]] = 1.0  # h, T and last_error of lanes without a run
+    room.counts[0] = -1  # which run: none
+    _integrate(runs, room, start, stop, rtol, atol, max_steps, results)

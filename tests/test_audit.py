@@ -112,15 +112,16 @@ def test_mnist1d_and_digits_and_poisoned_mnist1d():
     data = mnist1d(500)
     x, y = data.x[:200].numpy(), data.y[:200].numpy()
     clean = audit(x, y)
-    assert (clean.verdict, clean.outputs, clean.channels) == ("no evidence of risk", 10, 1)
+    # a linear student cannot tell the classes
+    assert (clean.verdict, clean.status, clean.outputs, clean.channels) == ("undecided", 0, 10, 1)
+    assert "explains only 11% of the labels" in clean.findings[0].text
     # gradient matching with a small budget leaves copies within eps of their originals, which stay
     signs = np.random.default_rng(0).choice([-1.0, 1.0], x[:60].shape)
     poisoned = audit(np.concatenate([x, x[:60] + 0.25 * signs]), np.r_[y, y[:60]])
     assert poisoned.verdict == "contains special sequences"
     assert poisoned.findings[0].count == 120
     pixels = digits()
-    found = audit(pixels.x[:400].numpy(), pixels.y[:400].numpy())
-    assert "contains special sequences" not in verdicts(found)
+    assert verdicts(audit(pixels.x.numpy(), pixels.y.numpy())) == ["undecided"]
 
 
 def test_poison_of_gradient_matching():
@@ -145,11 +146,68 @@ def test_what_cannot_be_told_is_undecided():
     x = gaussian(40, 6)
     assert audit(x).verdict == "undecided"
     assert audit(x[:3, :2], [1.0, 2.0, 3.0]).verdict == "undecided"
+    assert audit(x).status == 0
     assert audit(x, x[:, 0], order=x[:, 0]).verdict in VERDICTS
     lagging = np.where(np.arange(40)[:, None] < 20, x * (np.arange(6) > 3), x)
     noise = audit(lagging, gaussian(40, seed=3), order=np.arange(40) // 20)
     # other lags in each phase, and a student that does not fit
     assert verdicts(noise) == ["undecided"]
+    assert "try the order with your own model" in noise.findings[0].text
+
+
+def test_labels_that_no_model_here_explains_are_undecided(monkeypatch):
+    x = gaussian(100, 6)
+    half = 0.7 * x[:, 0] + gaussian(100, seed=1)
+    found = audit(x, half)
+    assert found.student["student R2"] < 0.5
+    assert (verdicts(found), found.status) == (["undecided"], 0)
+    assert f"only {found.student['student R2']:.0%} of the labels" in found.findings[0].text
+    assert "Too little was seen" in str(found)
+    found = audit(x, half + x[:, 0])
+    assert found.student["student R2"] > 0.5
+    assert (verdicts(found), found.status) == ([], 0)
+    # a model that fits has seen them
+    tried = audit(x, half, model=tiny, steps=1).model
+    for score, expected in ((0.95, []), (0.85, ["undecided"])):
+        made = replace(tried, score=score)
+        monkeypatch.setattr("ssm_poison_lib.audit._trial.study_model", lambda *a, m=made, **k: m)
+        assert verdicts(audit(x, half, model=tiny)) == expected
+
+
+def test_a_model_that_fits_decides_on_an_order_that_the_student_cannot(monkeypatch):
+    x = gaussian(40, 6)
+    x[:20, :4] = 0.0
+    order, y = np.arange(40) // 20, gaussian(40, seed=3)
+    tried = audit(x, y, order=order, model=tiny, steps=1).model
+    for moved, differ, expected in (
+        (0.5, 0.2, ["order-sensitive"]),
+        (0.5, 0.3, []),
+        (0.15, 0.01, []),
+    ):
+        made = replace(tried, score=0.95, ordered=moved, restarts_differ=differ)
+        monkeypatch.setattr("ssm_poison_lib.audit._trial.study_model", lambda *a, m=made, **k: m)
+        found = audit(x, y, order=order, model=tiny)
+        assert verdicts(found) == expected
+        if expected:
+            assert "the model tiny trained in this order ends 0.50 away" in found.findings[0].text
+
+
+def test_open_lags_are_named_without_a_finding():
+    x = gaussian(60, 30)
+    x[:, 9:11] = 0.0
+    found = audit(x, x[:, ::-1] @ 0.8 ** np.arange(30))
+    assert (found.verdict, found.status) == ("no evidence of risk", 0)
+    assert "28 of 30 are decided by the data; open: 19 to 20;" in found.basis[0]
+    assert "2 of 30 lags are open (19 to 20), too few for a finding" in " ".join(str(found).split())
+
+
+def test_a_special_sequence_behind_a_narrow_gap_is_found():
+    x = np.concatenate([gaussian(300, 40), np.zeros((1, 40))])
+    x[:300, 31:] = 0.0
+    x[300, 35] = 0.01
+    found = audit(x, x[:, ::-1] @ 0.8 ** np.arange(40))
+    assert found.gaps == ((5, 8),)  # of lags 0 to 39
+    assert found.findings[0].rows == (300,)
 
 
 @pytest.mark.parametrize("value", [0.0, 2.5, 0, 3, True])
@@ -161,7 +219,8 @@ def test_labels_that_are_all_the_same_are_undecided(value):
     assert found.student == {"trained": False}
     assert f"every label is {float(value):g}" in str(found)
     assert "No student was trained" in found.to_html()
-    assert verdicts(audit(x, np.r_[np.full(39, value), 1 - value])) == []
+    other = audit(x, np.r_[np.full(39, value), 1 - value])
+    assert "every label" not in str(other)
     with pytest.raises(ValueError, match="model needs labels to train on; every label is"):
         audit(x, np.full(40, value), model="s4d")
     with pytest.raises(ValueError, match="at least 2 classes"):
@@ -263,9 +322,9 @@ def test_the_small_student_fits_a_teacher_of_its_kind():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_harmless_sets_raise_no_alarm(kind):
-    assert [false_finding(kind, seed)["verdict"] for seed in range(2)] == [
-        "no evidence of risk"
-    ] * 2
+    assert not any(false_finding(kind, seed)["false"] for seed in range(3))
+    assert false_finding(kind, 0)["verdict"] == "no evidence of risk"  # a linear teacher's labels
+    assert false_finding(kind, 2)["verdict"] == "undecided"  # random labels
     x, y, order = harmless(kind, 1)
     assert len(x) == len(y) == len(order)
     assert harmless(kind, 0)[2] is None
@@ -349,7 +408,7 @@ def test_every_kind_of_file_gives_the_same_verdict(tmp_path, capsys):
 def test_x_and_y_in_a_folder_and_inputs_alone(tmp_path):
     x = gaussian(30, 5)
     np.save(tmp_path / "x.npy", x)
-    assert command(tmp_path / "x.npy") == 1  # undecided: no labels
+    assert command(tmp_path / "x.npy") == 0  # undecided: no labels
     np.save(tmp_path / "y.npy", x.sum(1))
     assert command(tmp_path) == 0
     assert command(tmp_path, "--order", "rows") == 0
@@ -575,7 +634,7 @@ def test_a_folder_of_many_files_asks_whether_a_row_is_a_sequence_or_a_step(kind,
     for more in ([], ["--label", "none"]):
         assert command(tmp_path, *more) == 2
         assert "--layout series" in capsys.readouterr().err
-    assert command(tmp_path, "--label", "none", "--layout", "rows") == 1
+    assert command(tmp_path, "--label", "none", "--layout", "rows") == 0
     assert "24 sequences of length 3" in capsys.readouterr().out
     csv(
         tmp_path / "labels.csv",
@@ -747,12 +806,14 @@ def test_the_report_says_what_to_do_next_and_explains_its_words(report):
             assert f"<dt>{word}</dt>" in page
         assert "--model module:factory" in page
     assert "name them with --label" in audit(gaussian(30, 5)).to_html()
-    labels = np.sign(gaussian(40, 8)).prod(axis=1)  # nothing that a linear student could fit
-    unfit = audit(gaussian(40, 8), labels, task="numbers")
-    assert "does not fit these labels" in unfit.to_html()
+    x = gaussian(40, 8)
+    odd = np.sign(x).prod(axis=1)  # nothing that a linear student could fit
+    assert "explains only 9% of the labels" in audit(x, odd, task="numbers").to_html()
+    jump = 0.8 ** np.arange(8) - np.eye(8)[5]  # lag 5 is out of line: most is learnt, not all
+    assert "does not fit these labels" in audit(x, x[:, ::-1] @ jump).to_html()
     some = np.zeros((40, 20))
     some[:, :19] = gaussian(40, 19)
-    assert "1 of 20 lags are open" in audit(some, some.sum(axis=1)).to_html()
+    assert "1 of 20 lags are open (0)" in audit(some, some.sum(axis=1)).to_html()
 
 
 def in_a_line(capsys):

@@ -126,6 +126,24 @@ def test_gaps_of_lags():
     # random lags leave such gaps
     rare = np.eye(40)[np.random.default_rng(1).choice(40, 8, replace=False)]
     assert before.lag_gaps(before.data_sums(rare)) == []
+    # all lags shown but some in a row: three of 12, two of 50, never one
+    for length, width, expected in ((12, 3, [(4, 6)]), (12, 2, []), (50, 2, [(4, 5)]), (50, 1, [])):
+        x = gaussian(50, length)
+        x[:, ::-1][:, 4 : 4 + width] = 0.0
+        assert before.lag_gaps(before.data_sums(x)) == expected
+    # four lags cannot tell what chance would leave
+    assert before.lag_gaps(before.data_sums(np.eye(9)[[0, 2, 3, 4]])) == [(7, 7)]
+
+
+@given(st.integers(5, 60), st.data())
+def test_random_lags_leave_gaps_as_rarely_as_said(length, data):
+    count = data.draw(st.integers(5, length))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    found = 0
+    for _ in range(40):
+        x = np.eye(length)[rng.choice(length, count, replace=False)]
+        found += bool(before.lag_gaps(before.data_sums(x)))
+    assert found <= 12  # 2 expected at most; more in one of 10^7
 
 
 def test_special_sequences_are_the_minority_after_the_gap():

@@ -14,7 +14,7 @@ from ssm_poison_lib._checks import as_path
 __all__ = ["EPILOG", "configure", "run"]
 
 
-EPILOG = """exit status: 0 no evidence of risk; 1 findings, or undecided; 2 wrong use
+EPILOG = """exit status: 0 nothing found, be it undecided or not; 1 findings; 2 wrong use
 example: python -m ssm_poison_lib audit train.csv --label y --report report.html"""
 
 

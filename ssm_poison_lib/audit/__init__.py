@@ -3,7 +3,12 @@
 What is looked at are sums over sequences and one look at each, so that sets of any size go through,
 part by part, here or on a Dask cluster. A verdict says "no evidence of risk" and never "safe":
 poison that is spread over all lags, has statistics of natural data, or lies in wrong labels is not
-seen.
+seen. And it says so only if a model that was trained here explains the labels: where none does,
+what yours would learn from these data has not been seen, and the verdict is "undecided".
+
+Lags that the data leave open are a finding if they are more than a tenth of all. Fewer are named
+among what the verdict rests on, without a finding: what a model answers there is not decided, yet
+nothing says that later data will ask.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from scipy.stats import kruskal
 from ssm_poison_lib._checks import as_choice, as_function, as_integer, as_text
 from ssm_poison_lib.audit._models import MODELS, ModelResult
 from ssm_poison_lib.audit._read import PADDING, Part, Rows, from_arrays
-from ssm_poison_lib.audit._report import BLIND, advice, as_html, as_json, named, targets
+from ssm_poison_lib.audit._report import BLIND, advice, as_html, as_json, named, runs, targets
 from ssm_poison_lib.audit._student import POLES, Problem, start, train
 from ssm_poison_lib.checklist import examine
 from ssm_poison_lib.defences.after import restart_disagreement
@@ -41,7 +46,7 @@ from ssm_poison_lib.defences.before import (
 
 __all__ = ["BLIND", "VERDICTS", "Audit", "Finding", "audit", "audit_parts"]
 
-#: The verdicts, gravest first; exit status 1 for all but the last.
+#: The verdicts, gravest first; exit status 1 for the first three, which name something in the data.
 VERDICTS = (
     "order-sensitive",
     "contains special sequences",
@@ -64,6 +69,7 @@ _MOVED, _ABOVE = (
     2.0,
 )  # an order matters if it moves the response this much, and this many times what restarts differ
 _FITS = 0.9  # part of what can be explained that a student must explain for its response to count
+_SEEN = 0.5  # share of the labels' squares that it must explain: else most of them is unseen
 _SAMPLE = 10_000  # sequences among which near copies are looked for
 _CLASSES = 20  # integers with at most so many values are classes
 _MOST = 4096  # kappa times channels above which neighbouring steps are averaged
@@ -154,8 +160,8 @@ class Audit:
 
     @property
     def status(self) -> int:
-        """Exit status: 0 without evidence of risk, else 1."""
-        return 0 if self.verdict == VERDICTS[-1] else 1
+        """Exit status: 1 if something was found, 0 if nothing was, undecided or not."""
+        return 0 if self.verdict in VERDICTS[-2:] else 1
 
     def __str__(self) -> str:
         lines = [
@@ -300,9 +306,6 @@ def audit_parts(
     responses: dict[str, np.ndarray] = {}
     if shape.outputs and not shape.constant:
         student, responses = _study(total, by_phase, apart, short)
-    findings = _findings(
-        total, lags, kept, special, copies, near, nearest, student, phase, centre, shape
-    )
     trial = None
     if model != "free":
         if not shape.outputs or shape.constant:
@@ -314,6 +317,9 @@ def audit_parts(
         trial = study_model(
             model, *collected, shape.classes, phase, centre, steps=steps, progress=progress
         )
+    findings = _findings(
+        total, lags, kept, special, copies, near, student, trial, phase, centre, shape
+    )
     theory = _theory(run, shape, total, phase)
     starts: dict[str, int] = {}
     for part, row in zip(parts, ends, strict=False):
@@ -658,18 +664,21 @@ def _findings(
     special: np.ndarray,
     copies: np.ndarray,
     near: Any,
-    nearest: dict[int, int],
     student: dict[str, Any],
+    trial: ModelResult | None,
     phase: np.ndarray | None,
     centre: np.ndarray,
     shape: _Shape,
 ) -> tuple[Finding, ...]:
     found: list[Finding] = []
     given = student.get("in the given order")
+    tried = trial is not None and trial.fits
     if phase is not None and given is not None:
         contrast = _contrast(phase, centre, special)
-        level = max(_MOVED, _ABOVE * student["restarts differ"])
-        if contrast >= _CONTRAST and not student["fits"]:
+        who, moved, differ = "small student", given["moved"], student["restarts differ"]
+        if trial is not None and tried and not student["fits"]:
+            who, moved, differ = f"model {trial.name}", trial.ordered, trial.restarts_differ
+        if contrast >= _CONTRAST and not student["fits"] and not tried:
             found.append(
                 Finding(
                     "undecided",
@@ -678,14 +687,14 @@ def _findings(
                     " with your own model (--model)",
                 )
             )
-        elif contrast >= _CONTRAST and given["moved"] >= level:
+        elif contrast >= _CONTRAST and moved >= max(_MOVED, _ABOVE * differ):
             found.append(
                 Finding(
                     "order-sensitive",
                     f"the phases show different lags ({contrast:.0%} of the spread of mean lags is"
-                    " between them), and the small student trained in this order ends"
-                    f" {given['moved']:.2f} away from one trained on all together (relative; its"
-                    f" restarts differ by {student['restarts differ']:.2g})",
+                    f" between them), and the {who} trained in this order ends {moved:.2f} away"
+                    f" from one trained on all together (relative; its restarts differ by"
+                    f" {differ:.2g})",
                 )
             )
     if special.any():
@@ -748,6 +757,14 @@ def _findings(
                     f"{shape.pool} neighbouring steps were averaged; finer structure was not seen",
                 )
             )
+        elif student["student R2"] < _SEEN and not tried:
+            found.append(
+                Finding(
+                    "undecided",
+                    f"the small student explains only {max(student['student R2'], 0.0):.0%} of the"
+                    " labels, so the audit has not seen what your model learns from these data",
+                )
+            )
     return tuple(found)
 
 
@@ -800,9 +817,10 @@ def _basis(
     fixed = int((lags.fixed >= _FIXED).sum())
     told = [
         (
-            f"Lags (steps before the last one): {fixed} of {total.length} are decided by the data;"
-            f" rank {lags.rank} of {len(total.gram)}, excitation {lags.excitation:.1e} (smallest"
-            " eigenvalue of the Gram matrix over their mean; below 1e-6 counts as none)."
+            f"Lags (steps before the last one): {fixed} of {total.length} are decided by the data"
+            f"{_open(lags)}; rank {lags.rank} of {len(total.gram)}, excitation"
+            f" {lags.excitation:.1e} (smallest eigenvalue of the Gram matrix over their mean; below"
+            " 1e-6 counts as none)."
         ),
         (
             f"Copies: {near.copies} exact and {int(near.flagged.sum())} near ones among"
@@ -835,6 +853,12 @@ def _basis(
     if shape.pool > 1:
         told.append(f"Length: {shape.pool} neighbouring steps were averaged.")
     return tuple(told)
+
+
+def _open(lags: LagReport) -> str:
+    """Return which lags are open, in words."""
+    still_open = lags.fixed < _FIXED
+    return f"; open: {runs(still_open)}" if still_open.any() else ""
 
 
 def _collect(

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 
 from ssm_poison_lib import figures
 
-__all__ = ["BLIND", "advice", "as_html", "as_json", "named", "targets"]
+__all__ = ["BLIND", "advice", "as_html", "as_json", "named", "runs", "targets"]
 
 #: What an audit cannot see, as the report says it.
 BLIND = (
     "Poison spread over all lags, or hidden in sequences that show everything else as well.",
-    "Special sequences where the lags that nothing else shows are fewer than a quarter of the length.",
+    "Special sequences where the lags that nothing shows are so few that chance leaves as many: one or two.",
     "Copies that were changed by more than the distance between neighbours (gradient matching with a large budget).",
     "Whether labels are right.",
     "What another model, another start, or a longer training does: the small student is a linear one.",
@@ -59,7 +59,7 @@ _ADVICE = {
     "order-sensitive": "Shuffle, or train on the sequences with long lags first and on all of them afterwards.",
     "contains special sequences": "Look at the sequences named here. Train without them, or with several starts and orders.",
     "underdetermined": "Add sequences that show the open lags, or compare restarts of your model on inputs that do.",
-    "undecided": "",
+    "undecided": "Too little was seen to say that there is no risk.",
     "no evidence of risk": "Nothing to change in the data.",
 }
 
@@ -84,19 +84,19 @@ _WORDS = {
 
 def advice(audit: Any) -> str:
     """Return what to do next, in words."""
-    told = [_ADVICE[audit.verdict]] if _ADVICE[audit.verdict] else []
-    still_open = int((audit.lags.fixed < 0.9).sum())
-    if audit.verdict == "no evidence of risk" and still_open:
+    told = [_ADVICE[audit.verdict]]
+    still_open = audit.lags.fixed < 0.9
+    if not audit.status and still_open.any():
         told.append(
-            f"{still_open} of {len(audit.lags.fixed)} lags are open, too few for a finding: the data do not say what a model answers"
-            " there."
+            f"{int(still_open.sum())} of {len(still_open)} lags are open ({runs(still_open)}), too few for a finding: the data do not"
+            " say what a model answers there."
         )
     if not audit.outputs:
         told.append("Without labels only the inputs were looked at: name them with --label.")
     elif not audit.student["trained"]:
         told.append("Labels that are all the same teach nothing: give those that differ.")
     elif audit.model is None:
-        if not audit.student["fits"]:
+        if not audit.student["fits"] and audit.verdict != "undecided":
             told.append(
                 "The small student does not fit these labels, so only the inputs were looked at."
             )
@@ -338,12 +338,12 @@ def _lag_words(audit: Any) -> str:
     largest = int(audit.lags.energy.argmax())
     return (
         f"Bars over lags 0 to {len(fixed) - 1}: {int(fixed.sum())} of {len(fixed)} are decided by the data"
-        + (f", the open ones {_runs(~fixed)}" if not fixed.all() else "")
+        + (f", the open ones {runs(~fixed)}" if not fixed.all() else "")
         + f". Most energy is at lag {largest}."
     )
 
 
-def _runs(which: np.ndarray) -> str:
+def runs(which: np.ndarray) -> str:
     """Return runs of True in words, the first few."""
     at = np.flatnonzero(which)
     runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)

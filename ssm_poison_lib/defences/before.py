@@ -253,12 +253,15 @@ def mean_lag(x: ArrayLike) -> Float[np.ndarray, " n"]:
 
 
 def lag_gaps(sums: DataSums) -> list[tuple[int, int]]:
-    """Return the wide runs of lags, first and last, that no sequence shows, between lags that some
-    do; widest first.
+    """Return the runs of lags, first and last, that no sequence shows, between lags that some do;
+    widest first.
+
+    Chance leaves gaps too. Where five or more lags are shown, a run counts that as many random lags
+    would leave with probability below 0.05: where all others are shown, three in a row of 12, two
+    of 50, and never a single one. Fewer lags than five cannot tell, and every run counts.
 
     Args:
-        sums: of all sequences. Wide: at least a quarter of kappa; where five or more lags are
-            shown, also wider than as many random lags would leave with probability 0.05.
+        sums: of all sequences.
     """
     sums = as_instance("sums", sums, DataSums)
     length, heard = sums.length, max(sums.count - sums.silent, 1)
@@ -266,7 +269,7 @@ def lag_gaps(sums: DataSums) -> list[tuple[int, int]]:
     found = []
     for before, after in pairwise(shown):
         width, count = int(after - before - 1), len(shown)
-        if width < max(1.0, length / 4):
+        if width < 1:
             continue
         chance = (count - 1) * math.exp(
             _log_choose(length - width, count) - _log_choose(length, count)

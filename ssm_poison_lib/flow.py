@@ -546,7 +546,5 @@ def baseline_limit(
         # others zero.
         start, tied = float(np.log(largest)), -math.log(d) / p - 1e-12
         low, high = (max(start, tied), 1e-12) if missing(start) < 0.0 else (tied, start)
-        if low >= high or missing(low) >= 0.0:
-            return np.exp(log_entries(low))
         found = brentq(missing, low, high, xtol=1e-15, rtol=4 * np.finfo(float).eps)
         return np.exp(log_entries(float(found)))

@@ -536,6 +536,13 @@ def test_jacobian_at_saddle_at_explicit_sizes(row, column):
         assert sp.simplify(side.subs({kappa: 5, d: 3, **indices}) - derived) == 0
 
 
+def test_velocity_of_large_integers_is_exact():
+    """Its entries are SymPy's numbers or Python's, never NumPy's, which wrap around."""
+    a = 2**40
+    by_a, _, _ = algebra.velocity([[1, 0, 0, 0]], [0], [a], [1], [1])  # loss a^6
+    assert by_a == (-6 * a**5,)
+
+
 def test_exponents_and_constants_that_an_identity_leaves_open():
     values = {epsilon: sp.Rational(1, 3), kappa: 7, sp.Symbol("u", positive=True): 2}
     left = (
@@ -545,6 +552,7 @@ def test_exponents_and_constants_that_an_identity_leaves_open():
     )
     assert sp.simplify(left - (2 + 6**4)) == 0  # u + (F epsilon)^-(kappa-3)
     assert algebra.escape_time().subs(epsilon, 1) == 0
+    assert algebra.order_error(lag=0) == d - 1
 
 
 @pytest.mark.parametrize(
@@ -659,6 +667,22 @@ def test_smallest_sequence_length(smallest, formula):
         (
             lambda: algebra.order_error(length=3),
             "length must be an integer from 4 to 1000000; got 3",
+        ),
+        (
+            lambda: algebra.order_error(lag=10**6 + 1),
+            "lag must be an integer from 0 to 1000000; got 1000001",
+        ),
+        (
+            lambda: algebra.entries("a b", 2),
+            "name must be letters and digits, beginning with a letter; got 'a b'",
+        ),
+        (
+            lambda: algebra.impulse_response([sp.oo], [n], 1),
+            "each entry of a must be finite; got oo",
+        ),
+        (
+            lambda: algebra.impulse_response([n], [sp.zoo], 1),
+            "each entry of w must be finite; got zoo",
         ),
         (lambda: algebra.antidote_constant([]), "factors must have at least 1 entry; got none"),
         (

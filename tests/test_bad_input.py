@@ -261,6 +261,27 @@ CASES = [
         "length must be an integer from 2 to 1000000; got 1",
     ),
     (lambda: flow.baseline_closed_form([0.1], 7, []), "tau must not be empty"),
+    # algebra
+    (
+        lambda: algebra.divided_difference("3", 2, 5),
+        "power must be a SymPy expression or a real number; got '3'",
+    ),
+    (
+        lambda: algebra.impulse_response("ab", [1], 1),
+        "a must be a list of SymPy expressions or real numbers; got 'ab'",
+    ),
+    (
+        lambda: algebra.velocity("ab", [1], [1], [1], [1]),
+        "x must be a list of sequences; got 'ab'",
+    ),
+    (
+        lambda: algebra.velocity([3], [1], [1], [1], [1]),
+        "each sequence of x must be a list of SymPy expressions or real numbers; got 3",
+    ),
+    (
+        lambda: algebra.negative_gradient([[1]], [1], [1], algebra.entries("b", 1), [1]),
+        "each entry of a must be a Symbol; got",
+    ),
     # paper
     (lambda: paper.TheoremSetting(8, 10, 1e-3, None), "length must be odd .*; got 8"),
     (

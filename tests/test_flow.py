@@ -517,8 +517,26 @@ def test_baseline_limit_takes_exact_gaps():
     for wrong in ([1e-3, gaps[0, 1]], [-1e-30, gaps[0, 1]]):
         with pytest.raises(ValueError, match=r"^gaps must be >= 0 and agree"):
             flow.baseline_limit(A0[0], 7, gaps=wrong)
-    with pytest.raises(ValueError, match=r"^gaps must be left out for a single entry"):
+    with pytest.raises(
+        ValueError, match=r"^gaps must be .* agree up to rounding .* descending A0$"
+    ):
+        flow.baseline_limit([0.3, 0.1], 7, gaps=[0.1])
+    with pytest.raises(ValueError, match=r"^gaps must be left out for .*; got \[0\.1\]"):
         flow.baseline_limit([0.1], 7, gaps=[0.1])
+
+
+def test_gaps_may_be_off_by_their_rounding():
+    """Sums of d gaps are rounded d times."""
+    A0 = np.linspace(0.4, 0.1, 8)
+    gaps = -np.diff(A0)
+    gaps[-1] += 5 * np.spacing(A0[0])
+    assert_allclose(flow.baseline_limit(A0, 7, gaps=gaps), flow.baseline_limit(A0, 7), rtol=1e-12)
+
+
+def test_baseline_limit_keeps_the_digits_of_an_entry_far_behind():
+    """By the closed form it has hardly moved when the largest arrives."""
+    assert_allclose(flow.baseline_limit([0.5, 1e-12], 7), [1.0, 1e-12], rtol=1e-13)
+    assert_allclose(flow.baseline_limit([0.5, 1e-20], 7), [1.0, 1e-20], rtol=1e-13)
 
 
 def test_at_kappa_2_all_entries_shift():
@@ -615,6 +633,26 @@ def test_what_is_wrong_is_named(training_set, options, message):
         flow.gradient_flow([0.02, 0.01], training_set, **{"t_end": 1.0, **options})
 
 
+def test_the_jacobian_of_decaying_entries_is_that_of_their_velocity():
+    """The solver takes a wrong one for slow convergence."""
+    student = DiagonalSSM([0.5, 0.2], [1.0, 2.0], [1.0, 1.0])
+    followed = flow._plain(student, MOMENTS, "A", 1e-9, 1e-13, 0.7)
+    y, h = followed.start, 1e-6
+    columns = [
+        (followed.velocity(0.0, y + e) - followed.velocity(0.0, y - e)) / (2 * h)
+        for e in h * np.eye(2)
+    ]
+    assert_allclose(followed.jacobian(0.0, y), np.transpose(columns), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [(flow.velocity, "the velocity"), (flow.jacobian, "the Jacobian")]
+)
+def test_what_overflows_is_named(call, name):
+    with pytest.raises(ValueError, match=f"^student must be smaller in size: {name} "):
+        call(DiagonalSSM.ones([1e200, 0.1]), MOMENTS)
+
+
 @pytest.mark.parametrize("start", [[1.0, 0.5], [0.5, 0.0]])
 def test_a_start_at_the_end_of_its_range_is_refused(start):
     with pytest.raises(ValueError, match=r"start must have entries between 0 and 1"):
@@ -626,7 +664,7 @@ def test_a_start_that_is_no_row_is_named():
         flow.gradient_flow([[0.02, 0.01]], MOMENTS, t_end=1.0)
 
 
-@pytest.mark.parametrize("name", ["exp", "tanh"])
+@pytest.mark.parametrize("name", ["free", "exp", "tanh"])
 def test_decay_pulls_entries_to_zero_with_the_squared_slope(name):
     """ds/dt = -d(decay/2 sum a^2)/ds beside the gradient of the loss, so -decay f'^2 a in a."""
     start, t = np.array([0.3, 0.2]), 1e-6

@@ -64,6 +64,7 @@ def test_systems_and_networks_are_equal_if_all_weights_are():
     same = DiagonalSSM([0.5, -0.0], [1.0, 2.0], [3.0, 4.0])
     assert one == same
     assert hash(one) == hash(same)
+    assert len({hash(DiagonalSSM.ones([a])) for a in (0.5, 1e-20, 2e-20)}) == 3
     others = [
         DiagonalSSM([0.5, 0.1], [1.0, 2.0], [3.0, 4.0]),
         DiagonalSSM([0.5, 0.0], [1.0, 2.1], [3.0, 4.0]),
@@ -303,6 +304,18 @@ METHODS = ("recurrence", "convolution", "fft")
         (DiagonalSSM([1.0, -1.0], [1.0, 1.0], [1.0, -1.0]), [8e307, 8e307], [0.0, 1.6e308]),
         (DiagonalSSM([0.5], [1.0], [1.0]), [1.7e308], [1.7e308]),
         (DiagonalSSM([0.5] * 3, [1.0] * 3, [1.0, 1.0, -1.5]), [1.7e308, 0.0], [8.5e307, 4.25e307]),
+        # long sums: of 64 entries, of a transform of the inputs, of one of the responses
+        (
+            DiagonalSSM([0.0] * 64, [1.0] * 64, [1.0] * 31 + [-1.0] * 31 + [0.5] * 2),
+            [1e308],
+            [1e308],
+        ),
+        (
+            DiagonalSSM([1.0], [1.0], [1.0]),
+            [1e308, -1e308] * 31 + [1e308],
+            [1e308, 0.0] * 31 + [1e308],
+        ),
+        (DiagonalSSM([1.0], [1.0], [1e308]), [1e-10] * 63, [1e298 * k for k in range(1, 64)]),
     ],
 )
 def test_outputs_near_the_largest_number(method, system, x, expected):
@@ -352,6 +365,8 @@ def test_weights_and_transfer_function_that_overflow():
         large.impulse_response(3)
     with pytest.raises(ValueError, match=r"^z must stay where H\(z\)"):
         DiagonalSSM([0.5], [1e300], [1.0]).transfer_function(np.nextafter(0.5, 1.0))
+    with pytest.raises(ValueError, match=r"^z must stay where H\(z\)"):  # inf - inf
+        DiagonalSSM([0.5, 0.1], [1e200, -1e200], [1.0, 1.0]).transfer_function(1e200)
 
 
 # --- near ties that float64 has no digits for
@@ -363,6 +378,9 @@ def test_a_near_tie_below_the_last_digit_is_refused():
             ValueError, match=r"tie_gap must be at least .*flows\.near_tie_starts.*; got"
         ):
             ssm.near_zero(10, 1e-3, seed=0, tie_gap=gap)
+    least = r"at least 5\.6e-15 for this start, or 0 for an exact tie \(a_1 = 0\.636962 has"
+    with pytest.raises(ValueError, match=least):
+        ssm.near_zero(3, 1.0, seed=0, tie_gap=1e-17)
     A = ssm.near_zero(10, 1e-3, seed=0, tie_gap=1e-16)
     assert A[0] - A[1] == pytest.approx(1e-16, rel=0.01)
     exact = ssm.near_zero(10, 1e-3, seed=0, tie_gap=0.0)

@@ -2,8 +2,9 @@
 
 A job is one kind of data, one seed, one kind of start. Its result holds the scores of all
 detectors, the error of the student without a defence, and its error with each training rule.
-Attacks and harmless data are those of `studies.benchmark`; ADAPTED are attacks made against the
-defences.
+Attacks and harmless data are those of `studies.benchmark`, whose cases are frozen, and windows of
+MNIST-1D: smooth data, whose neighbouring lags tell nearly the same. ADAPTED are attacks made
+against the defences.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ssm_poison_lib._checks import ArrayLike, as_array, as_choice, as_seed
+from ssm_poison_lib.audit.harmless import mnist1d_windows
 from ssm_poison_lib.defences import after, before, during, rules
 from ssm_poison_lib.flow import FlowError
 from ssm_poison_lib.flows import near_tie_starts
@@ -22,16 +24,16 @@ from ssm_poison_lib.ssm import DiagonalSSM, near_zero, theorem_teacher
 from ssm_poison_lib.studies import benchmark
 from ssm_poison_lib.studies.benchmark import (
     ATTACKS,
-    HARMLESS,
     Case,
     Data,
+    _clean,
     _late,
     _long,
     _together,
 )
 from ssm_poison_lib.studies.store import Job, Study
 
-__all__ = ["ADAPTED", "DETECTORS", "RULES", "SEEDS", "compute", "separation"]
+__all__ = ["ADAPTED", "DETECTORS", "HARMLESS", "RULES", "SEEDS", "compute", "separation"]
 
 #: Seeds of the stored runs.
 SEEDS = tuple(range(100, 150))
@@ -89,6 +91,10 @@ def _first_by_lag(length: int, rng: np.random.Generator) -> Any:
     return _together(clean, bad, rng)
 
 
+def _mnist1d(length: int, rng: np.random.Generator) -> Any:
+    return _clean(mnist1d_windows(20, length, rng))
+
+
 #: Attacks made against the defences: name -> function of length and Generator.
 ADAPTED: Mapping[str, Callable[..., Any]] = {
     "covered by a whisper at all lags": _covered,
@@ -98,6 +104,8 @@ ADAPTED: Mapping[str, Callable[..., Any]] = {
     "special between two baselines": _turns,
     "first by lag among early inputs": _first_by_lag,
 }
+#: Kinds of harmless data, those of the benchmark and one more.
+HARMLESS: Mapping[str, Callable[..., Any]] = {**benchmark.HARMLESS, "MNIST-1D": _mnist1d}
 KINDS = {**ATTACKS, **ADAPTED, **HARMLESS}
 #: What a detector's score is: name -> words. Larger means more suspicious.
 DETECTORS = {

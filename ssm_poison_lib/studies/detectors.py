@@ -1,6 +1,7 @@
 """Detectors of other packages, along the way, and of other layers, on the data of another study.
 
-The data are those of `studies.defences`. What looks for classes gets two (`defences.existing`), and
+Data and seeds are those of `studies.defences`. What looks for classes gets two
+(`defences.existing`), and
 needs the packages of `pip install "ssm-poison-lib[detectors]"`.
 
 S4D, LRU and Mamba-2 are one channel as in `studies.layers`: the teacher's response is 0.9^m and
@@ -10,7 +11,7 @@ the first three positions: one lag cannot tell a pole from its weight. Lag 0 is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from ssm_poison_lib.metrics import effective_rank
 from ssm_poison_lib.sequences import TrainingSet
 from ssm_poison_lib.ssm import DiagonalSSM, theorem_teacher
 from ssm_poison_lib.studies import benchmark, layers
-from ssm_poison_lib.studies.benchmark import HARMLESS, _late, _long, _together
-from ssm_poison_lib.studies.defences import _DIM, _LENGTH, _RESTARTS, KINDS, _start
+from ssm_poison_lib.studies.benchmark import _late, _long, _together
+from ssm_poison_lib.studies.defences import _DIM, _LENGTH, _RESTARTS, HARMLESS, KINDS, SEEDS, _start
 from ssm_poison_lib.studies.store import Job, Study
 
 __all__ = [
@@ -34,19 +35,13 @@ __all__ = [
     "LAYERS",
     "LAYER_DETECTORS",
     "LAYER_KINDS",
-    "LAYER_SEEDS",
     "MIXTURES",
-    "SEEDS",
     "STUDY",
     "compute",
     "layer_runs",
     "path",
 ]
 
-#: Seeds of the stored runs, the first of those of `studies.defences`.
-SEEDS = tuple(range(100, 110))
-#: Seeds of the stored runs on layers.
-LAYER_SEEDS = tuple(range(100, 125))
 #: What a detector's score is: name -> words. Larger means more suspicious.
 DETECTORS = {
     "common share along the way": "share of each step that moves all poles alike, mean",
@@ -79,7 +74,7 @@ MIXTURES = {
 #: Kinds of data for layers; the strongest order of that search is "special first".
 LAYER_KINDS = ("strongest mixture", *KINDS)
 _PARTS = 50  # of the way
-_CHUNK = 25  # seeds of a job: layers go side by side
+_CHUNK = {"free": 10, "layer": 25}  # seeds of a job: layers go side by side
 _TEACHER = DiagonalSSM([layers._POLE], [1.0], [1.0])
 _SCALE = 1e-3  # of starts near zero
 # The layers' own starts move at once, and then creep; a start near zero is left after 1e13.
@@ -304,32 +299,28 @@ def _collect(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, An
     return {"runs": list(rows.values())}
 
 
+def _jobs(model: str, start: str, kinds: Iterable[str]) -> Iterator[Job]:
+    """Give the jobs of a model and a start: the seeds of each kind, some at a time."""
+    size = _CHUNK["free" if model == "free" else "layer"]
+    for k in range(0, len(SEEDS), size):
+        for kind in kinds:
+            yield Job(
+                f"{model}/{start}/{kind}/{SEEDS[k]}",
+                {"model": model, "start": start, "kind": kind, "seeds": list(SEEDS[k : k + size])},
+            )
+
+
 #: The study.
 STUDY = Study(
     name="detectors",
     function=compute,
     jobs=(
+        *_jobs("free", "near tie", KINDS),
         *(
-            Job(
-                f"free/{kind}",
-                {"model": "free", "start": "near tie", "kind": kind, "seeds": list(SEEDS)},
-            )
-            for kind in KINDS
-        ),
-        *(
-            Job(
-                f"{model}/{start}/{kind}/{LAYER_SEEDS[k]}",
-                {
-                    "model": model,
-                    "start": start,
-                    "kind": kind,
-                    "seeds": list(LAYER_SEEDS[k : k + _CHUNK]),
-                },
-            )
-            for k in range(0, len(LAYER_SEEDS), _CHUNK)
+            job
             for model in LAYERS
             for start in layers.STARTS
-            for kind in LAYER_KINDS
+            for job in _jobs(model, start, LAYER_KINDS)
         ),
     ),
     collect=_collect,

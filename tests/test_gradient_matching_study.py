@@ -33,7 +33,7 @@ def test_every_kind_learns_and_has_second_derivatives(kind):
     protocol = study.replace(PROTOCOL, steps=60)
     model = study.build(kind, data, protocol, seed=0)
     before = study.score(model, data)[0].mean()
-    seen = study.train(model, data, protocol, seed=0, watched={"others": drawn(seed=1)})
+    [seen] = study.train([model], [data], protocol, seed=0, watched={"others": drawn(seed=1)})
     assert seen[-1]["loss"] < 0.7 * before
     assert seen[-1]["step"] == 60
     assert seen[-1]["others"] > 0.7
@@ -46,6 +46,39 @@ def test_every_kind_learns_and_has_second_derivatives(kind):
     size = sum(g.square().sum() for g in first if g is not None)
     (second,) = torch.autograd.grad(size, x)
     assert second.abs().max() > 0
+
+
+def weights(model):
+    return {name: w.detach().clone() for name, w in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", study.KINDS)
+def test_models_trained_side_by_side_end_where_each_ends_alone(kind):
+    x, y = drawn().x.double(), drawn().y
+    noise = torch.randn(3, *x.shape, generator=torch.Generator().manual_seed(1)).double()
+    datasets = [Examples(x + change, y.roll(k)) for k, change in enumerate(noise)]
+    watched = {"others": Examples(x, y)}
+
+    def fresh():
+        return study.build(kind, datasets[0], PROTOCOL, seed=0).double()
+
+    together = [fresh() for _ in datasets]
+    seen = study.train(together, datasets, PROTOCOL, seed=2, watched=watched)
+    assert not torch.equal(together[0].decoder.weight, together[1].decoder.weight)
+    for model, data, path in zip(together, datasets, seen, strict=True):
+        alone = fresh()
+        [expected] = study.train([alone], [data], PROTOCOL, seed=2, watched=watched)
+        for name, weight in weights(alone).items():
+            torch.testing.assert_close(weights(model)[name], weight, rtol=0, atol=1e-10)
+        assert path == [pytest.approx(moment, rel=2e-5) for moment in expected]
+
+
+def test_a_model_beside_others_refuses_values_that_are_not_finite():
+    models = [study.build("s4d", drawn(), PROTOCOL, seed=0) for _ in range(2)]
+    spoiled = Examples(drawn().x.clone(), drawn().y)
+    spoiled.x[0, 0] = np.nan
+    with pytest.raises(ValueError, match="x must be finite; got NaN"):
+        study.train(models, [drawn(), spoiled], PROTOCOL, seed=0)
 
 
 def test_starts_depend_on_the_seed_alone():
@@ -62,40 +95,42 @@ class Killed(Exception):
     pass
 
 
-def test_an_interrupted_training_goes_on_with_the_same_numbers(tmp_path, monkeypatch):
-    data = drawn()
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupted_training_goes_on_with_the_same_numbers(tmp_path, monkeypatch, count):
+    datasets = [drawn(seed=k) for k in range(count)]
     protocol = study.replace(PROTOCOL, dropout=0.2)
-    whole = study.build("cnn", data, protocol, seed=0)
-    seen = study.train(whole, data, protocol, seed=5)
 
-    def interrupted():
-        model = study.build("cnn", data, protocol, seed=0)
-        return model, study.train(model, data, protocol, seed=5, checkpoint=tmp_path / "state.pt")
+    def trained(checkpoint=None):
+        models = [study.build("cnn", data, protocol, seed=0) for data in datasets]
+        return models, study.train(models, datasets, protocol, seed=5, checkpoint=checkpoint)
 
+    whole, seen = trained()
+    state = tmp_path / "state.pt"
     true, calls = study._moment, []
 
     def dies(*arguments):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2 * count + 1:
             raise Killed
         return true(*arguments)
 
     monkeypatch.setattr(study, "_moment", dies)
     with pytest.raises(Killed):
-        interrupted()
+        trained(state)
     monkeypatch.setattr(study, "_moment", true)
-    assert (tmp_path / "state.pt").exists()
-    model, resumed = interrupted()
+    assert state.exists()
+    models, resumed = trained(state)
     assert resumed == seen
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, model.state_dict()[key])
+    for one, other in zip(whole, models, strict=True):
+        for key, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[key])
 
 
 def test_training_past_its_steps_stops_at_the_loss_or_the_horizon():
     data = drawn()
     for bound, steps in ((0.0, 24), (100.0, 12)):
         model = study.build("cnn", data, PROTOCOL, seed=0)
-        seen = study.train(model, data, PROTOCOL, seed=0, horizon=24, stop_loss=bound)
+        [seen] = study.train([model], [data], PROTOCOL, seed=0, horizon=24, stop_loss=bound)
         assert seen[-1]["step"] == steps
 
 
@@ -132,9 +167,23 @@ def test_controls_have_the_size_of_the_attack(seed, n):
         ),
         (
             lambda: study.train(
-                torch.nn.Linear(1, 1), Examples(ONE.x[:0], ONE.y[:0]), PROTOCOL, seed=0
+                [torch.nn.Linear(1, 1)], [Examples(ONE.x[:0], ONE.y[:0])], PROTOCOL, seed=0
             ),
-            "data must have examples; got none",
+            r"datasets must have equally many examples, one or more; got \{0\}",
+        ),
+        (
+            lambda: study.train(
+                [torch.nn.Linear(1, 1)] * 2, [ONE, Examples(ONE.x[:3], ONE.y[:3])], PROTOCOL, seed=0
+            ),
+            r"datasets must have equally many examples, one or more; got \{3, 4\}",
+        ),
+        (
+            lambda: study.train([torch.nn.Linear(1, 1)], [ONE, ONE], PROTOCOL, seed=0),
+            "datasets must be one for each of one or more models; got 2 for 1",
+        ),
+        (
+            lambda: study.train([], [], PROTOCOL, seed=0),
+            "datasets must be one for each of one or more models; got 0 for 0",
         ),
     ],
 )

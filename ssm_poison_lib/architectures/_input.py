@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import debug_unwrap
 
 __all__ = ["check_input", "check_state"]
 
@@ -33,8 +34,10 @@ def check_input(name: str, x: object, layer: nn.Module, shape: tuple[int | str, 
         raise ValueError(f"{name} must have the layer's dtype {own.dtype}; got {x.dtype}")
     if x.device != own.device:
         raise ValueError(f"{name} must be on the layer's device {own.device}; got {x.device}")
-    # A finite sum has no NaN and no infinity in it: one pass in place of five where all is well.
-    if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
+    # Within `vmap` a decision needs the tensor of all models. A finite sum has no NaN and no
+    # infinity in it: one pass in place of five where all is well.
+    values = debug_unwrap(x.detach())
+    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise ValueError(f"{name} must be finite; got NaN or infinity among its entries")
     return x
 

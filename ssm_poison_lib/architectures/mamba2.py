@@ -95,15 +95,26 @@ class Mamba2(nn.Module):
                 outputs.append(y)
             return torch.stack(outputs, dim=1)
         z, xBC, dt = self._project(x)
-        # (batch, E + 2N, width - 1 + length)
-        past = F.pad(xBC.mT, (self.conv.kernel_size[0] - 1, 0))
-        u, B, C, dt, decay = self._select(self.conv(past).mT, dt)
+        u, B, C, dt, decay = self._select(self._convolve(xBC), dt)
         y = self._ssd(u, B, C, dt, decay, x.shape[1] if method == "quadratic" else self.chunk)
         return self._read(y + self.D[:, None] * u, z)
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         E, N = self.inner, self.state_dim
         return torch.split(self.in_proj(x), [E, E + 2 * N, self.heads], dim=-1)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return the causal convolution, a sum of shifted products: (batch, length, E + 2N), as x.
+
+        The same as `conv` of what is padded, whose derivatives are slow on a processor.
+        """
+        weight = self.conv.weight[:, 0]  # (E + 2N, width), the last tap reads the present
+        past = F.pad(x, (0, 0, weight.shape[1] - 1, 0))  # (batch, width - 1 + length, E + 2N)
+        assert self.conv.bias is not None
+        y = self.conv.bias
+        for k, tap in enumerate(weight.unbind(dim=1)):
+            y = y + past[:, k : k + x.shape[1]] * tap
+        return y
 
     def _select(self, xBC: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
         """Return u (..., K, P), B (..., N), C (..., N), dt (..., K) and the log decay dt A (...,
@@ -130,13 +141,11 @@ class Mamba2(nn.Module):
         v, B, C = cut(u * dt[..., None]), cut(B), cut(C)
         decay = cut(decay).movedim(-1, 2)  # (b, c, K, Q)
         # Within a chunk: attention with the mask exp(sum of decays from s+1 to t). Sums of their
-        # own, not differences of one running sum, which lose their digits; -1e30 in place of -inf
-        # keeps gradients finite.
-        ones = torch.ones(Q, Q, dtype=torch.bool, device=u.device)
-        # (b, c, K, Q, Q)
-        terms = decay[..., None].expand(*decay.shape, Q).masked_fill(~ones.tril(-1), 0.0)
-        mask = terms.cumsum(dim=-2).masked_fill(~ones.tril(), -1e30).exp()
-        scores = torch.einsum("bctn,bcsn->bcts", C, B)
+        # own, not differences of one running sum, which lose their digits.
+        later = torch.ones(Q, Q, dtype=torch.bool, device=u.device).tril(-1)  # t > s
+        terms = torch.where(later, decay[..., None], 0.0)  # (b, c, K, Q, Q)
+        mask = terms.cumsum(dim=-2).exp()  # 1 where t < s, and there the scores are zero
+        scores = torch.einsum("bctn,bcsn->bcts", C, B).tril()
         y = (scores[:, :, None] * mask) @ v.movedim(-2, 2)  # (b, c, K, Q, P)
         if count > 1:  # across chunks: what each leaves behind, and how it fades
             left = mask[..., -1, :]  # (b, c, K, Q), decay from s to the chunk's end

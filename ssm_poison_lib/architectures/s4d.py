@@ -121,7 +121,7 @@ class S4D(nn.Module):
         response = torch.fft.rfft(self.kernel(length), n=2 * length)  # (H, length + 1)
         signal = torch.fft.rfft(x.mT, n=2 * length)  # (batch, H, length + 1)
         y = torch.fft.irfft(signal * response, n=2 * length)[..., :length]  # (batch, H, length)
-        return y.mT + self.D * x
+        return self.D * x + y.mT  # in this order it lies in memory as x does
 
     def forward(self, x: Tensor, method: str = "convolution") -> Float[Tensor, "batch length H"]:
         """Return GLU(W gelu(ssm(x)) + bias), (batch, length, H); arguments as in `ssm`.

@@ -134,8 +134,9 @@ class Mamba2(nn.Module):
 
         # (batch, length, ...) -> (batch, chunks, Q, ...), zeros at the end
         def cut(v: Tensor) -> Tensor:
-            pad = [0, 0] * (v.ndim - 2) + [0, count * Q - length]
-            return F.pad(v, pad).unflatten(1, (count, Q))
+            if count * Q > length:
+                v = F.pad(v, [0, 0] * (v.ndim - 2) + [0, count * Q - length])
+            return v.unflatten(1, (count, Q))
 
         # (b, c, Q, K, P), (b, c, Q, N), (b, c, Q, N)
         v, B, C = cut(u * dt[..., None]), cut(B), cut(C)

@@ -20,7 +20,7 @@ STUDIES = {
     "detectors": "detectors of other packages, and S4D, LRU, Mamba-2 students (ten minutes)",
     "false_findings": "how often the audit finds something in harmless training sets (a minute)",
     "gradient_matching": (
-        "poisons for S4D, LRU, Mamba-2 and two others, with controls (half an hour on two cores)"
+        "poisons for S4D, LRU, Mamba-2 and two others, with controls (25 minutes on two cores)"
     ),
 }
 EPILOG = "example: python -m ssm_poison_lib study convergence --workers 8\n" + "\n".join(

@@ -672,6 +672,7 @@ def test_smallest_sequence_length(smallest, formula):
             lambda: algebra.order_error(lag=10**6 + 1),
             "lag must be an integer from 0 to 1000000; got 1000001",
         ),
+        (lambda: algebra.order_error(lag=kappa * sp.oo), "lag must be finite; got"),
         (
             lambda: algebra.entries("a b", 2),
             "name must be letters and digits, beginning with a letter; got 'a b'",

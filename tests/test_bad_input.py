@@ -282,6 +282,16 @@ CASES = [
         lambda: algebra.negative_gradient([[1]], [1], [1], algebra.entries("b", 1), [1]),
         "each entry of a must be a Symbol; got",
     ),
+    (
+        lambda: algebra.negative_gradient([[1]], [1], algebra.entries("a", 1), [1], [1]),
+        "each entry of b must be a Symbol; got",
+    ),
+    (
+        lambda: algebra.negative_gradient(
+            [[1]], [1], algebra.entries("a", 1), algebra.entries("b", 1), [1]
+        ),
+        "each entry of c must be a Symbol; got",
+    ),
     # paper
     (lambda: paper.TheoremSetting(8, 10, 1e-3, None), "length must be odd .*; got 8"),
     (

@@ -304,16 +304,16 @@ METHODS = ("recurrence", "convolution", "fft")
         (DiagonalSSM([1.0, -1.0], [1.0, 1.0], [1.0, -1.0]), [8e307, 8e307], [0.0, 1.6e308]),
         (DiagonalSSM([0.5], [1.0], [1.0]), [1.7e308], [1.7e308]),
         (DiagonalSSM([0.5] * 3, [1.0] * 3, [1.0, 1.0, -1.5]), [1.7e308, 0.0], [8.5e307, 4.25e307]),
-        # long sums: of 64 entries, of a transform of the inputs, of one of the responses
-        (
-            DiagonalSSM([0.0] * 64, [1.0] * 64, [1.0] * 31 + [-1.0] * 31 + [0.5] * 2),
-            [1e308],
-            [1e308],
-        ),
+        # long sums: of inputs, whose transform overflows, and of responses, once of both signs
         (
             DiagonalSSM([1.0], [1.0], [1.0]),
             [1e308, -1e308] * 31 + [1e308],
             [1e308, 0.0] * 31 + [1e308],
+        ),
+        (
+            DiagonalSSM([1.0], [1.0], [1e308]),
+            [1.0, -1.0, -1.0, 1.0] * 15 + [1.0],
+            [1e308, 0.0, -1e308, 0.0] * 15 + [1e308],
         ),
         (DiagonalSSM([1.0], [1.0], [1e308]), [1e-10] * 63, [1e298 * k for k in range(1, 64)]),
     ],
@@ -331,6 +331,13 @@ def test_outputs_near_the_largest_number(method, system, x, expected):
     assert_allclose(
         both[1], np.divide(expected, 1.5), rtol=1e-12, atol=1e-12 * np.abs(expected).max()
     )
+
+
+def test_a_sum_of_many_entries_near_the_largest_number():
+    """Of 256 weights of both signs; the impulse response would add them as well."""
+    C = 1e308 * np.repeat([1.0, -1.0, 0.5], [127, 127, 2])
+    y = DiagonalSSM(np.zeros(256), np.ones(256), C).output([1.0], method="recurrence")
+    assert_allclose(y, [1e308], rtol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 
 from ssm_poison_lib._engines.adam import adam_step
-from ssm_poison_lib._engines.equations import fill_powers, velocity
+from ssm_poison_lib._engines.equations import fill_response, velocity
 from ssm_poison_lib._engines.gains import backward_gains, forward_gains
 from ssm_poison_lib._engines.sums import aligned, dot, product
 from ssm_poison_lib._jit import compiled
@@ -122,13 +122,9 @@ def _forward_lags(theta, p):
     B, C = theta[d : 2 * d], theta[2 * d :]
     for j in range(d):
         w[j] = B[j] * C[j]
-    fill_powers(theta[:d], p.powers)
+    fill_response(theta[:d], w, p.powers, residual)
     for m in range(length):
-        total = 0.0
-        powers = p.powers[m]
-        for j in range(d):
-            total += w[j] * powers[j]
-        residual[m] = p.target[m] - total
+        residual[m] = p.target[m] - residual[m]
     total = 0.0
     for m in range(length):
         row = p.G[m]

@@ -10,7 +10,7 @@ from typing import no_type_check
 
 from ssm_poison_lib._jit import compiled
 
-__all__ = ["fill_powers", "velocity"]
+__all__ = ["fill_powers", "fill_response", "velocity"]
 
 
 @compiled(apart=True, forceinline=True)
@@ -26,6 +26,23 @@ def fill_powers(A, powers):
     for m in range(1, len(powers)):
         for j in range(len(A)):
             powers[m, j] = powers[m - 1, j] * A[j]
+
+
+@compiled(apart=True, forceinline=True)
+@no_type_check
+def fill_response(A, w, powers, response):
+    """Fill powers as `fill_powers` does, and response (kappa,) with sum_j w_j a_j^m.
+
+    In one pass: the sums, each in the order of the entries, wait for their last addition and leave
+    time for the powers.
+    """
+    for m in range(len(powers)):
+        total = 0.0
+        for j in range(len(A)):
+            power = powers[m - 1, j] * A[j] if m > 0 else 1.0
+            powers[m, j] = power
+            total += w[j] * power
+        response[m] = total
 
 
 @compiled(apart=True, forceinline=True)

@@ -10,6 +10,7 @@ import re
 import jaxtyping
 import numpy as np
 import pytest
+import sympy as sp
 
 from ssm_poison_lib import algebra, figures, flow, metrics, networks, paper, sequences, ssm
 from ssm_poison_lib.sequences import TrainingSet
@@ -78,7 +79,7 @@ CASES = [
         "name must be one of dim=1, dim=2, dim=3, dim=4, theorem; got 'dim=5'",
     ),
     (lambda: ssm.teacher(3), "name must be one of .*; got 3"),
-    (lambda: ssm.teacher("theorem"), "state_dim must be given for the theorem's teacher"),
+    (lambda: ssm.teacher("theorem"), "state_dim must be given for the theorem's teacher: .* >= 2$"),
     (
         lambda: ssm.teacher("dim=2", state_dim=4),
         "state_dim must be left out for the teacher 'dim=2'; got 4",
@@ -250,7 +251,7 @@ CASES = [
     ),
     (
         lambda: flow.gradient_flow(SYSTEM, DATA, t_end=1.0, train="ABC", gaps=[0.1]),
-        "gaps must be left out unless train='A'",
+        "gaps must be left out unless train='A'.* and all b_j c_j are equal$",
     ),
     (lambda: flow.baseline_limit([0.1, -0.1], 7), r"A0 must be positive in every entry; got -0\.1"),
     (lambda: flow.baseline_limit([0.1, 0.0], 7), "A0 must be positive in every entry; got 0"),
@@ -356,6 +357,10 @@ def test_one_dimension_one_step_one_sequence_work_where_they_make_sense():
     assert run.gaps.shape == (len(run.times), 0)
     assert metrics.effective_rank([0.3]) == 1.0
     assert sequences.special_sequences(2).tolist() == [[1.0, 0.0]]
+
+
+def test_an_equation_that_sympy_decides_by_itself_is_no_bad_input():
+    assert [algebra.holds(sp.Eq(1, number)) for number in (1, 2)] == [True, False]
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint32, np.int8])

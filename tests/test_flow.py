@@ -653,6 +653,14 @@ def test_what_overflows_is_named(call, name):
         call(DiagonalSSM.ones([1e200, 0.1]), MOMENTS)
 
 
+def test_a_flow_that_has_arrived_stays_where_it_is():
+    """Unless entries decay: they go on where the loss is zero."""
+    run = flow.gradient_flow([0.2, 0.1], MOMENTS, times=[1.0, 100.0, 1e9])
+    assert run.status == FlowStatus.CONVERGED
+    assert run.loss[1] <= 1e-24
+    assert_array_equal(run.A[1], run.A[2])
+
+
 @pytest.mark.parametrize("start", [[1.0, 0.5], [0.5, 0.0]])
 def test_a_start_at_the_end_of_its_range_is_refused(start):
     with pytest.raises(ValueError, match=r"start must have entries between 0 and 1"):

@@ -6,7 +6,8 @@ thread.
 Prints, per kind of run, the cost of an epoch in both, their ratio, and the largest difference of
 the weights after N epochs; then the time of all 60 training runs of the paper from start to stop
 (compiled), runs per second and epochs per second; then, where JAX is installed, an epoch of Adam
-beside JAX's scan of the same loss in several formulations.
+beside JAX's scan of the same loss in several formulations: the quickest of them took 5.3 times as
+long for a linear student, 3.9 times for a network (27 November 2026).
 """
 
 import argparse

@@ -653,6 +653,26 @@ def test_what_overflows_is_named(call, name):
         call(DiagonalSSM.ones([1e200, 0.1]), MOMENTS)
 
 
+@pytest.mark.parametrize(
+    ("training_set", "message"),
+    [
+        ((np.eye(2), np.ones(2), 1.0), r"training_set must be a TrainingSet or .*; got 3 parts"),
+        ((np.eye(2), np.ones((1, 2))), r"training_set's M\* must have 1 axes"),
+        (([[1.0, 0.5], [0.5 + 5e-8, 1.0]], np.ones(2)), "training_set's G must be symmetric"),
+        (([[1e-9, 1e-10], [0.0, 1e-9]], np.ones(2)), "training_set's G must be symmetric"),
+        ((np.diag([1.0, -1.0, 0.0]), np.ones(3)), "training_set's G must be positive"),
+        ((1e-3 * np.diag([1.0, -1e-4]), np.ones(2)), "training_set's G must be positive"),
+    ],
+)
+def test_moments_that_no_data_have_are_refused(training_set, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        flow.moments(training_set)
+
+
+def test_moments_of_zero_sequences_are_taken():
+    assert_array_equal(flow.moments((np.zeros((2, 2)), np.ones(2)))[0], np.zeros((2, 2)))
+
+
 def test_a_flow_that_has_arrived_stays_where_it_is():
     """Unless entries decay: they go on where the loss is zero."""
     run = flow.gradient_flow([0.2, 0.1], MOMENTS, times=[1.0, 100.0, 1e9])

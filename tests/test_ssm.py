@@ -340,6 +340,24 @@ def test_a_sum_of_many_entries_near_the_largest_number():
     assert_allclose(y, [1e308], rtol=1e-12)
 
 
+def test_powers_beyond_the_largest_number_that_a_weight_brings_back():
+    """Where the tables of powers overflow, lags are computed one by one."""
+    lags = np.arange(8)
+    assert_allclose(
+        ssm.impulse_response([-1e77], [1e-300], 8), (-1.0) ** lags * 10.0 ** (77.0 * lags - 300)
+    )
+    assert_allclose(ssm.impulse_response([1e200, 0.5], [0.0, 1.0], 8), 0.5**lags)
+    with pytest.raises(ValueError, match=r"^x must be .*: an output of this SSM"):
+        DiagonalSSM([1.0], [1.0], [1e308]).output([1.0, 1.0])
+
+
+def test_arguments_of_the_impulse_response_are_named():
+    with pytest.raises(ValueError, match=r"^w must have length 1 along its last axis"):
+        ssm.impulse_response([0.5], [1.0, 2.0], 3)
+    with pytest.raises(ValueError, match=r"^length must be .* from 1 to 268435; got 268436"):
+        ssm.impulse_response(np.zeros(1000), np.zeros(1000), 268_436)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_output_beyond_the_largest_number_is_an_error(method):
     growing = DiagonalSSM([2.0], [1.0], [1.0])

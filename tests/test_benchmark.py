@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ssm_poison_lib.__main__ import main
-from ssm_poison_lib.studies import benchmark, store
+from ssm_poison_lib.studies import benchmark, detectors, store
 from ssm_poison_lib.studies.benchmark import ATTACKS, BOOK_SEEDS, CASES, HARMLESS, Plan, Row
 
 QUICK = [
@@ -84,6 +84,12 @@ def test_the_stored_table_is_made_by_this_code():
         rows = [row for row in content["rows"] if row["defence"] == name]
         assert len(rows) == len(CASES) * len(BOOK_SEEDS)
         assert benchmark.summary(rows) == pytest.approx(summary, nan_ok=True)
+
+
+def test_what_draws_from_the_random_numbers_of_a_process_has_one_of_its_own():
+    # ART seeds NumPy's global state, training torch's: two threads would draw from each other's
+    for study in (benchmark.STUDY, detectors.STUDY):
+        assert study.scheduler == "processes"
 
 
 def test_a_summary_counts_what_it_says():

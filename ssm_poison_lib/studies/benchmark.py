@@ -604,4 +604,5 @@ STUDY = Study(
     ),
     collect=_collect,
     table=table,
+    scheduler="processes",  # training and ART draw from the process's random numbers
 )

@@ -87,7 +87,7 @@ def _mnist1d(rng: Rng) -> np.ndarray:
     return mnist1d_windows(150, 40, rng)
 
 
-def mnist1d_windows(count: int, length: int, rng: Rng) -> np.ndarray:
+def mnist1d_windows(count: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Return windows of MNIST-1D, each of another of 4000 examples, from a random step on.
 
     Args:
